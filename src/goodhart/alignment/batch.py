@@ -1,0 +1,81 @@
+"""What flows between the slots of an algorithm: pairs of responses with their supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from goodhart.models.packing import Tokens
+from goodhart.tasks.prompts import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """A batch: for each prompt two responses and the probability that the first is preferred."""
+
+    prompts: Sequence[Prompt]
+    first: Sequence[Tokens]
+    second: Sequence[Tokens]
+    label: Float[np.ndarray, " pair"] | None = None
+    """Probability that the first is preferred; None until a labeller has spoken."""
+    reference: Float[np.ndarray, "pair 2"] | None = None
+    """log reference(response | prompt) in nats, where it is known already."""
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def responses(self) -> list[tuple[Tokens, Tokens]]:
+        """(first, second) of each pair."""
+        return list(zip(self.first, self.second, strict=True))
+
+    @property
+    def prompt_tokens(self) -> list[tuple[int, ...]]:
+        """Token ids of the prompts."""
+        return [p.tokens for p in self.prompts]
+
+    def labelled(self, label: Float[np.ndarray, " pair"]) -> Pairs:
+        """The same pairs with supervision. Raises ValueError for a probability outside [0, 1]."""
+        if len(label) != len(self) or not bool(np.all((label >= 0) & (label <= 1))):
+            raise ValueError("a label is one probability in [0, 1] for each pair")
+        return replace(self, label=np.asarray(label, dtype=np.float64))
+
+    def swapped(self) -> Pairs:
+        """The same pairs with first and second exchanged."""
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            label=None if self.label is None else 1 - self.label,
+            reference=None if self.reference is None else self.reference[:, ::-1].copy(),
+        )
+
+    def with_mean_reference(self) -> Pairs:
+        """The same pairs with reference log-probabilities per token instead of per response."""
+        if self.reference is None:
+            return self
+        lengths = np.array([[len(a), len(b)] for a, b in self.responses], dtype=np.float64)
+        return replace(self, reference=self.reference / np.maximum(lengths, 1))
+
+    def take(self, chosen: Sequence[int]) -> Pairs:
+        """The pairs at the given places, in that order."""
+        places = list(chosen)
+        return Pairs(
+            [self.prompts[i] for i in places],
+            [self.first[i] for i in places],
+            [self.second[i] for i in places],
+            None if self.label is None else self.label[places],
+            None if self.reference is None else self.reference[places],
+        )
+
+    def __getitem__(self, chosen: slice) -> Pairs:
+        return Pairs(
+            self.prompts[chosen],
+            self.first[chosen],
+            self.second[chosen],
+            None if self.label is None else self.label[chosen],
+            None if self.reference is None else self.reference[chosen],
+        )

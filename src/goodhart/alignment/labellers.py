@@ -1,0 +1,66 @@
+"""Labellers turn pairs of responses into supervision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from goodhart.alignment.batch import Pairs
+from goodhart.randomness import stream
+
+Mode = Literal["hard", "soft", "bernoulli"]
+"""hard: the sign over both orders; soft: the probability itself; bernoulli: a keyed coin with that probability."""
+
+
+class Judge(Protocol):
+    """A preference model: a probability, both orders asked."""
+
+    def prefer(self, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
+        """r(x, first, second) and r(x, second, first): how probably the response named first is preferred."""
+        ...
+
+
+class Labeller(Protocol):
+    """What turns responses into supervision."""
+
+    def label(self, pairs: Pairs, step: int) -> Pairs:
+        """The same pairs with labels."""
+        ...
+
+
+def both_orders(r: Float[np.ndarray, "pair 2"], mode: Literal["hard", "soft"]) -> Float[np.ndarray, " pair"]:
+    """hard: 1, 0 or 1/2 by sign(r(x,y1,y2) - r(x,y2,y1)) (arXiv 2405.08448, section 4.1); soft: (r12 + 1 - r21)/2."""
+    if mode == "soft":
+        return (r[:, 0] + 1 - r[:, 1]) / 2
+    return (np.sign(r[:, 0] - r[:, 1]) + 1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class DataLabels:
+    """The labels that the data set came with."""
+
+    def label(self, pairs: Pairs, step: int) -> Pairs:
+        """The pairs as they are. Raises ValueError if they carry no label."""
+        if pairs.label is None:
+            raise ValueError(f"the pairs of step {step} carry no label; only a data source can be labelled by its data")
+        return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeLabels:
+    """Labels of a preference model, golden or proxy."""
+
+    judge: Judge
+    mode: Mode
+    seed: int
+
+    def label(self, pairs: Pairs, step: int) -> Pairs:
+        """Ask both orders and decide by the mode; the coin of `bernoulli` is keyed by step and place in the batch."""
+        r = self.judge.prefer(pairs)
+        if self.mode != "bernoulli":
+            return pairs.labelled(both_orders(r, self.mode))
+        coin = stream(self.seed, "bernoulli label", step).random(len(pairs))
+        return pairs.labelled((coin < both_orders(r, "soft")).astype(np.float64))

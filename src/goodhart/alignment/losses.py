@@ -1,0 +1,42 @@
+"""Pairwise losses as pure functions of log-ratios: one value per pair, no mean inside.
+
+rho = log policy(y|x) - log reference(y|x), over the response's tokens by sum (or mean, where a study says so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import softplus
+
+Nats = Float[Tensor, " pair"]
+Margin = Callable[[Nats], Nats]
+
+
+def ipo(z: Nats) -> Nats:
+    """f(z) = (z - 1/2)^2 at z = beta (rho_w - rho_l) (arXiv 2405.08448, appendix B).
+
+    It is beta^2 times the form (rho_w - rho_l - 1/(2 beta))^2 of arXiv 2310.12036, so the target margin
+    is 1/(2 beta) nats.
+    """
+    return (z - 0.5).square()
+
+
+def dpo(z: Nats) -> Nats:
+    """f(z) = log(1 + exp(-z)) at z = beta (rho_w - rho_l) (arXiv 2305.18290, equation 7)."""
+    return softplus(-z)
+
+
+MARGINS: dict[str, Margin] = {"ipo": ipo, "dpo": dpo}
+"""The convex function f of f(beta (rho_w - rho_l)), by name."""
+
+
+def pair_loss(f: Margin, rho_first: Nats, rho_second: Nats, label: Nats, *, beta: float) -> Nats:
+    """p f(beta D) + (1 - p) f(-beta D) with D = rho_first - rho_second and p = label.
+
+    A hard label keeps one of the two terms; a tie (p = 1/2) is the mean over both orders.
+    """
+    z = beta * (rho_first - rho_second)
+    return label * f(z) + (1 - label) * f(-z)

@@ -1,0 +1,61 @@
+"""Pairs as Parquet tables: token ids are the truth, text is derived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goodhart.alignment.batch import Pairs
+from goodhart.tasks.prompts import Prompt
+
+SCHEMA = pa.schema(
+    [
+        ("pair", pa.string()),
+        ("split", pa.string()),
+        ("kind", pa.string()),
+        ("prompt", pa.string()),
+        ("first", pa.list_(pa.int32())),
+        ("second", pa.list_(pa.int32())),
+        ("label", pa.float64()),
+        ("ref_first", pa.float64()),
+        ("ref_second", pa.float64()),
+    ]
+)
+"""`kind` says who wrote the two sides; `ref_*` are null until a reference has scored them."""
+
+
+def write_pairs(path: Path, pairs: Pairs, ids: Sequence[str], splits: Sequence[str], kinds: Sequence[str]) -> None:
+    """Write pairs with their identities."""
+    label = [None] * len(pairs) if pairs.label is None else pairs.label.tolist()
+    known = [[None, None]] * len(pairs) if pairs.reference is None else pairs.reference.tolist()
+    columns = {
+        "pair": list(ids),
+        "split": list(splits),
+        "kind": list(kinds),
+        "prompt": [p.id for p in pairs.prompts],
+        "first": [list(r) for r in pairs.first],
+        "second": [list(r) for r in pairs.second],
+        "label": label,
+        "ref_first": [k[0] for k in known],
+        "ref_second": [k[1] for k in known],
+    }
+    pq.write_table(pa.table(columns, schema=SCHEMA), path)
+
+
+def read_pairs(path: Path, split: str, prompts: Mapping[str, Prompt]) -> tuple[Pairs, list[str], list[str]]:
+    """(pairs, ids, kinds) of one split."""
+    rows = [row for row in pq.read_table(path, schema=SCHEMA).to_pylist() if row["split"] == split]
+    labelled = bool(rows) and all(row["label"] is not None for row in rows)
+    known = bool(rows) and all(row["ref_first"] is not None for row in rows)
+    pairs = Pairs(
+        [prompts[row["prompt"]] for row in rows],
+        [row["first"] for row in rows],
+        [row["second"] for row in rows],
+        np.array([row["label"] for row in rows]) if labelled else None,
+        np.array([[row["ref_first"], row["ref_second"]] for row in rows]) if known else None,
+    )
+    return pairs, [row["pair"] for row in rows], [row["kind"] for row in rows]

@@ -1,0 +1,58 @@
+"""A language model as a policy: it samples responses and scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import Parameter
+
+from goodhart.models.logprobs import Layout, choose_layout, response_logits
+from goodhart.models.packing import Tokens
+from goodhart.sampling.keyed import Draws, Sampler
+from goodhart.tasks.prompts import Prompt
+
+Reduction = Literal["sum", "mean"]
+"""Over a response's tokens. Values of beta do not compare across the two."""
+
+
+@dataclass(frozen=True, slots=True)
+class LanguagePolicy:
+    """A causal language model with its way to sample and to score."""
+
+    model: Any
+    sampler: Sampler
+    pad: int
+    layout: Layout
+    reduction: Reduction = "sum"
+
+    @classmethod
+    def of(cls, model: Any, sampler: Sampler, pad: int, reduction: Reduction = "sum") -> LanguagePolicy:
+        """Wrap a model; the scoring layout is the fastest that gives the plain forward's numbers."""
+        return cls(model, sampler, pad, choose_layout(model, pad), reduction)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """What the optimiser moves."""
+        return self.model.parameters()
+
+    def sample(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int = 0
+    ) -> list[list[list[int]]]:
+        """`samples` responses for each prompt; see `goodhart.sampling.keyed`."""
+        draws = Draws(seed, purpose, [p.number for p in prompts], first_sample)
+        return self.sampler(self.model, [p.tokens for p in prompts], samples, draws)
+
+    def log_probs(
+        self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
+    ) -> Float[Tensor, "row response"]:
+        """log policy(response | prompt) in nats, reduced over the response's tokens by sum or mean."""
+        slots = response_logits(self.model, prompts, responses, pad=self.pad, layout=self.layout)
+        sums = torch.stack([slot.logp().sum(1) for slot in slots], dim=1)
+        if self.reduction == "sum":
+            return sums
+        counts = torch.stack([slot.real.sum(1).clamp(min=1) for slot in slots], dim=1)
+        return sums / counts

@@ -1,0 +1,200 @@
+"""Cross-fitted curves and their bootstrap: what is picked on some seeds and prompts is valued on the others.
+
+A maximum over noisy means is biased upwards, and more for the bigger sweep. Here the points, weights and prices of
+`envelope.py` are picked on all seeds but one and all folds of prompts but one, and valued on the seed and fold left
+out; the estimate is the mean over all of these cells (cross-fitting: Chernozhukov et al. 2018, arXiv 1608.00060,
+definition 3.1). Its mean cannot exceed the truth; where the pick is clear it equals it. One seed is not left out.
+
+The variance is V = (2 V_fixed + V_bootstrap) / 3. V_fixed holds the picks (`interval.components`) and so misses that
+two cells are dependent through each other's picks; V_bootstrap picks again in every replicate, drawing prompts
+jointly for all arms and seeds and a new effect for each seed, and overstates it, because observed differences between
+points are larger than true ones. For picks that depend on the data in second order, V_fixed holds 1/2 and a
+resampled variance 2 to 3 times the second-order part (Efron and Stein 1981, Annals of Statistics 9(3), for the excess
+of the jackknife); the weights 2/3 and 1/3 lie between, and `benchmarks/coverage.py` measures what they give.
+
+Drawing S seeds with replacement gives (S - 1)/S of their variance and counts the prompts' noise again (Owen 2007,
+arXiv 0712.1111), so the new effects are Gaussian combinations of the observed ones, scaled to the seeds' variance
+component. The interval is the estimate -+ t sqrt(V), with the components' Satterthwaite degrees of freedom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from goodhart.analysis.envelope import Choice, Rule, evaluate
+from goodhart.analysis.interval import Components, Interval, around, components
+from goodhart.analysis.table import Cloud
+from goodhart.randomness import permutation, stream
+
+FOLDS = 4
+"""Parts that the prompts are cut into."""
+
+_CHUNK = 4096
+"""Batch rows (replicate, seed, fold) that are worked on at once, so that they stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The prompts' folds and counts and the seeds' mixing of every replicate, shared by all arms and measures."""
+
+    fold: Int[np.ndarray, " prompt"]
+    prompts: Float[np.ndarray, "resample prompt"]
+    seeds: Float[np.ndarray, "resample seed seed"]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One arm's share in a statistic: its cloud, the rule that picks, the points allowed, budgets (nats), a weight."""
+
+    cloud: Cloud
+    rule: Rule
+    points: Int[np.ndarray, " allowed"]
+    budgets: Float[np.ndarray, " budget"]
+    weight: float
+    crossfit: bool = True
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A statistic at each budget (nats) and its mean over them."""
+
+    budgets: Float[np.ndarray, " budget"]
+    pointwise: tuple[Interval, ...]
+    mean: Interval
+
+
+def draw(seeds: int, prompts: int, resamples: int, seed: int) -> Draws:
+    """The random part of a bootstrap."""
+    rng = stream(seed, "analysis/bootstrap", seeds, prompts)
+    counts = rng.multinomial(prompts, np.full(prompts, 1.0 / prompts), size=resamples).astype(np.float64)
+    mixing = rng.standard_normal((resamples, seeds, seeds)) / np.sqrt(max(seeds - 1, 1))
+    return Draws(permutation(prompts, seed, "analysis/folds") % min(FOLDS, prompts), counts, mixing)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over each fold's prompts, and the number of prompts in them, per replicate."""
+
+    kl: Float[np.ndarray, "resample point seed fold"]
+    value: Float[np.ndarray, "resample point seed fold"]
+    count: Float[np.ndarray, "resample fold"]
+
+
+def _sums(term: Term, fold: Int[np.ndarray, " prompt"], counts: Float[np.ndarray, "resample prompt"]) -> _Sums:
+    folds = int(fold.max()) + 1
+    shape = (len(counts), len(term.points), term.cloud.kl.shape[1], folds)
+    kl, value, count = np.empty(shape), np.empty(shape), np.empty((len(counts), folds))
+    for i in range(folds):
+        inside = fold == i
+        weight = counts[:, inside]
+        count[:, i] = weight.sum(axis=1)
+        for target, cube in ((kl, term.cloud.kl), (value, term.cloud.value)):
+            flat = cube[term.points][:, :, inside].reshape(-1, int(inside.sum()))
+            target[..., i] = (weight @ flat.T).reshape(shape[:3])
+    return _Sums(kl, value, count)
+
+
+def _with_new_seeds(term: Term, sums: _Sums, mixing: Float[np.ndarray, "resample seed seed"], share: float) -> _Sums:
+    """Replace `share` (a ratio of standard deviations) of the seeds' observed effects by newly drawn ones."""
+
+    def renewed(
+        cube: Float[np.ndarray, "point seed prompt"], total: Float[np.ndarray, "resample point seed fold"]
+    ) -> Float[np.ndarray, "resample point seed fold"]:
+        means = cube[term.points].mean(axis=-1)
+        effects = share * (means - means.mean(axis=-1, keepdims=True))
+        change = np.einsum("bst,jt->bjs", mixing, effects) - effects[None]
+        return total + change[..., None] * sums.count[:, None, None, :]
+
+    return _Sums(renewed(term.cloud.kl, sums.kl), renewed(term.cloud.value, sums.value), sums.count)
+
+
+def _by_cell(cells: Float[np.ndarray, "resample point seed fold"]) -> Float[np.ndarray, "batch point"]:
+    return cells.transpose(0, 2, 3, 1).reshape(-1, cells.shape[1])
+
+
+def _picking(
+    total: Float[np.ndarray, "resample point seed fold"], count: Float[np.ndarray, "resample fold"], crossfit: bool
+) -> Float[np.ndarray, "batch point"]:
+    """Means to pick by: one row per (replicate, seed, fold) left out; without cross-fitting one per replicate."""
+    seeds = total.shape[2]
+    if not crossfit:
+        return total.sum(axis=(2, 3)) / (seeds * count.sum(axis=1))[:, None]
+    others = total.sum(axis=2, keepdims=True) - total if seeds > 1 else total
+    rest = others.sum(axis=3, keepdims=True) - others
+    number = max(seeds - 1, 1) * (count.sum(axis=1, keepdims=True) - count)
+    return _by_cell(rest / np.maximum(number, 1.0)[:, None, None, :])
+
+
+def _replicates(term: Term, sums: _Sums) -> Float[np.ndarray, "resample budget"]:
+    """The term's value in every replicate at every budget."""
+    resamples, _, seeds, folds = sums.kl.shape
+    kl, value = (_picking(total, sums.count, term.crossfit) for total in (sums.kl, sums.value))
+    if not term.crossfit:
+        return evaluate(term.rule(kl, value, term.budgets), kl, value, term.budgets)
+    number = np.maximum(sums.count, 1.0)[:, None, None, :]
+    held_kl, held_value = _by_cell(sums.kl / number), _by_cell(sums.value / number)
+    found = np.empty((len(kl), len(term.budgets)))
+    for start in range(0, len(found), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        choice = term.rule(kl[part], value[part], term.budgets)
+        found[part] = evaluate(choice, held_kl[part], held_value[part], term.budgets)
+    by_fold = found.reshape(resamples, seeds, folds, -1).mean(axis=1)
+    return np.einsum("bfk,bf->bk", by_fold, sums.count / sums.count.sum(axis=1, keepdims=True))
+
+
+def _contributions(term: Term, fold: Int[np.ndarray, " prompt"]) -> Float[np.ndarray, "budget seed prompt"]:
+    """What each seed and prompt adds to the estimate: its Lagrangian under the choice made without it."""
+    seeds, prompts = term.cloud.kl.shape[1:]
+    sums = _sums(term, fold, np.ones((1, prompts)))
+    kl, value = (_picking(total, sums.count, term.crossfit) for total in (sums.kl, sums.value))
+    choice = term.rule(kl, value, term.budgets)
+    cell = np.arange(seeds)[:, None] * sums.count.shape[1] + fold if term.crossfit else np.zeros((seeds, prompts), int)
+    at = cell.reshape(-1)
+    each = Choice(choice.left[at], choice.right[at], choice.share[at], choice.price[at])
+    rows_kl, rows_value = (
+        cube[term.points].transpose(1, 2, 0).reshape(seeds * prompts, -1) for cube in (term.cloud.kl, term.cloud.value)
+    )
+    return evaluate(each, rows_kl, rows_value, term.budgets).T.reshape(-1, seeds, prompts)
+
+
+def curve(terms: Sequence[Term], draws: Draws) -> Curve:
+    """The weighted sum of the terms at every budget and on average over the budgets, with intervals.
+
+    Terms have equally many budgets; the curve is labelled with those of the first.
+
+    Raises:
+        GoodhartError: fewer than two prompts.
+    """
+    cells = np.zeros((len(terms[0].budgets), *terms[0].cloud.kl.shape[1:]))
+    for term in terms:
+        cells += term.weight * _contributions(term, draws.fold)
+    overall = components(cells.mean(axis=0))
+    between = float(overall.between_seeds)
+    share = float(np.sqrt(overall.seeds / between)) if between > 0 else 0.0
+    replicates = np.zeros((len(draws.prompts), len(terms[0].budgets)))
+    for term in terms:
+        sums = _with_new_seeds(term, _sums(term, draws.fold, draws.prompts), draws.seeds, share)
+        replicates += term.weight * _replicates(term, sums)
+    seeds, prompts = cells.shape[1:]
+    pointwise = tuple(
+        _interval(each, components(each), spread, seeds, prompts)
+        for each, spread in zip(cells, replicates.T, strict=True)
+    )
+    mean = _interval(cells.mean(axis=0), overall, replicates.mean(axis=1), seeds, prompts)
+    return Curve(terms[0].budgets, pointwise, mean)
+
+
+def _interval(
+    cells: Float[np.ndarray, "seed prompt"],
+    parts: Components,
+    replicates: Float[np.ndarray, " resample"],
+    seeds: int,
+    prompts: int,
+) -> Interval:
+    fixed = float(parts.seeds + parts.prompts)
+    se = float(np.sqrt((2 * fixed + float(replicates.var(ddof=1))) / 3))
+    return around(float(cells.mean()), se, float(parts.freedom), seeds=seeds, prompts=prompts)

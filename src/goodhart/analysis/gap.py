@@ -1,0 +1,123 @@
+"""The difference between two arms at the same KL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from goodhart.analysis.crossfit import Curve, Draws, Term, curve
+from goodhart.analysis.envelope import hull, trajectory
+from goodhart.analysis.interval import Interval
+from goodhart.analysis.table import Cloud
+
+BUDGETS = 25
+"""Midpoints of equal parts of the common range at which a gap is computed."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """KL from low to high, nats."""
+
+    low: float
+    high: float
+
+    @property
+    def empty(self) -> bool:
+        """Whether the arms have no KL in common."""
+        return not self.low < self.high
+
+
+@dataclass(frozen=True)
+class Gap:
+    """First arm less second at equal KL, over the range that both reached; None where they have none in common."""
+
+    first: str
+    second: str
+    measure: str
+    common: Range
+    curve: Curve | None
+
+    @property
+    def mean(self) -> Interval | None:
+        """The gap averaged over the common range."""
+        return self.curve.mean if self.curve else None
+
+
+@dataclass(frozen=True)
+class SettingGap:
+    """The gap between two arms at one beta and learning rate."""
+
+    beta: float
+    lr: float
+    gap: Gap
+
+
+@dataclass(frozen=True)
+class SettingGaps:
+    """The gaps at every setting that both arms have, and their mean over those with a common range."""
+
+    each: tuple[SettingGap, ...]
+    mean: Interval | None
+
+
+def common_range(
+    first: Cloud, second: Cloud, at: tuple[Int[np.ndarray, " first"], Int[np.ndarray, " second"]] | None = None
+) -> Range:
+    """From the larger of the two lowest trained KLs to the smaller of the two largest, of means over seeds."""
+    chosen = at or (first.trained, second.trained)
+    means = [cloud.kl[points].mean(axis=(1, 2)) for cloud, points in zip((first, second), chosen, strict=True)]
+    return Range(max(float(m.min()) for m in means), min(float(m.max()) for m in means))
+
+
+def budgets(common: Range) -> Float[np.ndarray, " budget"]:
+    """The grid on a range: midpoints of equal parts, so that its plain mean is the mean over the range."""
+    return common.low + (common.high - common.low) * (np.arange(BUDGETS) + 0.5) / BUDGETS
+
+
+def matched(first: Cloud, second: Cloud, measure: str, draws: Draws) -> Gap:
+    """The gap between the arms' envelopes, each cross-fitted.
+
+    gap = mean over k in the common range of E_first(k) - E_second(k).
+    """
+    common = common_range(first, second)
+    if common.empty:
+        return Gap(first.arm, second.arm, measure, common, None)
+    grid = budgets(common)
+    terms = [
+        Term(cloud, hull, np.arange(len(cloud.points)), grid, sign) for cloud, sign in ((first, 1.0), (second, -1.0))
+    ]
+    return Gap(first.arm, second.arm, measure, common, curve(terms, draws))
+
+
+def _settings(cloud: Cloud) -> dict[tuple[float, float], Int[np.ndarray, " trained"]]:
+    found: dict[tuple[float, float], list[int]] = {}
+    for i in cloud.trained:
+        point = cloud.points[int(i)]
+        found.setdefault((point.beta, point.lr), []).append(int(i))
+    return {name: np.array(at) for name, at in found.items()}
+
+
+def _along(cloud: Cloud, points: Int[np.ndarray, " trained"], common: Range, sign: float) -> Term:
+    """An arm along its own trajectory, from the SFT policy on."""
+    allowed = np.concatenate([np.arange(int(cloud.anchored)), points])
+    return Term(cloud, trajectory, allowed, budgets(common), sign, crossfit=False)
+
+
+def at_equal_settings(first: Cloud, second: Cloud, measure: str, draws: Draws) -> SettingGaps:
+    """The gap at each (beta, lr) of both arms, matched by KL along the arms' own trajectories; nothing is selected."""
+    ours, theirs = _settings(first), _settings(second)
+    each: list[SettingGap] = []
+    terms: list[Term] = []
+    for beta, lr in sorted(set(ours) & set(theirs)):
+        at = (ours[beta, lr], theirs[beta, lr])
+        common, found = common_range(first, second, at), None
+        if not common.empty:
+            pair = [_along(first, at[0], common, 1.0), _along(second, at[1], common, -1.0)]
+            terms, found = [*terms, *pair], curve(pair, draws)
+        each.append(SettingGap(beta, lr, Gap(first.arm, second.arm, measure, common, found)))
+    if not terms:
+        return SettingGaps(tuple(each), None)
+    parts = [replace(term, weight=term.weight / (len(terms) / 2)) for term in terms]
+    return SettingGaps(tuple(each), curve(parts, draws).mean)

@@ -1,0 +1,138 @@
+"""What the commands do; imported only once a command has been understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from goodhart.errors import GoodhartError
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True)
+
+
+def run(study_name: str, overrides: list[str], root: Path, workers: int, dry_run: bool) -> None:
+    """Run a study to its report."""
+    from goodhart.study.session import cores, plan, run_study
+    from goodhart.study.spec import read_study
+
+    study = read_study(study_name, overrides)
+    console = _console()
+    if dry_run:
+        _, cells = plan(study, root)
+        for cell, done in cells:
+            console.print(f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}", highlight=False, markup=False)
+        console.print(f"{sum(done for _, done in cells)} of {len(cells)} cells are done")
+        return
+    outcome = run_study(study, root, workers or cores(), console)
+    _show(outcome.folder, console)
+
+
+def _show(folder: Path, console: Console) -> None:
+    from goodhart.report.page import write_report
+    from goodhart.report.terminal import terminal_table
+
+    path = write_report(folder)
+    for part in terminal_table(folder):
+        console.print(part)
+    console.print(f"report: {path}", highlight=False, markup=False)
+
+
+def status(study_name: str, overrides: list[str], root: Path) -> None:
+    """Which cells are done, being made, or missing."""
+    from goodhart.store import Store
+    from goodhart.study.session import plan
+    from goodhart.study.spec import read_study
+
+    store = Store(root)
+    _, cells = plan(read_study(study_name, overrides), root)
+    table = Table("state", "cell", "what", "seconds")
+    for cell, done in cells:
+        seconds = f"{store.record(cell.id)['seconds']:.1f}" if done else ""
+        state = "done" if done else "begun" if store.partial(cell.id).exists() else "missing"
+        table.add_row(state, cell.id, cell.label, seconds)
+    _console().print(table)
+
+
+def study_path(name: str, root: Path) -> Path:
+    """The folder of a finished study. Raises GoodhartError if there is none."""
+    for folder in (root / "studies" / name, Path(name)):
+        if (folder / "rows.parquet").is_file():
+            return folder
+    known = sorted(p.parent.name for p in (root / "studies").glob("*/rows.parquet"))
+    raise GoodhartError(
+        f"there is no finished study {name!r} below {root}",
+        f"finished are: {', '.join(known)}" if known else f"run 'goodhart run {name}' first",
+    )
+
+
+def report(name: str, root: Path) -> None:
+    """Make the report again."""
+    _show(study_path(name, root), _console())
+
+
+def compare(name: str, first: str, second: str, root: Path) -> None:
+    """The gap between two arms at matched KL."""
+    from goodhart.report.terminal import comparison_table
+
+    _console().print(comparison_table(study_path(name, root), first, second))
+
+
+def show_list() -> None:
+    """What can be named in a study file."""
+    from goodhart.models.checkpoint import BASE_MODELS
+    from goodhart.models.presets import PRESETS
+    from goodhart.study.spec import Arm, PRESET_FOLDER, Preference, Task, builtin_studies
+    from goodhart.config import choices, load_yaml
+    from goodhart.tasks.preference_layouts import LAYOUTS
+
+    table = Table("setting", "value", "meaning", show_lines=False)
+    for setting, kind, name in (
+        ("task.kind", Task, "kind"),
+        ("arm source", Arm, "source"),
+        ("arm labeller", Arm, "labeller"),
+        ("arm loss", Arm, "loss"),
+        ("arm mode", Arm, "mode"),
+        ("arm reduction", Arm, "reduction"),
+        ("preference kind", Preference, "kind"),
+    ):
+        table.add_row(setting, ", ".join(choices(kind, name)), "")
+    table.add_row("task.layout", ", ".join(["auto", *LAYOUTS]), "see 'goodhart data PATH'")
+    for name, shape in PRESETS.items():
+        shipped = "ships with the package" if (BASE_MODELS / name).is_dir() else f"make it: goodhart pretrain {name}"
+        table.add_row("model preset", name, f"{shape.layers} layers of {shape.hidden}; {shipped}")
+    for name in builtin_studies():
+        table.add_row("study", name, str(load_yaml(PRESET_FOLDER / f"{name}.yaml").get("question", "")))
+    _console().print(table)
+
+
+def data(path: str, layout: str, model: str, max_prompt: int, max_response: int) -> None:
+    """Describe a preference data set."""
+    from goodhart.tasks.data_description import describe, render_text
+
+    tokenizer: Any = None
+    if model:
+        from goodhart.models.checkpoint import find, load_tokenizer
+
+        tokenizer = load_tokenizer(find(model).path)
+    found = describe(
+        path,
+        tokenizer,
+        layout=None if layout == "auto" else layout,
+        max_prompt=max_prompt or None,
+        max_response=max_response or None,
+    )
+    _console().print(render_text(found), highlight=False, markup=False)
+
+
+def pretrain(out: Path, work: Path, settings: dict[str, Any]) -> None:
+    """Train a base model."""
+    from goodhart.training.pretraining import Pretraining
+    from goodhart.training.pretraining import pretrain as train
+
+    train(Pretraining(**settings), out, work)
+    _console().print(f"base model: {out}")

@@ -1,0 +1,159 @@
+"""Settings: frozen dataclasses from YAML, with overrides, strict errors and content addresses."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+
+from goodhart.errors import GoodhartError
+
+T = TypeVar("T")
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping with the safe loader. Raises GoodhartError if it cannot be read or is no mapping."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GoodhartError(f"cannot read {path}: {error.strerror}", "give the path of a study file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise GoodhartError(f"{path} is not valid YAML: {reason}", "mend the file") from error
+    if not isinstance(data, dict):
+        raise GoodhartError(f"{path} holds {type(data).__name__}, not a mapping", "write 'key: value' lines")
+    return typing.cast("dict[str, Any]", data)
+
+
+def override(data: dict[str, Any], assignment: str) -> dict[str, Any]:
+    """A copy of nested settings with `a.b.c=value`, the value read as YAML.
+
+    Raises GoodhartError if there is no '=' or a parent is not a mapping.
+    """
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise GoodhartError(f"cannot understand {assignment!r}", "write key=value, for example seeds=[0,1,2]")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise GoodhartError(f"the value of {assignment!r} is not valid YAML", "quote it") from error
+    return _set(data, path.split("."), value, assignment)
+
+
+def _set(data: dict[str, Any], keys: list[str], value: object, assignment: str) -> dict[str, Any]:
+    head, *rest = keys
+    if not rest:
+        return {**data, head: value}
+    child = data.get(head) or {}
+    if not isinstance(child, dict):
+        raise GoodhartError(f"{assignment!r} goes below {head!r}, which has no settings of its own", "check the path")
+    return {**data, head: _set(child, rest, value, assignment)}
+
+
+def build(kind: type[T], data: object, where: str = "") -> T:
+    """A (nested) dataclass from plain data.
+
+    Raises GoodhartError that names the key for unknown keys, missing keys, and values of a wrong type.
+    """
+    return typing.cast("T", _convert(kind, data, where))
+
+
+def _convert(kind: Any, data: Any, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, data, where)
+    if origin in (typing.Union, types.UnionType):
+        options = [a for a in arguments if a is not type(None)]
+        return None if data is None and len(options) < len(arguments) else _convert(options[0], data, where)
+    if origin is Literal:
+        if data not in arguments:
+            raise GoodhartError(f"{where} is {data!r}", f"choose one of {', '.join(map(str, arguments))}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise GoodhartError(f"{where} is {data!r}", "write a list, for example [0.1, 0.03]")
+        return tuple(_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(data))
+    if origin is dict:
+        if not isinstance(data, dict):
+            raise GoodhartError(f"{where} is {data!r}", "write a mapping of names to settings")
+        return {str(key): _convert(arguments[1], value, f"{where}.{key}") for key, value in data.items()}
+    return _scalar(kind, data, where)
+
+
+def _scalar(kind: Any, data: Any, where: str) -> Any:
+    if kind is float and isinstance(data, str):  # YAML 1.1 reads 1e-4 as text
+        try:
+            return float(data)
+        except ValueError:
+            pass
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if isinstance(data, kind) and not (kind is int and isinstance(data, bool)):
+        return data
+    raise GoodhartError(f"{where} is {data!r}", f"give a value of type {kind.__name__}")
+
+
+def _dataclass(kind: Any, data: Any, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise GoodhartError(f"{where or 'the study'} is {data!r}", "write a mapping of settings")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in data:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(fields)}"
+            raise GoodhartError(f"unknown key {_join(where, str(key))!r}", hint)
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in data:
+            default = None if field.default is dataclasses.MISSING else field.default
+            values[name] = _convert(hints[name], _merge(default, data[name]), _join(where, name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise GoodhartError(f"key {_join(where, name)!r} is missing", "add it to the study file")
+    return kind(**values)
+
+
+def _merge(default: object, data: object) -> object:
+    """A mapping given for a field whose default is a dataclass changes the keys it names and keeps the others."""
+    if dataclasses.is_dataclass(default) and not isinstance(default, type) and isinstance(data, dict):
+        merged = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+        plain = {key: plain_data(value) for key, value in merged.items()}
+        return {**plain, **{k: _merge(merged.get(k), v) for k, v in data.items()}}
+    return data
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def plain_data(value: object) -> Any:
+    """Dataclasses, tuples and paths as mappings, lists and strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): plain_data(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_data(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def canonical(value: object) -> str:
+    """One spelling of settings: JSON with sorted keys and no spaces."""
+    return json.dumps(plain_data(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def address(value: object) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of the canonical spelling."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
+
+
+def choices(kind: type, name: str) -> list[str]:
+    """The values that a `Literal` field of a dataclass can take."""
+    return [str(value) for value in get_args(typing.get_type_hints(kind)[name])]

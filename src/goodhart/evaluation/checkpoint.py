@@ -1,0 +1,108 @@
+"""Measuring one checkpoint: sampled responses, divergences, judgements; one row per prompt and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+from goodhart.alignment.batch import Pairs
+from goodhart.alignment.labellers import Judge, both_orders
+from goodhart.alignment.policy import LanguagePolicy
+from goodhart.evaluation.kl import divergence
+from goodhart.models.packing import Tokens
+from goodhart.tasks.prompts import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Opponents:
+    """The fixed responses that a checkpoint's responses are judged against, one for each prompt."""
+
+    policy: Sequence[Tokens]
+    """By the golden policy."""
+    sft: Sequence[Tokens]
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """The two preference models."""
+
+    golden: Judge
+    proxy: Judge
+
+
+Decode = Callable[[Tokens], str]
+Hidden = Callable[[Sequence[str]], Float[np.ndarray, " text"]]
+
+
+def measure(
+    policy: LanguagePolicy,
+    sft: LanguagePolicy,
+    prompts: Sequence[Prompt],
+    opponents: Opponents,
+    judges: Judges,
+    *,
+    eos: int,
+    decode: Decode,
+    hidden: Hidden | None,
+    seed: int,
+) -> dict[str, list[object]]:
+    """The columns of `schema.ROWS` that depend on the checkpoint alone, one sample for each prompt.
+
+    The draws depend on (seed, prompt), so all checkpoints are compared under common random numbers.
+    """
+    responses = [row[0] for row in policy.sample(prompts, 1, seed=seed, purpose="evaluation")]
+    found = divergence(policy, sft, [p.tokens for p in prompts], responses)
+    texts = [decode(r) for r in responses]
+    columns: dict[str, list[object]] = {
+        "prompt": [p.id for p in prompts],
+        "sample": [0] * len(prompts),
+        "response": list(responses),
+        "text": list(texts),
+        "tokens": [len(r) for r in responses],
+        "ended": [r[-1] == eos for r in responses],
+        "kl": found.kl.tolist(),
+        "entropy": found.entropy.tolist(),
+        "logp": found.logp.tolist(),
+        "ref_logp": found.ref_logp.tolist(),
+        "hidden": [None] * len(prompts) if hidden is None else hidden(texts).tolist(),
+    }
+    for name, judge in (("golden", judges.golden), ("proxy", judges.proxy)):
+        for opponent, theirs in (("policy", opponents.policy), ("sft", opponents.sft)):
+            r = judge.prefer(Pairs(prompts, responses, theirs))
+            columns[f"{name}_vs_{opponent}"] = both_orders(r, "hard").tolist()
+    return columns
+
+
+def classify(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> dict[str, list[object]]:
+    """Log-ratios of golden winners and losers; `pairs` carry golden labels and reference log-probabilities.
+
+    The classifier is the sign of f = log pi(y1)/pi(y2) - log sft(y1)/sft(y2) (arXiv 2405.08448, section 5.3).
+    """
+    import torch
+
+    assert pairs.label is not None
+    assert pairs.reference is not None
+    parts: list[np.ndarray] = []
+    with torch.no_grad():
+        for start in range(0, len(pairs), batch):
+            part = pairs[start : start + batch]
+            parts.append(policy.log_probs(part.prompt_tokens, part.responses).double().cpu().numpy())
+    rho = np.concatenate(parts) - pairs.reference
+    first_wins = pairs.label >= 0.5
+    return {
+        "prompt": [p.id for p in pairs.prompts],
+        "label": pairs.label.tolist(),
+        "rho_w": np.where(first_wins, rho[:, 0], rho[:, 1]).tolist(),
+        "rho_l": np.where(first_wins, rho[:, 1], rho[:, 0]).tolist(),
+    }
+
+
+def table(columns: dict[str, list[object]], names: dict[str, object], schema: pa.Schema) -> pa.Table:
+    """Columns with the checkpoint's names repeated on every row, in the schema's order and types."""
+    size = len(next(iter(columns.values())))
+    full = {**{name: [value] * size for name, value in names.items()}, **columns}
+    return pa.table({field.name: pa.array(full[field.name], field.type) for field in schema}, schema=schema)

@@ -1,0 +1,69 @@
+"""The exact per-token KL along sampled responses: measured, never penalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from goodhart.alignment.policy import LanguagePolicy
+from goodhart.models.logprobs import ResponseLogits, response_logits
+from goodhart.models.packing import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """One number per response."""
+
+    kl: Float[np.ndarray, " response"]
+    """sum_t sum_v pi(v|x,y_<t) log[pi(v|x,y_<t) / ref(v|x,y_<t)] over the response's tokens, nats (unclamped).
+
+    Its mean over y ~ pi is KL(pi || ref) of the sequences without bias (arXiv 2405.08448, appendix D).
+    """
+    entropy: Float[np.ndarray, " response"]
+    """Mean over positions of the policy's next-token entropy, nats."""
+    logp: Float[np.ndarray, " response"]
+    ref_logp: Float[np.ndarray, " response"]
+
+
+def token_kl(policy: Float[Tensor, "... vocabulary"], reference: Float[Tensor, "... vocabulary"]) -> Float[Tensor, "..."]:
+    """KL between two categorical laws given by log-probabilities, nats; 0 log 0 = 0."""
+    p = policy.exp()
+    return torch.where(p > 0, p * (policy - reference), 0.0).sum(-1)
+
+
+@torch.no_grad()
+def divergence(
+    policy: LanguagePolicy,
+    reference: LanguagePolicy,
+    prompts: Sequence[Tokens],
+    responses: Sequence[Tokens],
+    batch: int = 32,
+) -> Divergence:
+    """Score responses under both policies, in float32 and in fixed batches."""
+    parts: list[tuple[Tensor, ...]] = []
+    for start in range(0, len(prompts), batch):
+        cut = slice(start, start + batch)
+        parts.append(_part(_slot(policy, prompts[cut], responses[cut]), _slot(reference, prompts[cut], responses[cut])))
+    columns = [torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True)]
+    return Divergence(*columns)
+
+
+def _slot(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> ResponseLogits:
+    rows = [[response] for response in responses]
+    return response_logits(policy.model, prompts, rows, pad=policy.pad, layout=policy.layout)[0]
+
+
+def _part(own: ResponseLogits, other: ResponseLogits) -> tuple[Tensor, ...]:
+    log_p, log_q = own.logits.log_softmax(-1), other.logits.log_softmax(-1)
+    real, count = own.real, own.real.sum(1).clamp(min=1)
+    kl = torch.where(real, token_kl(log_p, log_q), 0.0).sum(1)
+    entropy = torch.where(real, -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(-1), 0.0).sum(1) / count
+    chosen = own.tokens[..., None]
+    logp = torch.where(real, log_p.gather(-1, chosen)[..., 0], 0.0).sum(1)
+    ref_logp = torch.where(real, log_q.gather(-1, chosen)[..., 0], 0.0).sum(1)
+    return kl, entropy, logp, ref_logp

@@ -1,0 +1,64 @@
+"""The columns of the tables that every statistic is computed from."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+ROWS = pa.schema(
+    [
+        ("arm", pa.string()),  # "sft", "golden policy", or a name from the study file
+        ("setting", pa.string()),  # the point of the sweep, for example "beta=0.1 lr=0.0001"
+        ("beta", pa.float64()),  # of the loss; null for sft
+        ("lr", pa.float64()),  # peak learning rate; null for sft
+        ("seed", pa.int64()),
+        ("step", pa.int64()),  # optimiser steps taken; 0 for sft
+        ("split", pa.string()),  # "held_out" or "train": which prompts
+        ("prompt", pa.string()),  # prompt id, joins with PROMPTS
+        ("sample", pa.int64()),
+        ("response", pa.list_(pa.int32())),  # token ids, the end token included where there is one
+        ("text", pa.string()),  # decoded, without special tokens
+        ("tokens", pa.int64()),  # length of `response`
+        ("ended", pa.bool_()),  # the end token was written before the cap
+        ("kl", pa.float64()),  # exact categorical KL(policy || SFT) summed along the response, nats
+        ("entropy", pa.float64()),  # of the policy's next-token law, mean over the response's positions, nats
+        ("logp", pa.float64()),  # log policy(response | prompt), nats
+        ("ref_logp", pa.float64()),  # log SFT(response | prompt), nats
+        ("golden_vs_policy", pa.float64()),  # golden judge against the golden policy's response: 0, 0.5 or 1
+        ("golden_vs_sft", pa.float64()),  # golden judge against the SFT policy's response
+        ("proxy_vs_policy", pa.float64()),  # the same two with the proxy as judge
+        ("proxy_vs_sft", pa.float64()),
+        ("hidden", pa.float64()),  # similarity to the human line in [0, 1]; null where there is none
+    ]
+)
+"""One row per (checkpoint, prompt, sample)."""
+
+PAIR_ROWS = pa.schema(
+    [
+        ("arm", pa.string()),
+        ("setting", pa.string()),
+        ("beta", pa.float64()),
+        ("lr", pa.float64()),
+        ("seed", pa.int64()),
+        ("step", pa.int64()),
+        ("split", pa.string()),  # "train": pairs that offline arms train on; "held_out": pairs nobody trains on
+        ("pair", pa.string()),  # pair id
+        ("prompt", pa.string()),
+        ("label", pa.float64()),  # golden: 1 the first is preferred, 0 the second, 0.5 a tie
+        ("rho_w", pa.float64()),  # log policy - log SFT of the golden winner, token sum, nats
+        ("rho_l", pa.float64()),  # of the golden loser (for a tie: of the second)
+    ]
+)
+"""One row per (checkpoint, golden pair): the policy as a classifier is the sign of rho_w - rho_l."""
+
+PROMPTS = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("split", pa.string()),
+        ("text", pa.string()),
+        ("reference", pa.string()),  # the human line, null where there is none
+    ]
+)
+"""One row per prompt that is evaluated."""
+
+CHECKPOINT = ("arm", "setting", "beta", "lr", "seed", "step")
+"""The columns that name a checkpoint."""

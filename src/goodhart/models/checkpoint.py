@@ -1,0 +1,96 @@
+"""Language models by preset name, Hub id or path: found, hashed, loaded from safetensors, never with remote code."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from goodhart.errors import GoodhartError
+
+BASE_MODELS = Path(__file__).parent.parent / "base_models"
+_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder and the digest of what is in it."""
+
+    path: str
+    digest: str
+
+
+def find(name: str) -> Checkpoint:
+    """The folder of a base model that ships with the package, of a local path, or of a Hub snapshot.
+
+    Raises GoodhartError if there is none, or if it has no safetensors weights.
+    """
+    folder = BASE_MODELS / name
+    if not (folder / "config.json").is_file():
+        folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _snapshot(name)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not weights:
+        raise GoodhartError(
+            f"model {name!r} has no config.json with *.safetensors weights in {folder}",
+            "save it with model.save_pretrained(folder) and tokenizer.save_pretrained(folder)",
+        )
+    files = sorted({f for pattern in _FILES for f in folder.glob(pattern)})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return Checkpoint(str(folder), digest.hexdigest()[:16])
+
+
+def locate(named: dict[str, str]) -> str:
+    """The folder of the model that a cell names as {name, digest}. Raises GoodhartError if its files have changed."""
+    found = find(named["name"])
+    if found.digest != named["digest"]:
+        raise GoodhartError(f"the files of model {named['name']!r} have changed", "run again to use the new files")
+    return found.path
+
+
+def _snapshot(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    shipped = ", ".join(sorted(p.name for p in BASE_MODELS.iterdir())) if BASE_MODELS.is_dir() else "none"
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise GoodhartError(
+            f"model {name!r} is neither shipped ({shipped}) nor a folder, and the Hub did not give it ({reason})",
+            "check the name, or download it and give the folder's path",
+        ) from error
+
+
+def device() -> str:
+    """Where models live: the first GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(path: str | Path) -> Any:
+    """A causal language model in float32, in evaluation mode, without dropout surprises."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    return model.to(device()).eval()
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a model folder. Raises GoodhartError if it names no end token."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if tokenizer.eos_token_id is None:
+        raise GoodhartError(f"the tokenizer of {path} has no end-of-text token", "set tokenizer.eos_token and save it")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,48 @@
+"""Model presets: ordinary Llama configurations, from about one to fifteen million parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import LlamaConfig
+
+from goodhart.errors import GoodhartError
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """The shape of a small decoder."""
+
+    hidden: int
+    layers: int
+    heads: int
+    feed_forward: int
+
+
+PRESETS = {
+    "tiny": Preset(hidden=128, layers=4, heads=4, feed_forward=352),  # 1.3M parameters with 4096 tokens
+    "small": Preset(hidden=256, layers=5, heads=4, feed_forward=704),  # 5.1M
+    "base": Preset(hidden=448, layers=6, heads=7, feed_forward=1216),  # 16.5M
+}
+VOCABULARY = 4096
+CONTEXT = 256
+
+
+def preset_config(name: str, *, vocab_size: int, bos: int, eos: int, pad: int) -> LlamaConfig:
+    """The Hugging Face configuration of a preset. Raises GoodhartError for a name that is none."""
+    if name not in PRESETS:
+        raise GoodhartError(f"there is no model preset {name!r}", f"choose one of {', '.join(PRESETS)}")
+    shape = PRESETS[name]
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.feed_forward,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=bos,
+        eos_token_id=eos,
+        pad_token_id=pad,
+    )

@@ -1,0 +1,81 @@
+"""What a study's folder holds: the three tables and the record."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goodhart.errors import GoodhartError
+from goodhart.evaluation import schema
+
+_AGAIN = "run the study again: it goes on from its finished cells"
+_TABLES = {"rows": schema.ROWS, "pairs": schema.PAIR_ROWS, "prompts": schema.PROMPTS}
+_SECTIONS = ("study", "versions", "machine", "git", "cost", "data", "sft", "golden", "labels", "proxy", "cells")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A study's tables (columns of `evaluation/schema.py`) and its record."""
+
+    rows: pa.Table
+    pairs: pa.Table
+    prompts: pa.Table
+    record: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(self.record["study"]["name"])
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms in the order of the study file; the first is compared with the others."""
+        return tuple(self.record["study"]["arms"])
+
+    @property
+    def has_hidden(self) -> bool:
+        """Whether the task has a measure that no model sees."""
+        column = self.rows.column("hidden")
+        return column.null_count < len(column)
+
+
+def read_contents(folder: Path) -> Contents:
+    """Read a study's folder.
+
+    Raises:
+        GoodhartError: a file, a column, or a section of the record is missing or unreadable; it is named.
+    """
+    missing = [name for name in (*(f"{t}.parquet" for t in _TABLES), "record.json") if not (folder / name).is_file()]
+    if missing:
+        raise GoodhartError(f"study folder {folder} lacks {', '.join(missing)}", _AGAIN)
+    tables = {name: _table(folder / f"{name}.parquet", columns) for name, columns in _TABLES.items()}
+    return Contents(**tables, record=_record(folder / "record.json"))
+
+
+def _table(path: Path, columns: pa.Schema) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as fault:
+        raise GoodhartError(f"{path} is not valid Parquet", _AGAIN) from fault
+    missing = [name for name in columns.names if name not in table.column_names]
+    if missing:
+        raise GoodhartError(f"{path} lacks the columns {', '.join(missing)}", _AGAIN)
+    if not len(table):
+        raise GoodhartError(f"{path} has no rows", _AGAIN)
+    return table.select(columns.names)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        raise GoodhartError(f"{path} is not valid JSON", _AGAIN) from fault
+    missing = [name for name in _SECTIONS if name not in record] if isinstance(record, dict) else list(_SECTIONS)
+    if missing:
+        raise GoodhartError(f"{path} lacks {', '.join(missing)}", _AGAIN)
+    return record

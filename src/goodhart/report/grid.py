@@ -1,0 +1,73 @@
+"""A table of a page, and how its numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NONE = "–"
+"""What stands where there is no number."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: columns, rows of text, and the columns that hold numbers, which are set to the right."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    text_columns: int = 1
+    """How many columns at the left hold text."""
+
+
+def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """A number with so many decimals and a true minus sign; a dash for None or NaN."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def interval(estimate: float, low: float, high: float, digits: int = 3, sign: bool = False) -> str:
+    """`estimate [low, high]`."""
+    return f"{number(estimate, digits, sign)} [{number(low, digits, sign)}, {number(high, digits, sign)}]"
+
+
+def duration(seconds: float) -> str:
+    """Seconds below two minutes, else minutes, else hours."""
+    if seconds < 120:  # noqa: PLR2004
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
+
+
+def plain(value: Any) -> str:  # noqa: ANN401 (JSON is any value)
+    """A JSON value in words."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: NONE}[value]
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, list):
+        return ", ".join(plain(item) for item in value) or "none"
+    return str(value) if value != "" else "(empty)"
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted path, value), in their order."""
+    found: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        found += flattened(value, f"{path}.") if isinstance(value, Mapping) and value else [(path, plain(value))]
+    return found
+
+
+def counted(title: str, counts: Mapping[str, int], what: str, note: str = "") -> Grid:
+    """Counts, the largest first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return Grid(title, (what, "number"), tuple((name, f"{n:,}") for name, n in ordered), note)
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

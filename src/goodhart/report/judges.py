@@ -1,0 +1,98 @@
+"""How well the two preference models judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from goodhart.report import theme
+from goodhart.report.grid import Grid, interval, number
+from goodhart.report.theme import Picture, Style
+
+_STYLES = {"golden": Style(theme.ORANGE, "D", "-"), "proxy": Style(theme.SKY, "v", (0, (5, 2)))}
+_LEARNS = {"golden": "initial pairs", "proxy": "golden labels"}
+
+
+def measured(record: Mapping[str, Any], role: str) -> dict[str, dict[str, Any]]:
+    """Every recorded quality of one model (`accuracy`, `low`, `high`, `flips`, `pairs`) by what it was measured on."""
+    model = record[role]
+    found: dict[str, dict[str, Any]] = {}
+    if "test" in model:
+        found[f"held-out {_LEARNS[role]}"] = model["test"]
+    kinds = model.get("test by kind", {})
+    if len(kinds) > 1:
+        found |= {f"held-out {_LEARNS[role]}, only “{kind}”": quality for kind, quality in kinds.items()}
+    found |= {f"probe: {kind}": quality for kind, quality in model.get("probes", {}).items()}
+    return {**found, "its own training pairs": model["train"]} if "train" in model else found
+
+
+def quality_grid(record: Mapping[str, Any]) -> Grid:
+    """Agreement with its interval and order flips of both models."""
+    rows: list[tuple[str, ...]] = []
+    for role in ("golden", "proxy"):
+        for what, quality in measured(record, role).items():
+            agreement = interval(quality["accuracy"], quality["low"], quality["high"])
+            rows.append((role, what, agreement, number(quality["flips"]), f"{quality['pairs']:,}"))
+    note = (
+        "Agreement: the share of pairs where the sign over both orders is the label's, ties one half, with its 95% "
+        "Wilson interval. Order flips: the share of pairs where asking in one order alone names the other winner. In a "
+        "probe the side that should win is known: the response to its own prompt, the human line, the text that is not "
+        "degenerate."
+    )
+    header = ("model", "judged on", "agreement", "order flips", "pairs")
+    return Grid("Agreement of the preference models", header, tuple(rows), note, text_columns=2)
+
+
+def validation_picture(record: Mapping[str, Any], resolution: int) -> Picture:
+    """Validation loss, accuracy and order flips at every look of the training."""
+    panels = (("loss", "validation loss (nats)"), ("accuracy", "validation accuracy"), ("flips", "share of order flips"))
+    with theme.canvas(9.0, 3.0) as figure:
+        axes = figure.subplots(1, 3)
+        for panel, (key, label) in zip(axes, panels, strict=True):
+            for role, style in _STYLES.items():
+                looks = record[role]["looks"]
+                step = [look["step"] for look in looks]
+                value = [look[key] for look in looks]
+                kept = int(np.argmin([look["loss"] for look in looks]))
+                panel.plot(
+                    step, value, color=style.colour, ls=style.line, marker=style.marker, ms=4, label=f"{role} model"
+                )
+                panel.plot(
+                    step[kept], value[kept], marker="o", ms=11, mfc="none", mec=theme.INK, ls="none", mew=1.1,
+                    label="kept" if role == "proxy" else None,
+                )  # fmt: skip
+            panel.set_xlabel("optimiser steps")
+            panel.set_ylabel(label)
+        theme.legend_above(figure, axes[0])
+        drawn = theme.png(figure, resolution)
+    caption = (
+        "Validation curves of the golden and the proxy model; a ring marks the look of lowest validation loss, whose "
+        "weights are kept. Training stops after the study's `patience` looks without a new lowest."
+    )
+    return Picture("preference-models", "Training of the preference models", caption, drawn)
+
+
+def quality_picture(record: Mapping[str, Any], resolution: int) -> Picture:
+    """Agreement with its interval for everything that a model was asked."""
+    rows = [(role, what, q) for role in _STYLES for what, q in measured(record, role).items()]
+    with theme.canvas(9.0, 0.9 + 0.27 * len(rows)) as figure:
+        axes = figure.subplots()
+        axes.axvline(0.5, color=theme.REFERENCE, lw=1, ls=":")
+        for role, style in _STYLES.items():
+            at = [i for i, row in enumerate(rows) if row[0] == role]
+            value = np.array([rows[i][2]["accuracy"] for i in at])
+            ends = np.array([[rows[i][2]["low"], rows[i][2]["high"]] for i in at]).reshape(-1, 2)
+            error = np.maximum(np.stack([value - ends[:, 0], ends[:, 1] - value]), 0.0)
+            axes.errorbar(
+                value, at, xerr=error, fmt=style.marker, color=style.colour, mec=theme.INK, mew=0.5, ms=6,
+                capsize=3, label=f"{role} model",
+            )  # fmt: skip
+        axes.set_yticks(range(len(rows)), [row[1] for row in rows])
+        axes.invert_yaxis()
+        axes.set_xlabel("agreement (chance: 0.5)")
+        theme.legend_above(figure, axes)
+        drawn = theme.png(figure, resolution)
+    caption = "Agreement with labels and probes, with 95% Wilson intervals; the dotted line is chance."
+    return Picture("judgement", "What the preference models can tell", caption, drawn)

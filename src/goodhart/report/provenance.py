@@ -1,0 +1,76 @@
+"""Where a study's numbers come from: data, settings, versions, machine, cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from goodhart.report.grid import Grid, counted, flattened, plain
+
+_SIDES = {"train": "training packages", "held_out": "held-out packages"}
+
+
+def data_grids(data: Mapping[str, Any]) -> list[Grid]:
+    """What was collected, what was left out and why, and how it was split."""
+    grids: list[Grid] = []
+    for side, counts in data.get("corpus", {}).get("counts", {}).items():
+        grids += _corpus(_SIDES.get(side, side), counts)
+    for kind in ("prompts", "preferences"):
+        if kind in data:
+            grids += _prompts(data[kind]["counts"])
+    if "kinds" in data.get("pairs", {}):
+        pairs = data["pairs"]
+        note = f"Preferred by similarity to the human line; a keyed coin settled {pairs['ties settled by a coin']:,} ties."
+        grids.append(counted("Initial pairs: what stands against what", pairs["kinds"], "split and kind", note))
+    return grids
+
+
+def _corpus(side: str, counts: Mapping[str, Any]) -> list[Grid]:
+    packages: Mapping[str, int] = counts["packages"]
+    note = f"{counts['kept']:,} docstrings kept from {len(packages)} packages."
+    return [
+        counted(f"Left out, {side}", counts["left out"], "reason", note),
+        counted(f"Kept, {side}", packages, "package"),
+    ]
+
+
+def _prompts(counts: Mapping[str, Any]) -> list[Grid]:
+    lengths = [f"{name}: {plain(counts[name])}" for name in counts if name.endswith("mean")]
+    lengths += [f"{name}: {plain(counts[name])}" for name in ("pairs", "layout") if name in counts]
+    return [
+        counted("Prompts by split", counts["splits"], "split", "; ".join(lengths) + "."),
+        counted("Prompts filtered or cut", counts["left out"], "reason"),
+    ]
+
+
+def label_grid(labels: Mapping[str, Any], sft: Mapping[str, Any]) -> Grid:
+    """The golden data set and the SFT policy in numbers."""
+    rows = [(f"golden pairs, {split}", f"{n:,}") for split, n in labels["pairs"].items()]
+    rows += [(f"golden agrees with initial labels, {s}", f"{a:.3f}") for s, a in labels["agreement with initial labels"].items()]
+    rows += [("first response preferred", f"{labels['first preferred']:.3f}"), ("golden ties", f"{labels['ties']:,}")]
+    names = [name for name in sft if name.startswith("nats per token")]
+    rows += [(f"SFT policy on human lines, {name}", f"{sft[name]:.2f}") for name in names]
+    rows.append(("SFT policy, parameters", f"{sft['parameters']:,}"))
+    note = "A policy that reads needs fewer nats for a line after its own prompt than after another one."
+    return Grid("Golden data set and SFT policy", ("quantity", "value"), tuple(rows), note)
+
+
+def settings_grid(study: Mapping[str, Any]) -> Grid:
+    """Every setting of the study."""
+    return Grid("Settings", ("setting", "value"), tuple(flattened(study)), text_columns=2)
+
+
+def origin_grid(record: Mapping[str, Any]) -> Grid:
+    """Versions, machine and source tree."""
+    rows = [*flattened(record["versions"]), *flattened(record["machine"]), ("source tree (git)", plain(record["git"]))]
+    return Grid("Versions and machine", ("what", "which"), tuple(rows), text_columns=2)
+
+
+def cell_grid(cells: list[dict[str, Any]]) -> Grid:
+    """Every cell with its files' digests."""
+    rows: list[tuple[str, ...]] = []
+    for cell in cells:
+        files = "\n".join(f"{digest[:16]}  {name}" for name, digest in cell["files"].items())
+        rows.append((cell["id"], cell["label"], files, f"{cell['seconds']:.1f}"))
+    note = "Digests are the first 16 digits of the files' SHA-256; cell.json in each cell's folder has them whole."
+    return Grid("Cells", ("cell", "what", "files", "seconds"), tuple(rows), note, text_columns=3)

@@ -1,0 +1,98 @@
+"""How figures look: a palette and marks that survive colour blindness and a grey printer."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK, FAINT, REFERENCE = "#222222", "#d9d9d9", "#5b5b5b"
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+"""Okabe and Ito's palette (2008) without its yellow, which is lost on white paper."""
+
+_COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+
+_SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": REFERENCE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # names come from files: a dollar sign is a dollar sign
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """The marks of one arm in every figure."""
+
+    colour: str
+    marker: str
+    line: Any
+    """A matplotlib line style."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that is drawn: a file name, what it shows in words, and its PNG."""
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
+
+
+def styles(arms: Sequence[str]) -> dict[str, Style]:
+    """A style for each arm, by its place in the study file."""
+    return {
+        arm: Style(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
+        for i, arm in enumerate(arms)
+    }
+
+
+def shown(name: str) -> str:
+    """A name for a legend, where matplotlib drops names that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure of that many inches, drawn with this theme."""
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def png(figure: Figure, resolution: int) -> bytes:
+    """The figure as PNG at so many dots per inch, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=resolution, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def legend_above(figure: Figure, axes: Axes, columns: int = 6) -> None:
+    """One legend for all panels, outside them, so that it covers no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(columns, len(handles)), fontsize=9)

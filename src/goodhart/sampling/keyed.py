@@ -1,0 +1,166 @@
+"""Keyed ancestral sampling: temperature 1, no truncation, one uniform per (seed, purpose, prompt, sample, position)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from goodhart.models.packing import Tokens, additive
+from goodhart.randomness import uniforms
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What names the random numbers of a call: they depend on nothing else."""
+
+    seed: int
+    purpose: str
+    prompts: Sequence[int]
+    """A number for each prompt."""
+    first_sample: int = 0
+    """The number of the first of the samples; the others follow."""
+
+
+class Sampler(Protocol):
+    """Writes responses for prompts."""
+
+    def __call__(
+        self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws
+    ) -> list[list[list[int]]]:
+        """`samples` responses for each prompt, as token ids that include the end token unless cut by the cap."""
+        ...
+
+
+def inverse_cdf(logits: Float[Tensor, "row vocabulary"], u: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
+    """The token at which the cumulative softmax first exceeds `u` (float64: 53-bit uniforms need it)."""
+    cumulative = logits.float().softmax(-1).double().cumsum(-1)
+    target = u[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedSampler:
+    """Decoding with a cache in which all samples of a prompt share its encoding."""
+
+    eos: int
+    pad: int
+    max_tokens: int
+    temperature: float = 1.0
+    batch: int = 64
+    """Prompts per batch."""
+
+    def __call__(
+        self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws
+    ) -> list[list[list[int]]]:
+        """See `Sampler`."""
+        was_training = model.training
+        model.eval()
+        out: list[list[list[int]]] = []
+        for start in range(0, len(prompts), self.batch):
+            chosen = slice(start, start + self.batch)
+            u = self._uniforms(draws, draws.prompts[chosen], samples)
+            out.extend(self._decode(model, prompts[chosen], samples, u))
+        model.train(was_training)
+        return out
+
+    def _uniforms(self, draws: Draws, prompts: Sequence[int], samples: int) -> Float[np.ndarray, "row sample token"]:
+        ids = np.repeat(np.asarray(prompts, dtype=np.int64), samples)
+        numbers = np.tile(np.arange(draws.first_sample, draws.first_sample + samples), len(prompts))
+        u = uniforms(draws.seed, draws.purpose, ids, numbers, self.max_tokens)
+        return u.reshape(len(prompts), samples, self.max_tokens)
+
+    @torch.no_grad()
+    def _decode(
+        self, model: Any, prompts: Sequence[Tokens], samples: int, u: Float[np.ndarray, "row sample token"]
+    ) -> list[list[list[int]]]:
+        state = _Decoding.begin(model, prompts, samples, self.pad)
+        uniform = torch.from_numpy(u).to(state.device)
+        out = np.full(u.shape, -1, dtype=np.int64)
+        for t in range(self.max_tokens):
+            scaled = state.logits.flatten(0, 1) / self.temperature
+            chosen = inverse_cdf(scaled, uniform[state.rows, :, t].flatten()).view(-1, samples)
+            written = torch.where(state.open, chosen, -1)
+            out[state.rows.cpu().numpy(), :, t] = written.cpu().numpy()
+            state.open = state.open & (chosen != self.eos)
+            if t + 1 == self.max_tokens or not bool(state.open.any()):
+                break
+            state.advance(model, torch.where(state.open, chosen, self.pad))
+        return [[[int(v) for v in sample if v >= 0] for sample in row] for row in out]
+
+
+@dataclass(slots=True)
+class _Decoding:
+    """Rows of one prompt each; step t adds one column for every sample of the prompt."""
+
+    cache: Any
+    rows: Int[Tensor, " row"]
+    open: Tensor
+    logits: Tensor
+    visible: Tensor
+    lengths: Tensor
+    steps: int = 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.logits.device
+
+    @classmethod
+    def begin(cls, model: Any, prompts: Sequence[Tokens], samples: int, pad: int) -> _Decoding:
+        device = next(model.parameters()).device
+        width = max(len(p) for p in prompts)
+        ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+        real = torch.zeros((len(prompts), width), dtype=torch.bool)
+        for i, prompt in enumerate(prompts):
+            ids[i, width - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
+            real[i, width - len(prompt) :] = True
+        lengths = real.sum(1)
+        positions = (real.cumsum(1) - 1).clamp(min=0)
+        allowed = (torch.ones(width, width, dtype=torch.bool).tril()[None] & real[:, None, :]) | torch.eye(
+            width, dtype=torch.bool
+        )[None]
+        cache = DynamicCache(config=model.config)
+        logits = model(
+            input_ids=ids.to(device),
+            attention_mask=additive(allowed.to(device), next(model.parameters()).dtype),
+            position_ids=positions.to(device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return cls(
+            cache=cache,
+            rows=torch.arange(len(prompts), device=device),
+            open=torch.ones(len(prompts), samples, dtype=torch.bool, device=device),
+            logits=logits.expand(-1, samples, -1),
+            visible=real.to(device),
+            lengths=lengths.to(device),
+        )
+
+    def advance(self, model: Any, tokens: Int[Tensor, "row sample"]) -> None:
+        """Feed the tokens just chosen; rows whose samples have all ended are left out of the work from here on."""
+        still = self.open.any(1)
+        if bool((~still).sum() * 4 >= len(still)):  # compacting copies the cache, so not for every single row
+            keep = still.nonzero().squeeze(1)
+            self.cache.batch_select_indices(keep)
+            self.rows, self.open, self.visible = self.rows[keep], self.open[keep], self.visible[keep]
+            self.lengths, tokens = self.lengths[keep], tokens[keep]
+        count, samples = tokens.shape
+        same_sample = torch.eye(samples, dtype=torch.bool, device=self.device).repeat(1, self.steps + 1)
+        allowed = torch.cat(
+            [self.visible[:, None, :].expand(-1, samples, -1), same_sample.expand(count, -1, -1)], dim=2
+        )
+        self.logits = model(
+            input_ids=tokens,
+            attention_mask=additive(allowed, next(model.parameters()).dtype),
+            position_ids=(self.lengths + self.steps)[:, None].expand(-1, samples),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        self.steps += 1

@@ -1,0 +1,185 @@
+"""Recipes for data: the docstring corpus, the study's prompts, people's preferences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goodhart.alignment.batch import Pairs
+from goodhart.alignment.pair_table import write_pairs
+from goodhart.errors import GoodhartError
+from goodhart.models.checkpoint import load_tokenizer, locate
+from goodhart.randomness import permutation
+from goodhart.store import sha256
+from goodhart.study.spec import Task
+from goodhart.study.workplace import Workplace
+from goodhart.tasks import docstrings
+from goodhart.tasks.docstring_text import BEGIN, RESPOND, prompt_text
+from goodhart.tasks.prompt_table import assign_splits, write_prompts
+from goodhart.tasks.preference import split_by_prompt
+from goodhart.tasks.preference_data import load_preferences
+from goodhart.tasks.preference_tokens import encode_example
+from goodhart.tasks.prompts import Prompt
+
+
+def docstring_part(work: Workplace) -> dict[str, Any]:
+    """`docstrings.parquet`: the usable docstrings of some packages, as they stand there."""
+    packages = work.settings["packages"]
+    rows: list[dict[str, str]] = []
+    reasons: Counter[str] = Counter()
+    for number, package in enumerate(packages):
+        work.say(number, len(packages), package)
+        found, left_out = docstrings.collect([package])
+        reasons.update(left_out)
+        rows.extend(asdict(item) for item in found)
+    columns = ("package", "name", "summary", "body")
+    pq.write_table(pa.table({c: [row[c] for row in rows] for c in columns}), work.folder / "docstrings.parquet")
+    return {"left out": dict(reasons)}
+
+
+def corpus(work: Workplace) -> dict[str, Any]:
+    """`corpus.parquet`: the docstrings of both sides, each text once, held-out texts out of training."""
+    rows: list[dict[str, str]] = []
+    seen: set[str] = set()
+    counts: dict[str, Any] = {}
+    for side in ("held_out", "train"):
+        reasons: Counter[str] = Counter()
+        for name in sorted(name for name in work.inputs if name.startswith(side)):
+            reasons.update(json.loads((work.inputs[name] / "cell.json").read_text())["result"]["left out"])
+            for row in pq.read_table(work.inputs[name] / "docstrings.parquet").to_pylist():
+                item = docstrings.Docstring(**row)
+                if item.identity in seen:
+                    reasons["duplicate"] += 1
+                    continue
+                seen.add(item.identity)
+                text = prompt_text(item)
+                digest = hashlib.sha256(f"{text}\0{item.summary}".encode()).hexdigest()[:16]
+                rows.append(
+                    {"id": digest, "side": side, "package": item.package, "text": text, "summary": item.summary}
+                )
+        kept = Counter(row["package"] for row in rows if row["side"] == side)
+        counts[side] = {"kept": sum(kept.values()), "packages": dict(kept.most_common()), "left out": dict(reasons)}
+    pq.write_table(pa.Table.from_pylist(rows), work.folder / "corpus.parquet")
+    return {"counts": counts, "sha256": sha256(work.folder / "corpus.parquet")}
+
+
+def docstring_prompts(work: Workplace) -> dict[str, Any]:
+    """`prompts.parquet` of the docstrings task: token ids, splits, human lines."""
+    task = work.setting(Task, "task")
+    tokenizer = load_tokenizer(locate(work.settings["tokenizer"]))
+    rows = pq.read_table(work.inputs["corpus"] / "corpus.parquet").to_pylist()
+    bodies = tokenizer([row["text"][:2000] for row in rows], add_special_tokens=False)["input_ids"]
+    lines = tokenizer([row["summary"] for row in rows], add_special_tokens=False)["input_ids"]
+    begin, respond = tokenizer.convert_tokens_to_ids([BEGIN, RESPOND])
+    kept: list[dict[str, Any]] = []
+    reasons: Counter[str] = Counter()
+    for row, body, line in zip(rows, bodies, lines, strict=True):
+        if len(line) + 1 > task.max_response:
+            reasons[f"human line longer than {task.max_response} tokens"] += 1
+            continue
+        tokens = [begin, *body[: task.max_prompt - 2], respond]
+        reasons["prompt cut to its beginning (kept)"] += len(body) > task.max_prompt - 2
+        kept.append({**row, "tokens": tokens, "line": [*line, tokenizer.eos_token_id]})
+    held_out = [row for row in kept if row["side"] == "held_out"]
+    order = permutation(len(held_out), 0, "held-out split").tolist()
+    for row, split in zip(held_out, assign_splits(order, task.validation, task.evaluation), strict=True):
+        row["split"] = split
+    write_prompts(
+        work.folder / "prompts.parquet",
+        {
+            "prompt": [r["id"] for r in kept],
+            "split": [r.get("split", "train") for r in kept],
+            "package": [r["package"] for r in kept],
+            "text": tokenizer.batch_decode([r["tokens"] for r in kept], skip_special_tokens=True),
+            "tokens": [r["tokens"] for r in kept],
+            "reference": [r["summary"] for r in kept],
+            "reference_tokens": [r["line"] for r in kept],
+        },
+    )
+    return {"counts": _describe(kept, reasons)}
+
+
+def _describe(kept: list[dict[str, Any]], reasons: Counter[str]) -> dict[str, Any]:
+    return {
+        "splits": dict(Counter(row.get("split", "train") for row in kept)),
+        "left out": dict(reasons),
+        "prompt tokens, mean": round(float(np.mean([len(row["tokens"]) for row in kept])), 1),
+        "response tokens, mean": round(float(np.mean([len(row["line"]) for row in kept])), 1),
+    }
+
+
+def preference_prompts(work: Workplace) -> dict[str, Any]:
+    """`prompts.parquet` and `pairs.parquet` of a preference data set of people."""
+    task = work.setting(Task, "task")
+    tokenizer = load_tokenizer(locate(work.settings["tokenizer"]))
+    loaded = load_preferences(
+        task.data, split=task.data_split, layout=None if task.layout == "auto" else task.layout
+    )
+    reasons: Counter[str] = Counter(dict(loaded.filtered))
+    rows: list[dict[str, Any]] = []
+    sides = zip(("train", "held_out"), split_by_prompt(loaded.examples, task.held_out, seed=0), strict=True)
+    for side, examples in sides:
+        for example in examples:
+            encoded = encode_example(example, tokenizer, task.max_prompt, task.max_response)
+            if isinstance(encoded, str):
+                reasons[encoded] += 1
+                continue
+            rows.append({"side": side, "id": example.id, "label": example.label, "encoded": encoded})
+    if not any(row["side"] == "train" for row in rows):
+        raise GoodhartError(
+            f"no training pair of {task.data} is left after filtering ({dict(reasons)})",
+            "raise task.max_prompt and task.max_response, or check the data with 'goodhart data'",
+        )
+    prompts = _unique_prompts(rows, tokenizer, task)
+    _write_preferences(work.folder, rows, prompts)
+    counts = _describe(list(prompts.values()), reasons)
+    return {"counts": {**counts, "pairs": len(rows), "layout": loaded.layout}}
+
+
+def _unique_prompts(rows: list[dict[str, Any]], tokenizer: Any, task: Task) -> dict[str, dict[str, Any]]:
+    """One entry for each prompt, with its split; the better response of its first pair is its demonstration."""
+    prompts: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        encoded = row["encoded"]
+        spelled = ",".join(map(str, encoded.prompt))
+        row["prompt"] = hashlib.sha256(spelled.encode()).hexdigest()[:16]
+        winner = encoded.first if row["label"] >= 0.5 else encoded.second
+        text = tokenizer.decode(list(encoded.prompt), skip_special_tokens=True)
+        entry = {"side": row["side"], "tokens": list(encoded.prompt), "line": list(winner), "text": text}
+        prompts.setdefault(row["prompt"], entry)
+    held_out = [entry for entry in prompts.values() if entry["side"] == "held_out"]
+    order = permutation(len(held_out), 0, "held-out split").tolist()
+    for entry, split in zip(held_out, assign_splits(order, task.validation, task.evaluation), strict=True):
+        entry["split"] = split
+    return prompts
+
+
+def _write_preferences(folder: Path, rows: list[dict[str, Any]], prompts: dict[str, dict[str, Any]]) -> None:
+    write_prompts(
+        folder / "prompts.parquet",
+        {
+            "prompt": list(prompts),
+            "split": [e.get("split", "train") for e in prompts.values()],
+            "package": [None] * len(prompts),
+            "text": [e["text"] for e in prompts.values()],
+            "tokens": [e["tokens"] for e in prompts.values()],
+            "reference": [None] * len(prompts),
+            "reference_tokens": [e["line"] for e in prompts.values()],
+        },
+    )
+    pairs = Pairs(
+        [Prompt(row["prompt"], tuple(row["encoded"].prompt)) for row in rows],
+        [row["encoded"].first for row in rows],
+        [row["encoded"].second for row in rows],
+        np.array([row["label"] for row in rows]),
+    )
+    splits = [prompts[row["prompt"]].get("split", "train") for row in rows]
+    write_pairs(folder / "pairs.parquet", pairs, [row["id"] for row in rows], splits, ["people"] * len(rows))

@@ -1,0 +1,87 @@
+"""The live screen of a running study; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from goodhart.store import Store
+from goodhart.study.cell import Cell
+from goodhart.study.executor import Progress
+
+
+class Screen:
+    """Shows cells as they run, measurements as they come, and an estimate of the time left."""
+
+    def __init__(self, store: Store, cells: list[Cell], workers: int, console: Console) -> None:
+        self.store = store
+        self.cells = cells
+        self.workers = workers
+        self.console = console
+        self.began = time.monotonic()
+        self.news: deque[str] = deque(maxlen=8)
+        self.seconds: dict[str, list[float]] = {}
+        self.live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> Screen:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: object, trace: TracebackType | None) -> None:
+        if self.live:
+            self.live.stop()
+
+    def __call__(self, progress: Progress, finished: Cell | None) -> None:
+        """See `goodhart.study.executor.Watch`."""
+        if finished is not None:
+            record = self.store.record(finished.id)
+            self.seconds.setdefault(finished.kind, []).append(record["seconds"])
+            count = len(progress.done) + progress.cached
+            line = f"[{count}/{progress.total}] {finished.label or finished.id}: {record['seconds']:.1f} s{_news(record)}"
+            self.news.append(line)
+            if self.live is None:
+                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        if self.live:
+            self.live.update(self._picture(progress))
+
+    def _picture(self, progress: Progress) -> Group:
+        table = Table(box=None, padding=(0, 1), show_header=False)
+        for cell, since in progress.running.values():
+            state = self._state(cell)
+            bar = ProgressBar(total=max(1, state.get("total", 1)), completed=state.get("done", 0), width=24)
+            seconds = f"{time.monotonic() - since:.0f} s"
+            table.add_row(Text(cell.label or cell.id, style="bold"), bar, seconds, Text(state.get("note", "")))
+        count = len(progress.done) + progress.cached
+        head = f"{count} of {progress.total} cells, {time.monotonic() - self.began:.0f} s{self._left(progress)}"
+        return Group(Text(head, style="cyan"), table, *(Text(line, style="dim") for line in self.news))
+
+    def _state(self, cell: Cell) -> dict[str, Any]:
+        try:
+            return json.loads((self.store.partial(cell.id) / "progress.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _left(self, progress: Progress) -> str:
+        """An estimate from the mean cost of finished cells of the same kind; unknown kinds make it a lower bound."""
+        done = {cell.id for cell in progress.done}
+        left = [cell for cell in self.cells if cell.id not in done and not self.store.has(cell.id)]
+        known = [sum(s) / len(s) for cell in left if (s := self.seconds.get(cell.kind))]
+        sign = "about" if len(known) == len(left) else "at least"
+        return f", {sign} {sum(known) / self.workers / 60:.1f} min left" if known else ""
+
+
+def _news(record: dict[str, Any]) -> str:
+    means = record["result"].get("means")
+    if not means:
+        return ""
+    return f"; KL {means['kl']:.2f} nats, golden win rate {means['golden_vs_policy']:.3f}"

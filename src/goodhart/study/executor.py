@@ -1,0 +1,140 @@
+"""Runs cells in a pool of one-thread processes; every cell is an idempotent piece of work in the store."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from goodhart.errors import GoodhartError
+from goodhart.store import Store
+from goodhart.study.cell import Cell
+
+POLL_SECONDS = 0.5
+_WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # glibc gives large blocks back to the kernel at every free; keeping them saves a quarter of a step
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**36),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where an execution stands."""
+
+    total: int
+    running: dict[str, tuple[Cell, float]] = field(default_factory=dict)
+    """Cells being made, and since when (`time.monotonic`)."""
+    done: list[Cell] = field(default_factory=list)
+    cached: int = 0
+
+
+Watch = Callable[[Progress, Cell | None], None]
+"""Called at every poll, with the cell that has just been finished or None."""
+
+
+def execute(store: Store, cells: list[Cell], workers: int, watch: Watch) -> Progress:
+    """Make all cells, inputs first. Finished ones are reused; ones that another process makes are waited for.
+
+    Raises GoodhartError with the first fault; what is done is kept, and the next call goes on from there.
+    """
+    waiting = {cell.id: cell for cell in cells if not store.has(cell.id)}
+    progress = Progress(len(cells), cached=len(cells) - len(waiting))
+    if not waiting:
+        return progress
+    with _pool(workers) as pool:
+        futures: dict[Future[bool], Cell] = {}
+        while waiting or futures:
+            for cell in _ready(waiting, store)[: workers - len(futures)]:
+                del waiting[cell.id]
+                progress.running[cell.id] = (cell, time.monotonic())
+                futures[pool.submit(_work, str(store.root), cell)] = cell
+            finished, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            watch(progress, None)
+            for future in finished:
+                cell = futures.pop(future)
+                progress.running.pop(cell.id)
+                if _result(future, cell):
+                    progress.done.append(cell)
+                    watch(progress, cell)
+                else:  # another process holds its lock
+                    waiting[cell.id] = cell
+                    time.sleep(POLL_SECONDS)
+    return progress
+
+
+def _ready(waiting: dict[str, Cell], store: Store) -> list[Cell]:
+    """Cells whose inputs are done; training before measuring, since runs are longest."""
+    ready = [c for c in waiting.values() if all(store.has(needed.id) for needed in c.inputs.values())]
+    return sorted(ready, key=lambda cell: cell.kind == "evaluation")
+
+
+def _result(future: Future[bool], cell: Cell) -> bool:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise GoodhartError(
+            f"the process that made {cell.label or cell.id} was killed, perhaps for want of memory",
+            "run again to go on; lower batch sizes or --workers if it happens again",
+        ) from error
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    before = dict(os.environ)
+    os.environ.update(_WORKER_ENVIRONMENT)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),))
+    try:
+        yield pool
+        pool.shutdown()
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _start_worker(parent: int) -> None:
+    """One thread each: two processes of two threads on two cores spin against one another."""
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _work(root: str, cell: Cell) -> bool:
+    from goodhart.study.recipes import make
+
+    try:
+        return make(Store(Path(root)), cell)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise GoodhartError(
+            f"the disk is full while making {cell.label or cell.id}", f"free space below {root} and run again"
+        ) from error
+    except MemoryError as error:
+        raise GoodhartError(f"not enough memory for {cell.label or cell.id}", "lower batch sizes or --workers") from error

@@ -1,0 +1,216 @@
+"""Recipes for the models before any arm: SFT policy, preference models, the golden data set."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from scipy.stats import binomtest
+
+from goodhart.alignment.batch import Pairs
+from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.labellers import JudgeLabels
+from goodhart.alignment.pair_table import read_pairs, write_pairs
+from goodhart.alignment.policy import LanguagePolicy
+from goodhart.errors import GoodhartError
+from goodhart.models.checkpoint import device, load_model, load_tokenizer, locate
+from goodhart.models.logprobs import choose_layout
+from goodhart.models.preference import PreferenceModel
+from goodhart.sampling.keyed import KeyedSampler
+from goodhart.study.spec import Labels
+from goodhart.study.workplace import Workplace
+from goodhart.tasks.docstring_text import RESPOND
+from goodhart.tasks.prompt_table import read_prompts
+from goodhart.tasks.prompts import Prompt
+from goodhart.training import preference, supervised
+from goodhart.training.optimiser import Descent
+from goodhart.training.settings import Preference, Supervised
+
+
+def load_policy(path: Path | str, max_tokens: int, reduction: str = "sum") -> tuple[LanguagePolicy, Any]:
+    """A policy with the keyed sampler, and its tokenizer. Raises GoodhartError if its context is too short."""
+    tokenizer = load_tokenizer(path)
+    sampler = KeyedSampler(tokenizer.eos_token_id, tokenizer.pad_token_id, max_tokens)
+    policy = LanguagePolicy.of(load_model(path), sampler, tokenizer.pad_token_id, reduction)  # type: ignore[arg-type]
+    return policy, tokenizer
+
+
+def prompt_index(folder: Path) -> dict[str, Prompt]:
+    """Prompts by id."""
+    return {row.prompt.id: row.prompt for row in read_prompts(folder / "prompts.parquet")}
+
+
+def sft(work: Workplace) -> dict[str, Any]:
+    """`early/` and `final/`: Hugging Face checkpoints of the supervised policy."""
+    settings = work.setting(Supervised, "sft")
+    policy, tokenizer = load_policy(locate(work.settings["model"]), work.settings["max_response"])
+    train = read_prompts(work.inputs["prompts"] / "prompts.parquet", "train")
+    longest = max(len(r.prompt.tokens) for r in train) + work.settings["max_response"]
+    context = getattr(policy.model.config, "max_position_embeddings", None)
+    if context is not None and longest > context:
+        raise GoodhartError(
+            f"prompt and response take up to {longest} tokens, the policy's context has {context}",
+            "lower task.max_prompt or task.max_response, or choose another policy",
+        )
+    policy.model.train()
+    descent = Descent(policy.parameters(), settings.optimisation, settings.steps)
+    state = work.state / "training.pt"
+    start = descent.load(state) if state.exists() else 0
+    began = time.perf_counter()
+    for step, loss in supervised.fit(
+        policy, [r.prompt for r in train], [r.demonstration for r in train], settings, descent, 0, start
+    ):
+        work.say(step, settings.steps, f"{loss:.2f} nats per token")
+        if step == settings.early:
+            save_policy(policy.model, tokenizer, work.folder / "early")
+            descent.save(state, step)
+    work.charge("train", began)
+    save_policy(policy.model, tokenizer, work.folder / "final")
+    policy.model.eval()
+    held_out = read_prompts(work.inputs["prompts"] / "prompts.parquet", "validation")
+    prompts, lines = [r.prompt for r in held_out], [r.demonstration for r in held_out]
+    elsewhere = [*prompts[1:], prompts[0]]
+    return {
+        "nats per token, own prompt": supervised.nats_per_token(policy, prompts, lines),
+        "nats per token, another prompt": supervised.nats_per_token(policy, elsewhere, lines),
+        "layout": policy.layout,
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
+    }
+
+
+def save_policy(model: Any, tokenizer: Any, folder: Path) -> None:
+    """An ordinary Hugging Face checkpoint."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def preference_model(work: Workplace) -> dict[str, Any]:
+    """`model/`: a preference model fitted on labelled pairs, and how well it judges held-out ones."""
+    settings = work.setting(Preference, "preference")
+    index = prompt_index(work.inputs["prompts"])
+    source = work.inputs["pairs"]
+    data, _, _ = read_pairs(source / "pairs.parquet", "train", index)
+    validation, _, _ = read_pairs(source / "pairs.parquet", "validation", index)
+    if len(data) == 0 or len(validation) == 0:
+        raise GoodhartError("there are no training or no validation pairs", "raise task.held_out or task.validation")
+    model = _initial_model(work, settings)
+    began = time.perf_counter()
+
+    def say(record: dict[str, float]) -> None:
+        note = f"accuracy {record['accuracy']:.3f}" if "accuracy" in record else f"loss {record['loss']:.3f}"
+        work.say(int(record["step"]), settings.steps, note)
+
+    looks = preference.fit(model, data, validation, settings, work.settings["seed"], say)
+    began = work.charge("train", began)
+    (work.folder / "model").mkdir(exist_ok=True)
+    model.save(work.folder / "model")
+    result = {"looks": looks, "training pairs": len(data), "parameters": sum(p.numel() for p in model.parameters())}
+    test, _, kinds = read_pairs(source / "pairs.parquet", "test", index)
+    if len(test):
+        result["test"] = _quality(model, test)
+        result["test by kind"] = {k: _quality(model, test.take(_where(kinds, k))) for k in sorted(set(kinds))}
+    result["train"] = _quality(model, data[: min(len(data), 512)])
+    if (source / "probes.parquet").exists():
+        probes, _, probe_kinds = read_pairs(source / "probes.parquet", "test", index)
+        found = {k: _quality(model, probes.take(_where(probe_kinds, k))) for k in dict.fromkeys(probe_kinds)}
+        result["probes"] = found
+    work.charge("evaluate", began)
+    return result
+
+
+def _where(kinds: list[str], kind: str) -> list[int]:
+    return [i for i, k in enumerate(kinds) if k == kind]
+
+
+def _initial_model(work: Workplace, settings: Preference) -> PreferenceModel:
+    """The trunk of a language model that reads the same tokens as the policy."""
+    checkpoint = locate(work.settings["model"])
+    tokenizer, policy_tokenizer = load_tokenizer(checkpoint), load_tokenizer(locate(work.settings["tokenizer"]))
+    if tokenizer.get_vocab() != policy_tokenizer.get_vocab():
+        raise GoodhartError(
+            f"preference model {settings.model!r} and the policy have different tokenizers",
+            "choose models of one family: responses are passed on as token ids",
+        )
+    vocabulary = tokenizer.get_vocab()
+    separator = vocabulary.get(RESPOND, tokenizer.eos_token_id)
+    layout = choose_layout(load_model(checkpoint), tokenizer.pad_token_id)
+    model = PreferenceModel.from_language_model(checkpoint, settings.kind, separator, tokenizer.pad_token_id, layout)
+    return model.to(device())
+
+
+def _quality(model: PreferenceModel, pairs: Pairs) -> dict[str, Any]:
+    """Agreement with the labels with its 95% Wilson interval, the loss, and the share of order flips."""
+    found, agreed = preference.judge_quality(model, pairs)
+    interval = binomtest(round(float(agreed.sum())), len(agreed)).proportion_ci(method="wilson")
+    return {**asdict(found), "low": float(interval.low), "high": float(interval.high)}
+
+
+def golden_labels(work: Workplace) -> dict[str, Any]:
+    """`pairs.parquet` with golden labels and SFT log-probabilities: train, validation and test.
+
+    Training pairs are two samples of the SFT policy, as the paper's golden data set is close to "sft
+    against sft" (arXiv 2405.08448, section 6), or pairs of people.
+    """
+    settings = work.setting(Labels, "labels")
+    index = prompt_index(work.inputs["prompts"])
+    judge = ModelJudge(PreferenceModel.load(work.inputs["golden"] / "model").to(device()))
+    policy, _ = load_policy(work.inputs["sft"] / "final", 1)
+    parts: list[tuple[Pairs, list[str], str]] = []
+    agreement: dict[str, float] = {}
+    for split, number in (("train", settings.number), ("validation", 512), ("test", 512)):
+        pairs, ids, kinds = read_pairs(work.inputs["pairs"] / "pairs.parquet", split, index)
+        chosen = [i for i, kind in enumerate(kinds) if kind in ("samples", "people")][:number]
+        if split == "train" and len(chosen) < number:
+            raise GoodhartError(
+                f"labels.number is {number}, but only {len(chosen)} training pairs can be labelled",
+                "lower labels.number, or raise pool.pairs or pool.samples",
+            )
+        if not chosen:
+            continue
+        before = pairs.take(chosen)
+        began = time.perf_counter()
+        after = JudgeLabels(judge, settings.mode, 0).label(before, 0)
+        began = work.charge("label", began)
+        assert after.label is not None
+        assert before.label is not None
+        agreement[split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(before.label - 0.5)).mean() / 2)
+        scored = _with_reference(policy, after)
+        work.charge("reference", began)
+        parts.append((scored, [ids[i] for i in chosen], split))
+    _write_parts(work.folder / "pairs.parquet", parts)
+    rows = pq.read_table(work.folder / "pairs.parquet", columns=["split", "label"]).to_pylist()
+    return {
+        "pairs": {split: sum(r["split"] == split for r in rows) for split in agreement},
+        "agreement with initial labels": agreement,
+        "first preferred": float(np.mean([r["label"] for r in rows])),
+        "ties": sum(r["label"] == 0.5 for r in rows),
+    }
+
+
+def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:
+    whole = Pairs(
+        [p for pairs, _, _ in parts for p in pairs.prompts],
+        [r for pairs, _, _ in parts for r in pairs.first],
+        [r for pairs, _, _ in parts for r in pairs.second],
+        np.concatenate([pairs.label for pairs, _, _ in parts if pairs.label is not None]),
+        np.concatenate([pairs.reference for pairs, _, _ in parts if pairs.reference is not None]),
+    )
+    ids = [i for _, part, _ in parts for i in part]
+    splits = [split for pairs, _, split in parts for _ in range(len(pairs))]
+    write_pairs(path, whole, ids, splits, ["golden"] * len(whole))
+
+
+def _with_reference(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> Pairs:
+    """Reference log-probabilities of fixed data, once for all, in batches that no run's course can change."""
+    import torch
+
+    scores: list[np.ndarray] = []
+    with torch.no_grad():
+        for start in range(0, len(pairs), batch):
+            part = pairs[start : start + batch]
+            scores.append(policy.log_probs(part.prompt_tokens, part.responses).double().cpu().numpy())
+    return Pairs(pairs.prompts, pairs.first, pairs.second, pairs.label, np.concatenate(scores))

@@ -1,0 +1,89 @@
+"""A study's tables and record, put together from its cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goodhart.config import plain_data
+from goodhart.evaluation import schema
+from goodhart.store import Store, write_atomically
+from goodhart.study.cell import Cell, closure
+from goodhart.study.graph import Graph, Measured
+from goodhart.study.record import git_state, machine, versions
+from goodhart.study.spec import Study
+
+
+def study_folder(store: Store, study: Study) -> Path:
+    """Where a study's tables, figures and report lie."""
+    return store.root / "studies" / study.name
+
+
+def write_results(store: Store, study: Study, graph: Graph, cost: dict[str, Any]) -> Path:
+    """`rows.parquet`, `pairs.parquet`, `prompts.parquet` and `record.json` in the study's folder; returns it."""
+    folder = study_folder(store, study)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, columns in (("rows", schema.ROWS), ("pairs", schema.PAIR_ROWS)):
+        _write(folder / f"{name}.parquet", _named(store, graph.measured, f"{name}.parquet", columns))
+    _write(folder / "prompts.parquet", pq.read_table(store.open(graph.opponents.id) / "prompts.parquet"))
+    record = _record(store, study, graph, cost)
+    write_atomically(folder / "record.json", json.dumps(record, indent=1))
+    return folder
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
+
+
+def _named(store: Store, measured: Sequence[Measured], name: str, columns: pa.Schema) -> pa.Table:
+    """The cells' tables with the study's names for their checkpoints, one below the other."""
+    parts: list[pa.Table] = []
+    for item in measured:
+        part = pq.read_table(store.open(item.cell.id) / name)
+        names = {key: getattr(item, key) for key in schema.CHECKPOINT}
+        arrays = {
+            field.name: (
+                pa.array([names[field.name]] * len(part), field.type)
+                if field.name in names
+                else part.column(field.name).cast(field.type)
+            )
+            for field in columns
+        }
+        parts.append(pa.table(arrays, schema=columns))
+    return pa.concat_tables(parts)
+
+
+def _record(store: Store, study: Study, graph: Graph, cost: dict[str, Any]) -> dict[str, Any]:
+    cells = closure(graph.targets)
+    records = {cell.id: store.record(cell.id) for cell in cells}
+    return {
+        "study": plain_data(study),
+        "versions": versions(),
+        "machine": machine(),
+        "git": git_state(),
+        "cost": cost,
+        "data": {
+            cell.kind: records[cell.id]["result"]
+            for cell in cells
+            if cell.kind in ("corpus", "prompts", "preferences", "pairs")
+        },
+        "sft": records[graph.sft.id]["result"],
+        "golden": records[graph.golden.id]["result"],
+        "labels": records[graph.labels.id]["result"],
+        "proxy": records[graph.proxy.id]["result"],
+        "cells": [_line(cell, records[cell.id]) for cell in cells],
+    }
+
+
+def _line(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
+    """A cell in the record: `digest` covers all its files."""
+    files = {name: digest for name, (_, digest) in record["files"].items()}
+    kept = {key: record[key] for key in ("seconds", "stages", "tokens")}
+    return {"id": cell.id, "kind": cell.kind, "label": cell.label, **kept, "files": files}

@@ -1,0 +1,149 @@
+"""The alignment loop: one for every source, labeller and loss. It neither logs, saves nor evaluates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import Parameter
+
+from goodhart.alignment.batch import Pairs
+from goodhart.alignment.labellers import Labeller
+from goodhart.alignment.losses import MARGINS, pair_loss
+from goodhart.alignment.sources import Source
+from goodhart.models.packing import Tokens
+from goodhart.training.optimiser import Descent, cuts
+from goodhart.tasks.prompts import Prompt
+
+
+class Scorer(Protocol):
+    """What has log-probabilities: a policy or a reference."""
+
+    def log_probs(
+        self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
+    ) -> Float[Tensor, "row response"]:
+        """log p(response | prompt) in nats."""
+        ...
+
+
+class Policy(Scorer, Protocol):
+    """What is trained."""
+
+    def parameters(self) -> Iterator[Parameter]:
+        """What the optimiser moves."""
+        ...
+
+    def sample(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int
+    ) -> list[list[list[int]]]:
+        """Responses with keyed random numbers."""
+        ...
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Seconds by stage of the work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        """Charge the time since the last lap to a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one optimiser step did; the means are over its pairs."""
+
+    step: int
+    """Steps taken, this one included."""
+    loss: float
+    margin: float
+    """log-ratio of the preferred minus that of the other response, nats; ties left out."""
+    accuracy: float
+    """Share of pairs whose log-ratios agree with the label, ties one half."""
+    gradient_norm: float
+    tokens: float
+    """Response length."""
+    seconds: dict[str, float]
+    """By stage: generate, label, reference, train."""
+
+
+def train(
+    policy: Policy,
+    reference: Scorer,
+    source: Source,
+    labeller: Labeller,
+    descent: Descent,
+    *,
+    loss: str,
+    beta: float,
+    steps: int,
+    start: int = 0,
+) -> Iterator[Step]:
+    """Steps `start`..`steps`-1: draw pairs, label them, descend on mean f(beta (rho_w - rho_l)).
+
+    Everything random is a function of the step, so starting from a saved `Descent` goes on bit for bit.
+    """
+    for step in range(start, steps):
+        watch = Stopwatch()
+        pairs = source.draw(step, policy)
+        watch.lap("generate")
+        pairs = labeller.label(pairs, step)
+        watch.lap("label")
+        with torch.no_grad():
+            known = pairs.reference if pairs.reference is not None else _scores(reference, pairs)
+        watch.lap("reference")
+        value, delta = _backward(policy, pairs, known, descent, loss, beta)
+        norm = descent.step(step, value)
+        watch.lap("train")
+        yield _record(step + 1, value, delta, norm, pairs, watch)
+
+
+def _scores(reference: Scorer, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
+    return reference.log_probs(pairs.prompt_tokens, pairs.responses).double().cpu().numpy()
+
+
+def _backward(
+    policy: Policy, pairs: Pairs, known: Float[np.ndarray, "pair 2"], descent: Descent, loss: str, beta: float
+) -> tuple[float, Float[np.ndarray, " pair"]]:
+    """Gradients of the batch mean, gathered cut by cut; returns the loss and rho_first - rho_second."""
+    total, deltas = 0.0, list[np.ndarray]()
+    for cut in cuts(len(pairs), descent.settings.micro_batch):
+        part = pairs[cut]
+        logp = policy.log_probs(part.prompt_tokens, part.responses)
+        rho = logp - torch.as_tensor(known[cut], dtype=logp.dtype, device=logp.device)
+        label = torch.as_tensor(part.label, dtype=logp.dtype, device=logp.device)
+        value = pair_loss(MARGINS[loss], rho[:, 0], rho[:, 1], label, beta=beta).sum() / len(pairs)
+        value.backward()
+        total += float(value.detach())
+        deltas.append((rho[:, 0] - rho[:, 1]).detach().double().cpu().numpy())
+    return total, np.concatenate(deltas)
+
+
+def _record(
+    step: int, loss: float, delta: Float[np.ndarray, " pair"], norm: float, pairs: Pairs, watch: Stopwatch
+) -> Step:
+    label = pairs.label if pairs.label is not None else np.full(len(pairs), 0.5)
+    side = np.sign(label - 0.5)
+    decided = side != 0
+    agreement = np.where(decided, (np.sign(delta) * side + 1) / 2, 0.5)
+    lengths = [len(r) for pair in pairs.responses for r in pair]
+    return Step(
+        step=step,
+        loss=loss,
+        margin=float((delta * side)[decided].mean()) if decided.any() else 0.0,
+        accuracy=float(agreement.mean()),
+        gradient_norm=norm,
+        tokens=float(np.mean(lengths)),
+        seconds=watch.seconds,
+    )

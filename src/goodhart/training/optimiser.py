@@ -1,0 +1,69 @@
+"""The optimiser of every stage: AdamW with warm-up, decay, clipping and exact accumulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch.nn import Parameter
+
+from goodhart.errors import GoodhartError
+from goodhart.training.schedule import learning_rate
+from goodhart.training.settings import Optimisation
+
+
+class Descent:
+    """Parameters with their optimiser state; `step` follows the schedule."""
+
+    def __init__(self, parameters: Iterable[Parameter], settings: Optimisation, total: int) -> None:
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.settings = settings
+        self.total = total
+        self.optimiser = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+        )
+
+    def step(self, step: int, loss: float) -> float:
+        """Apply the gradients gathered for step 0, 1, ...; returns their norm before clipping.
+
+        Raises GoodhartError if loss or gradient is not finite: the parameters are left as they were.
+        """
+        s = self.settings
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, s.clip))
+        if not (torch.isfinite(torch.tensor(norm)) and torch.isfinite(torch.tensor(loss))):
+            raise GoodhartError(
+                f"loss {loss:g} or gradient norm {norm:g} is not finite at step {step}",
+                f"lower the learning rate (now {s.lr:g}) and run again; earlier checkpoints are kept",
+            )
+        rate = learning_rate(step, peak=s.lr, warmup=s.warmup, total=self.total, decay=s.decay)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return norm
+
+    def save(self, path: Path, step: int) -> None:
+        """Write parameters and optimiser state to `path` by temporary name and rename."""
+        state = {"parameters": [p.detach() for p in self.parameters], "optimiser": self.optimiser.state_dict()}
+        temporary = path.with_suffix(".tmp")
+        torch.save({**state, "step": step}, temporary)
+        temporary.replace(path)
+
+    def load(self, path: Path) -> int:
+        """Restore what `save` wrote; returns the number of steps taken."""
+        state = torch.load(path, weights_only=True)
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(value)
+        self.optimiser.load_state_dict(state["optimiser"])
+        return int(state["step"])
+
+
+def cuts(size: int, micro_batch: int) -> list[slice]:
+    """The slices of a batch that are computed at a time."""
+    width = micro_batch or size
+    return [slice(start, min(start + width, size)) for start in range(0, size, width)]

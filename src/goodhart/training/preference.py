@@ -1,0 +1,115 @@
+"""Training of preference models, and how well they judge."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from goodhart.alignment.batch import Pairs
+from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.labellers import both_orders
+from goodhart.alignment.sources import places
+from goodhart.models.preference import PreferenceModel
+from goodhart.randomness import stream
+from goodhart.training.optimiser import Descent, cuts
+from goodhart.training.settings import Preference
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """How a preference model does on labelled pairs."""
+
+    pairs: int
+    loss: float
+    """Mean negative log-likelihood of the labels over both orders, nats."""
+    accuracy: float
+    """Share of pairs in which the sign over both orders agrees with the label; ties one half."""
+    flips: float
+    """Share of pairs in which the two orders alone would name different winners."""
+
+
+def random_order(pairs: Pairs, seed: int, step: int) -> Pairs:
+    """Each pair in a keyed random order, so that position carries no information."""
+    swap = stream(seed, "pair order", step).random(len(pairs)) < 0.5
+    first = [b if s else a for a, b, s in zip(pairs.first, pairs.second, swap, strict=True)]
+    second = [a if s else b for a, b, s in zip(pairs.first, pairs.second, swap, strict=True)]
+    label = None if pairs.label is None else np.where(swap, 1 - pairs.label, pairs.label)
+    return Pairs(pairs.prompts, first, second, label)
+
+
+def judge_quality(model: PreferenceModel, pairs: Pairs) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
+    """The quality on labelled pairs, and for each pair whether the judge agreed (ties one half)."""
+    assert pairs.label is not None
+    r = np.clip(ModelJudge(model).prefer(pairs), 1e-12, 1 - 1e-12)
+    p = pairs.label
+    loss = -(p * np.log(r[:, 0]) + (1 - p) * np.log1p(-r[:, 0]))
+    loss = (loss - ((1 - p) * np.log(r[:, 1]) + p * np.log1p(-r[:, 1]))) / 2
+    verdict, truth = both_orders(r, "hard"), np.sign(p - 0.5)
+    agreed = (np.sign(verdict - 0.5) * truth + 1) / 2
+    flips = (r[:, 0] > 0.5) == (r[:, 1] > 0.5)
+    return Judgement(len(p), float(loss.mean()), float(agreed.mean()), float(flips.mean())), agreed
+
+
+def fit(
+    model: PreferenceModel,
+    data: Pairs,
+    validation: Pairs,
+    settings: Preference,
+    seed: int,
+    say: Callable[[dict[str, float]], None],
+) -> list[dict[str, float]]:
+    """Maximise E[1/2 log r(x,yw,yl) + 1/2 log(1 - r(x,yl,yw))] by random order (arXiv 2405.08448, equation 5).
+
+    Stops at the validation plateau by the rule of `Preference`; the model ends with the weights
+    of the lowest validation loss. Returns the looks at the validation set, step 0 included.
+    """
+    descent = Descent(model.parameters(), settings.optimisation, settings.steps)
+    looks = [_look(model, validation, 0)]
+    best, kept = looks[0]["loss"], copy.deepcopy(model.state_dict())
+    since = 0
+    for step in range(settings.steps):
+        loss = _descend(model, data, descent, settings, seed, step)
+        say({"step": step + 1, "loss": loss})
+        if (step + 1) % settings.check_every and step + 1 < settings.steps:
+            continue
+        looks.append(_look(model, validation, step + 1))
+        say(looks[-1])
+        if looks[-1]["loss"] < best:
+            best, kept, since = looks[-1]["loss"], copy.deepcopy(model.state_dict()), 0
+        else:
+            since += 1
+        if since >= settings.patience:
+            break
+    model.load_state_dict(kept)
+    model.eval()
+    return looks
+
+
+def _look(model: PreferenceModel, validation: Pairs, step: int) -> dict[str, float]:
+    model.eval()
+    found = judge_quality(model, validation)[0]
+    return {"step": step, "loss": found.loss, "accuracy": found.accuracy, "flips": found.flips}
+
+
+def _descend(
+    model: PreferenceModel, data: Pairs, descent: Descent, settings: Preference, seed: int, step: int
+) -> float:
+    model.train()
+    chosen = places(step, settings.batch, len(data), seed)
+    batch = random_order(data.take(chosen), seed, step)
+    total = 0.0
+    for cut in cuts(len(batch), settings.optimisation.micro_batch):
+        part = batch[cut]
+        logits = model.logits(part.prompt_tokens, part.first, part.second)
+        label = torch.as_tensor(part.label, dtype=logits.dtype, device=logits.device)
+        loss = binary_cross_entropy_with_logits(logits, label, reduction="sum") / len(batch)
+        loss.backward()
+        total += float(loss.detach())
+    descent.step(step, total)
+    return total

@@ -1,0 +1,232 @@
+"""Base models: next-token pretraining on the installed training packages, resumable at any step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from safetensors.torch import save_file
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from goodhart.models.presets import CONTEXT, VOCABULARY, preset_config
+from goodhart.randomness import key, permutation, stream
+from goodhart.tasks import docstrings
+from goodhart.tasks.docstring_text import BEGIN, END, RESPOND, Document, Kind, documents
+from goodhart.tasks.tokenizer import train_tokenizer
+from goodhart.training.schedule import learning_rate
+
+PROMPT_TOKENS = 64
+"""Where a `summary` or `code` document's head is cut, as the task cuts its prompts."""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Settings of one base model."""
+
+    preset: str = "small"
+    """Model preset."""
+    steps: int = 2100
+    """Optimiser steps."""
+    batch: int = 16
+    """Rows of `CONTEXT` tokens per step."""
+    peak: float = 2e-3
+    """Peak learning rate; linear decay to 0."""
+    warmup: int = 100
+    """Warm-up steps."""
+    seed: int = 0
+    """Seed of weights and order."""
+    summary: float = 0.3
+    """Share of rows from the task's own prompts and summaries."""
+    code: float = 0.3
+    """Share of rows from code followed by its first docstring line."""
+    prose: float = 0.3
+    """Share of rows from whole docstrings; the rest is source text."""
+    threads: int = 1
+    """PyTorch threads."""
+    compile: bool = False
+    """Compile forward and loss (needs a C++ compiler; pays after some hundred steps)."""
+
+    @property
+    def shares(self) -> dict[Kind, float]:
+        """Share of rows by kind of document."""
+        rest = 1 - self.summary - self.code - self.prose
+        return {"summary": self.summary, "code": self.code, "prose": self.prose, "source": rest}
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, found: list[Document]) -> list[list[int]]:
+    """Token ids of documents: heads cut to `PROMPT_TOKENS` as the task does, everything framed by special tokens."""
+    backend = tokenizer.backend_tokenizer
+    begin, respond, end = tokenizer.convert_tokens_to_ids([BEGIN, RESPOND, END])
+    heads = backend.encode_batch_fast([d.head[:1000] for d in found])
+    tails = backend.encode_batch_fast([d.tail for d in found])
+    rows: list[list[int]] = []
+    for document, head, tail in zip(found, heads, tails, strict=True):
+        opening = [begin, *head.ids[: PROMPT_TOKENS - 2], respond] if document.head else [begin]
+        rows.append([*opening, *tail.ids, end])
+    return rows
+
+
+def pack(rows: list[list[int]]) -> Int[np.ndarray, "row context"]:
+    """Documents end to end, cut into rows of `CONTEXT` tokens; the remainder of less than a row is left out."""
+    flat = np.fromiter((t for row in rows for t in row), dtype=np.int32)
+    return flat[: len(flat) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
+
+
+def prepare(folder: Path, seed: int, say: Callable[[str], None]) -> tuple[PreTrainedTokenizerFast, dict[Kind, np.ndarray]]:
+    """Tokenizer and packed rows by kind, kept in `folder` for the next call."""
+    if not (folder / "DONE").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = list(documents(docstrings.train_packages(), seed))
+        say(f"{len(found)} documents")
+        sample = [d.head[:300] + "\n" + d.tail[:2000] for d in found]
+        tokenizer = train_tokenizer(sample, VOCABULARY)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        for kind in ("summary", "code", "prose", "source"):
+            chosen = [d for d in found if d.kind == kind]
+            if kind == "source":
+                chosen = chosen[:3000]
+            np.save(folder / f"{kind}.npy", pack(encode(tokenizer, chosen)))
+        test = [d for d in documents(docstrings.test_packages(), seed) if d.kind == "summary"][:512]
+        held_out = encode(tokenizer, test)
+        np.save(folder / "held_out.npy", np.array([r[:CONTEXT] + [-1] * (CONTEXT - len(r)) for r in held_out]))
+        (folder / "DONE").touch()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    return tokenizer, {k: np.load(folder / f"{k}.npy") for k in ("summary", "code", "prose", "source", "held_out")}
+
+
+def batch_rows(
+    packed: dict[Kind, np.ndarray], settings: Pretraining, step: int
+) -> Int[np.ndarray, "batch context"]:
+    """The rows of a step, a function of (settings, step): each kind is walked epoch by epoch in a keyed order."""
+    kinds = list(settings.shares)
+    draw = stream(settings.seed, "pretraining mix")
+    picks = draw.choice(len(kinds), size=settings.steps * settings.batch, p=list(settings.shares.values()))
+    rows = []
+    window = range(step * settings.batch, (step + 1) * settings.batch)
+    for kind_index, kind in enumerate(kinds):
+        before = int((picks[: window.start] == kind_index).sum())
+        for offset in range(int((picks[window.start : window.stop] == kind_index).sum())):
+            epoch, place = divmod(before + offset, len(packed[kind]))
+            order = permutation(len(packed[kind]), settings.seed, "pretraining epoch", kind, epoch)
+            rows.append(packed[kind][order[place]])
+    return np.stack(rows)
+
+
+def held_out_loss(model: LlamaForCausalLM, rows: Int[np.ndarray, "row context"], respond: int) -> tuple[float, float]:
+    """Mean negative log-likelihood per summary token (nats) given its own prompt, and given another one's."""
+    def nll(ids: np.ndarray) -> float:
+        ids = ids[:, : int((ids >= 0).sum(1).max())]
+        tokens = torch.from_numpy(np.maximum(ids, 0))
+        after = (tokens == respond).cumsum(1).bool() & (tokens != respond) & torch.from_numpy(ids >= 0)
+        with torch.inference_mode():
+            total, count = 0.0, 0
+            for part, mask in zip(tokens.split(64), after.split(64), strict=True):
+                logp = model(input_ids=part, use_cache=False).logits[:, :-1].log_softmax(-1)
+                chosen = logp.gather(-1, part[:, 1:, None]).squeeze(-1)
+                total -= float(chosen[mask[:, 1:]].sum())
+                count += int(mask[:, 1:].sum())
+        return total / count
+
+    def split(row: np.ndarray) -> tuple[list[int], list[int]]:
+        real = [int(t) for t in row if t >= 0]
+        cut = real.index(respond) + 1
+        return real[:cut], real[cut:]
+
+    heads, tails = zip(*(split(row) for row in rows), strict=True)
+    other = [(*heads[(i + 1) % len(heads)], *tail) for i, tail in enumerate(tails)]
+    width = rows.shape[1]
+    mismatched = np.array([list(r)[:width] + [-1] * (width - len(r)) for r in other])
+    return nll(rows), nll(mismatched)
+
+
+def pretrain(settings: Pretraining, out: Path, work: Path, say: Callable[[str], None] = print) -> None:
+    """Train a base model and write it to `out` (bfloat16 safetensors, tokenizer, record); goes on where it stopped."""
+    torch.set_num_threads(settings.threads)
+    tokenizer, packed = prepare(work / "text", settings.seed, say)
+    begin, respond, end = tokenizer.convert_tokens_to_ids([BEGIN, RESPOND, END])
+    torch.manual_seed(key(settings.seed, "pretraining weights") % 2**63)
+    config = preset_config(settings.preset, vocab_size=VOCABULARY, bos=begin, eos=end, pad=tokenizer.pad_token_id)
+    model = LlamaForCausalLM(config)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=settings.peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    state_file = work / f"{settings.preset}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}.pt"
+    log_file = state_file.with_suffix(".jsonl")
+    start = 0
+    if state_file.exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+        say(f"resumed at step {start}")
+
+    def loss_of(tokens: torch.Tensor) -> torch.Tensor:
+        logits = model(input_ids=tokens, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+    forward = torch.compile(loss_of) if settings.compile else loss_of
+    began, recent = time.perf_counter(), []
+    for step in range(start, settings.steps):
+        rate = learning_rate(
+            step, peak=settings.peak, warmup=settings.warmup, total=settings.steps, decay="linear"
+        )
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        loss = forward(torch.from_numpy(batch_rows(packed, settings, step).astype(np.int64)))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        recent.append(float(loss.detach()))
+        done = step + 1
+        if done % 20 == 0 or done == settings.steps:
+            record = {"step": done, "loss": round(float(np.mean(recent)), 4), "seconds": round(time.perf_counter() - began)}
+            recent = []
+            if done % 200 == 0 or done == settings.steps:
+                own, other = held_out_loss(model, packed["held_out"][:128], respond)
+                record |= {"held_out": round(own, 4), "held_out_other_prompt": round(other, 4)}
+                state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
+                torch.save(state, state_file.with_suffix(".tmp"))
+                os.replace(state_file.with_suffix(".tmp"), state_file)
+            with log_file.open("a") as log:
+                log.write(json.dumps(record) + "\n")
+            say(json.dumps(record))
+    own, other = held_out_loss(model, packed["held_out"], respond)
+    write_base_model(model, tokenizer, settings, out, {"held_out": own, "held_out_other_prompt": other}, log_file)
+
+
+def write_base_model(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    settings: Pretraining,
+    out: Path,
+    losses: dict[str, float],
+    log_file: Path,
+) -> None:
+    """The checkpoint folder: weights in bfloat16, configuration, tokenizer, and `pretraining.json`."""
+    out.mkdir(parents=True, exist_ok=True)
+    tied = {"lm_head.weight"}
+    weights = {n: w.detach().to(torch.bfloat16).contiguous() for n, w in model.state_dict().items() if n not in tied}
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    model.config.architectures = ["LlamaForCausalLM"]
+    model.config.dtype = torch.bfloat16
+    model.config.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    shutil.copy(log_file, out / "pretraining.jsonl")
+    record = {
+        "settings": asdict(settings),
+        "tokens": settings.steps * settings.batch * CONTEXT,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "nats_per_summary_token": losses,
+        "sha256": {"model.safetensors": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()},
+    }
+    (out / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,62 @@
+"""Settings of the training stages; nothing here imports torch, so that a study file is read at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How parameters move (AdamW)."""
+
+    lr: float = 1e-4
+    """Peak learning rate."""
+    warmup: int = 10
+    """Steps of linear warm-up."""
+    decay: Literal["constant", "linear"] = "constant"
+    """After warm-up: constant, or linear to 0 at the last step."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    beta1: float = 0.9
+    """AdamW's first moment."""
+    beta2: float = 0.999
+    """AdamW's second moment."""
+    micro_batch: int = 0
+    """Rows per forward pass; 0 is the whole batch. Changes memory, not the result."""
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """How the SFT policy is trained."""
+
+    steps: int = 120
+    """Optimiser steps."""
+    batch: int = 64
+    """Demonstrations per step."""
+    early: int = 40
+    """The step of the early checkpoint, which writes part of the initial pairs."""
+    optimisation: Optimisation = Optimisation(lr=1e-3, warmup=10, decay="linear")
+    """The optimiser."""
+
+
+@dataclass(frozen=True)
+class Preference:
+    """A preference model: its kind and how it is fitted."""
+
+    model: str = "tiny"
+    """Language model it starts from: a preset with a base model, a Hub id, or a path."""
+    kind: Literal["pairwise", "bradley-terry"] = "pairwise"
+    """pairwise: both responses in context; bradley-terry: a score for each."""
+    steps: int = 200
+    """At most so many optimiser steps."""
+    batch: int = 32
+    """Pairs per step."""
+    check_every: int = 25
+    """Steps between two looks at the validation loss."""
+    patience: int = 2
+    """Stop after so many looks without a new lowest validation loss; the model of the lowest is kept."""
+    optimisation: Optimisation = Optimisation(lr=3e-4, warmup=20)
+    """The optimiser."""

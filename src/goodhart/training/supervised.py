@@ -1,0 +1,57 @@
+"""Supervised fine-tuning on demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from goodhart.alignment.policy import LanguagePolicy
+from goodhart.alignment.sources import places
+from goodhart.models.logprobs import response_logits
+from goodhart.models.packing import Tokens
+from goodhart.tasks.prompts import Prompt
+from goodhart.training.optimiser import Descent, cuts
+from goodhart.training.settings import Supervised
+
+
+def fit(
+    policy: LanguagePolicy,
+    prompts: Sequence[Prompt],
+    demonstrations: Sequence[Tokens],
+    settings: Supervised,
+    descent: Descent,
+    seed: int,
+    start: int = 0,
+) -> Iterator[tuple[int, float]]:
+    """Descend on the mean negative log-likelihood per response token; yields (steps taken, nats per token)."""
+    for step in range(start, settings.steps):
+        chosen = places(step, settings.batch, len(prompts), seed)
+        tokens = sum(len(demonstrations[i]) for i in chosen)
+        total = 0.0
+        for cut in cuts(len(chosen), settings.optimisation.micro_batch):
+            part = chosen[cut]
+            loss = -_sums(policy, [prompts[i].tokens for i in part], [demonstrations[i] for i in part]).sum() / tokens
+            loss.backward()
+            total += float(loss.detach())
+        descent.step(step, total)
+        yield step + 1, total
+
+
+def _sums(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> torch.Tensor:
+    slots = response_logits(
+        policy.model, prompts, [[r] for r in responses], pad=policy.pad, layout=policy.layout
+    )
+    return slots[0].logp().sum(1)
+
+
+@torch.no_grad()
+def nats_per_token(
+    policy: LanguagePolicy, prompts: Sequence[Prompt], responses: Sequence[Tokens], batch: int = 64
+) -> float:
+    """Mean negative log-likelihood per response token on held-out demonstrations."""
+    total = 0.0
+    for start in range(0, len(prompts), batch):
+        cut = slice(start, start + batch)
+        total -= float(_sums(policy, [p.tokens for p in prompts[cut]], responses[cut]).sum())
+    return total / sum(len(r) for r in responses)
