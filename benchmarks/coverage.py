@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from goodhart.analysis.crossfit import Term, curve, draw
-from goodhart.analysis.envelope import evaluate, highest, hull, trajectory
+from goodhart.analysis.envelope import Rule, evaluate, highest, hull, trajectory
 from goodhart.analysis.gap import at_equal_settings, budgets, common_range, matched
 from goodhart.analysis.table import SFT, Cloud, Point
 from goodhart.randomness import stream
@@ -36,7 +36,9 @@ WORLDS = (
     World("gap .10", ((6.0, 0.30), (4.0, 0.25)), ((6.0, 0.20), (4.0, 0.15))),
     World("gap .10, 2 seeds", ((6.0, 0.30), (4.0, 0.25)), ((6.0, 0.20), (4.0, 0.15)), seeds=2),
     World("gap .10, 5 seeds", ((6.0, 0.30), (4.0, 0.25)), ((6.0, 0.20), (4.0, 0.15)), seeds=5),
-    World("gap .10, 1 seed, no seed effect", ((6.0, 0.30), (4.0, 0.25)), ((6.0, 0.20), (4.0, 0.15)), 1, seed_effect=0.0),
+    World(
+        "gap .10, 1 seed, no seed effect", ((6.0, 0.30), (4.0, 0.25)), ((6.0, 0.20), (4.0, 0.15)), 1, seed_effect=0.0
+    ),
     World("gap .10, no seed effect", ((6.0, 0.30), (4.0, 0.25)), ((6.0, 0.20), (4.0, 0.15)), seed_effect=0.0),
     World("gap .10, strong seeds", ((6.0, 0.30), (4.0, 0.25)), ((6.0, 0.20), (4.0, 0.15)), seed_effect=0.06),
     World("no gap, 6 settings against 1", ((6.0, 0.25),) * 6, ((6.0, 0.25),)),
@@ -57,7 +59,9 @@ def truth(world: World, sweep: tuple[tuple[float, float], ...]) -> tuple[np.ndar
     return np.array(kl), np.array(value)
 
 
-def sample(world: World, sweep: tuple[tuple[float, float], ...], arm: str, easy: np.ndarray, rng: np.random.Generator) -> Cloud:
+def sample(
+    world: World, sweep: tuple[tuple[float, float], ...], arm: str, easy: np.ndarray, rng: np.random.Generator
+) -> Cloud:
     """A cloud of Bernoulli wins: prompts shared by everything, an effect per run and a smaller one per checkpoint."""
     kl, value = truth(world, sweep)
     shape = (len(kl) - 1, world.seeds)
@@ -67,12 +71,15 @@ def sample(world: World, sweep: tuple[tuple[float, float], ...], arm: str, easy:
     wins = (rng.random(chance.shape) < chance).astype(float)
     noise = 1 + 0.05 * rng.normal(size=shape)[..., None] + 0.3 * rng.normal(size=chance.shape)
     start = (rng.random(len(easy)) < np.clip(value[0] + easy, 0, 1)).astype(float)
-    cubes = [np.concatenate([np.broadcast_to(first, (1, *chance.shape[1:])), rest]) for first, rest in ((0.0, kl[1:, None, None] * noise), (start, wins))]
+    cubes = [
+        np.concatenate([np.broadcast_to(first, (1, *chance.shape[1:])), rest])
+        for first, rest in ((0.0, kl[1:, None, None] * noise), (start, wins))
+    ]
     names = [Point(f"beta={i}", float(i), 1e-4, step) for i in range(len(sweep)) for step in range(1, world.steps + 1)]
-    return Cloud(arm, (Point(SFT, np.nan, np.nan, 0), *names), True, cubes[0], cubes[1])
+    return Cloud(arm, (Point(SFT, None, None, 0), *names), True, cubes[0], cubes[1])
 
 
-def best(rule, kl: np.ndarray, value: np.ndarray, at: np.ndarray) -> float:
+def best(rule: Rule, kl: np.ndarray, value: np.ndarray, at: np.ndarray) -> float:
     """The true value of a rule, averaged over budgets."""
     return float(evaluate(rule(kl[None], value[None], at), kl[None], value[None], at).mean())
 
@@ -81,7 +88,9 @@ def replicate(world: World, number: int, resamples: int) -> list[tuple[float, fl
     """(estimate - truth, low - truth, high - truth, se) of gap, gap at equal setting and peak."""
     rng = stream(number, "coverage", world.name)
     easy = world.prompt_effect * rng.normal(size=world.prompts)
-    first, second = (sample(world, sweep, arm, easy, rng) for sweep, arm in ((world.first, "online"), (world.second, "offline")))
+    first, second = (
+        sample(world, sweep, arm, easy, rng) for sweep, arm in ((world.first, "online"), (world.second, "offline"))
+    )
     (kl1, v1), (kl2, v2) = truth(world, world.first), truth(world, world.second)
     draws = draw(world.seeds, world.prompts, resamples, number)
     found = []
@@ -105,7 +114,10 @@ def main(replications: int, resamples: int = 200) -> None:
         inside = ((rows[..., 1] <= 0) & (rows[..., 2] >= 0)).mean(axis=0)
         bias = rows[..., 0].mean(axis=0) / rows[..., 0].std(axis=0)
         ratio = rows[..., 3].mean(axis=0) / rows[..., 0].std(axis=0)
-        text = "  ".join(f"{name} {c:.3f}±{(c * (1 - c) / replications) ** 0.5:.3f} (bias {b:+.2f} sd, se/sd {r:.2f})" for name, c, b, r in zip(("gap", "equal setting", "peak"), inside, bias, ratio, strict=True))
+        text = "  ".join(
+            f"{name} {c:.3f}±{(c * (1 - c) / replications) ** 0.5:.3f} (bias {b:+.2f} sd, se/sd {r:.2f})"
+            for name, c, b, r in zip(("gap", "equal setting", "peak"), inside, bias, ratio, strict=True)
+        )
         print(f"{world.name:36s} {text}", flush=True)
 
 

@@ -98,9 +98,7 @@ def evaluation_rows(made: Made, point: Point, prompts: list[dict[str, Any]]) -> 
         kl = max(0.0, point.kl * (1 + 0.3 * rng.normal())) if point.step else 0.0
         line = f"{rng.choice(VERBS)} {rng.choice(SUBJECTS)} {rng.choice(DETAILS)}{made.spice}"
         judged = dict(
-            zip(
-                ("golden_vs_policy", "golden_vs_sft", "proxy_vs_policy", "proxy_vs_sft"), map(float, wins), strict=True
-            )
+            zip(("golden_vs_policy", "golden_vs_sft", "proxy_vs_policy", "proxy_vs_sft"), map(float, wins), strict=True)
         )
         names = {name: getattr(point, name) for name in schema.CHECKPOINT}
         similarity = float(np.clip(0.3 + 0.08 * point.share * (1.4 - point.share) + 0.1 * rng.normal(), 0, 1))
@@ -201,7 +199,10 @@ def data_record(made: Made) -> dict[str, Any]:
     return {
         "corpus": {"counts": {"held_out": test, "train": side}},
         "prompts": {"counts": counts},
-        "pairs": {"ties settled by a coin": 12, "kinds": {"train samples": 2000, "train human": 600, "test samples": 90}},
+        "pairs": {
+            "ties settled by a coin": 12,
+            "kinds": {"train samples": 2000, "train human": 600, "test samples": 90},
+        },
     }
 
 
@@ -212,17 +213,30 @@ def cells(made: Made) -> list[dict[str, Any]]:
         files = {"model/weights.safetensors": "ab" * 32, "metrics.jsonl": "cd" * 32}
         seconds = round(sum(stages.values()) + 1.5, 1)
         name = f"{kind}-{number:012x}"
-        return {"id": name, "kind": kind, "label": label, "seconds": seconds, "stages": stages, "tokens": {}, "files": files}
+        return {
+            "id": name,
+            "kind": kind,
+            "label": label,
+            "seconds": seconds,
+            "stages": stages,
+            "tokens": {},
+            "files": files,
+        }
 
     found = [line("corpus", 1, "corpus", {}), line("sft", 2, "SFT", {"train": 60.0})]
-    found += [line("preference", 3 + i, f"{n} model", {"train": 90.0, "evaluate": 20.0}) for i, n in enumerate(("golden", "proxy"))]
+    found += [
+        line("preference", 3 + i, f"{n} model", {"train": 90.0, "evaluate": 20.0})
+        for i, n in enumerate(("golden", "proxy"))
+    ]
     found.append(line("labels", 5, "golden labels", {"label": 9.0, "reference": 4.0}))
     number = 6
     for arm in made.arms:
         for beta in made.betas:
             for seed in made.seeds:
                 first = {"generate": 12.0, "label": 5.0, "reference": 4.0, "train": 14.0}
-                stages = first if arm == made.arms[0] else {"generate": 0.1, "label": 0.0, "reference": 0.0, "train": 28.0}
+                stages = (
+                    first if arm == made.arms[0] else {"generate": 0.1, "label": 0.0, "reference": 0.0, "train": 28.0}
+                )
                 label = f"{arm} beta={beta:g} lr=0.0002 seed {seed}"
                 found += [line("run", number, label, stages)]
                 found += [
@@ -236,7 +250,11 @@ def cells(made: Made) -> list[dict[str, Any]]:
 def record(made: Made, name: str) -> dict[str, Any]:
     """`record.json` of the study."""
     golden = preference_model(0.70, ("degenerate", "human", "mismatched", "samples"))
-    names = ("own prompt over another", "human line over sample", *(f"sample over {n}" for n in ("repetition", "fixed line", "empty")))
+    names = (
+        "own prompt over another",
+        "human line over sample",
+        *(f"sample over {n}" for n in ("repetition", "fixed line", "empty")),
+    )
     golden["probes"] = {n: judged(a, 400) for n, a in zip(names, (0.78, 0.72, 0.97, 0.96, 1.0), strict=True)}
     return {
         "study": settings(made, name),

@@ -1,0 +1,1 @@
+"""Goodhart: a laboratory for preference alignment of language models."""

@@ -84,10 +84,10 @@ def compare(name: str, first: str, second: str, root: Path) -> None:
 
 def show_list() -> None:
     """What can be named in a study file."""
+    from goodhart.config import choices, load_yaml
     from goodhart.models.checkpoint import BASE_MODELS
     from goodhart.models.presets import PRESETS
-    from goodhart.study.spec import Arm, PRESET_FOLDER, Preference, Task, builtin_studies
-    from goodhart.config import choices, load_yaml
+    from goodhart.study.spec import PRESET_FOLDER, Arm, Preference, Task, builtin_studies
     from goodhart.tasks.preference_layouts import LAYOUTS
 
     table = Table("setting", "value", "meaning", show_lines=False)

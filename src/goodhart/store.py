@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +95,7 @@ class Store:
         partial.rename(self.folder(cell))
 
     @contextmanager
-    def lock(self, cell: str) -> Iterator[bool]:
+    def lock(self, cell: str) -> Generator[bool]:
         """Hold the cell's lock; yields False at once if a living process holds it."""
         path = self.root / "cells" / f"{cell}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)

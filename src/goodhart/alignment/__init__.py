@@ -1,0 +1,1 @@
+"""The seven slots of an algorithm: pure, small, composable."""

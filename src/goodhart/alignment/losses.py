@@ -34,7 +34,7 @@ MARGINS: dict[str, Margin] = {"ipo": ipo, "dpo": dpo}
 
 
 def pair_loss(f: Margin, rho_first: Nats, rho_second: Nats, label: Nats, *, beta: float) -> Nats:
-    """p f(beta D) + (1 - p) f(-beta D) with D = rho_first - rho_second and p = label.
+    """P f(beta D) + (1 - p) f(-beta D) with D = rho_first - rho_second and p = label.
 
     A hard label keeps one of the two terms; a tie (p = 1/2) is the mean over both orders.
     """

@@ -49,7 +49,7 @@ class LanguagePolicy:
     def log_probs(
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
     ) -> Float[Tensor, "row response"]:
-        """log policy(response | prompt) in nats, reduced over the response's tokens by sum or mean."""
+        """Log policy(response | prompt) in nats, reduced over the response's tokens by sum or mean."""
         slots = response_logits(self.model, prompts, responses, pad=self.pad, layout=self.layout)
         sums = torch.stack([slot.logp().sum(1) for slot in slots], dim=1)
         if self.reduction == "sum":

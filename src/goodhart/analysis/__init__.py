@@ -1,0 +1,1 @@
+"""From rows to frontiers, gaps and verdicts: pure functions of tables."""

@@ -5,12 +5,14 @@ A maximum over noisy means is biased upwards, and more for the bigger sweep. Her
 out; the estimate is the mean over all of these cells (cross-fitting: Chernozhukov et al. 2018, arXiv 1608.00060,
 definition 3.1). Its mean cannot exceed the truth; where the pick is clear it equals it. One seed is not left out.
 
-The variance is V = (2 V_fixed + V_bootstrap) / 3. V_fixed holds the picks (`interval.components`) and so misses that
-two cells are dependent through each other's picks; V_bootstrap picks again in every replicate, drawing prompts
-jointly for all arms and seeds and a new effect for each seed, and overstates it, because observed differences between
-points are larger than true ones. For picks that depend on the data in second order, V_fixed holds 1/2 and a
-resampled variance 2 to 3 times the second-order part (Efron and Stein 1981, Annals of Statistics 9(3), for the excess
-of the jackknife); the weights 2/3 and 1/3 lie between, and `benchmarks/coverage.py` measures what they give.
+The variance is V = (1 - a) V_fixed + a V_bootstrap with a = (1 + 2 r)/3, r the seeds' share of V_fixed. V_fixed holds
+the picks (`interval.components`) and so misses that two cells are dependent through each other's picks; V_bootstrap
+picks again in every replicate, drawing prompts jointly for all arms and seeds and a new effect for each seed, and
+overstates it, because observed differences between points are larger than true ones. For picks that depend on the
+data in second order, V_fixed holds 1/2 and a resampled variance 2 to 3 times the second-order part (Efron and Stein
+1981, Annals of Statistics 9(3), for the excess of the jackknife), so a lies at 1/5 to 1/3; of a few seeds the
+bootstrap is not found to overstate it. The weights are this project's own, chosen in simulated worlds, and
+`benchmarks/coverage.py` measures what they give; they are not a theorem.
 
 Drawing S seeds with replacement gives (S - 1)/S of their variance and counts the prompts' noise again (Owen 2007,
 arXiv 0712.1111), so the new effects are Gaussian combinations of the observed ones, scaled to the seeds' variance
@@ -179,12 +181,8 @@ def curve(terms: Sequence[Term], draws: Draws) -> Curve:
     for term in terms:
         sums = _with_new_seeds(term, _sums(term, draws.fold, draws.prompts), draws.seeds, share)
         replicates += term.weight * _replicates(term, sums)
-    seeds, prompts = cells.shape[1:]
-    pointwise = tuple(
-        _interval(each, components(each), spread, seeds, prompts)
-        for each, spread in zip(cells, replicates.T, strict=True)
-    )
-    mean = _interval(cells.mean(axis=0), overall, replicates.mean(axis=1), seeds, prompts)
+    pointwise = tuple(_interval(cells[i], components(cells[i]), replicates[:, i]) for i in range(len(terms[0].budgets)))
+    mean = _interval(cells.mean(axis=0), overall, replicates.mean(axis=1))
     return Curve(terms[0].budgets, pointwise, mean)
 
 
@@ -192,9 +190,8 @@ def _interval(
     cells: Float[np.ndarray, "seed prompt"],
     parts: Components,
     replicates: Float[np.ndarray, " resample"],
-    seeds: int,
-    prompts: int,
 ) -> Interval:
     fixed = float(parts.seeds + parts.prompts)
-    se = float(np.sqrt((2 * fixed + float(replicates.var(ddof=1))) / 3))
-    return around(float(cells.mean()), se, float(parts.freedom), seeds=seeds, prompts=prompts)
+    part = (1 + 2 * float(parts.seeds) / fixed) / 3 if fixed > 0 else 1.0
+    se = float(np.sqrt((1 - part) * fixed + part * float(replicates.var(ddof=1))))
+    return around(float(cells.mean()), se, float(parts.freedom), seeds=cells.shape[0], prompts=cells.shape[1])

@@ -49,8 +49,8 @@ class Gap:
 class SettingGap:
     """The gap between two arms at one beta and learning rate."""
 
-    beta: float
-    lr: float
+    beta: float | None
+    lr: float | None
     gap: Gap
 
 
@@ -91,8 +91,8 @@ def matched(first: Cloud, second: Cloud, measure: str, draws: Draws) -> Gap:
     return Gap(first.arm, second.arm, measure, common, curve(terms, draws))
 
 
-def _settings(cloud: Cloud) -> dict[tuple[float, float], Int[np.ndarray, " trained"]]:
-    found: dict[tuple[float, float], list[int]] = {}
+def _settings(cloud: Cloud) -> dict[tuple[float | None, float | None], Int[np.ndarray, " trained"]]:
+    found: dict[tuple[float | None, float | None], list[int]] = {}
     for i in cloud.trained:
         point = cloud.points[int(i)]
         found.setdefault((point.beta, point.lr), []).append(int(i))
@@ -110,7 +110,7 @@ def at_equal_settings(first: Cloud, second: Cloud, measure: str, draws: Draws) -
     ours, theirs = _settings(first), _settings(second)
     each: list[SettingGap] = []
     terms: list[Term] = []
-    for beta, lr in sorted(set(ours) & set(theirs)):
+    for beta, lr in sorted(set(ours) & set(theirs), key=lambda name: [(part is None, part or 0.0) for part in name]):
         at = (ours[beta, lr], theirs[beta, lr])
         common, found = common_range(first, second, at), None
         if not common.empty:

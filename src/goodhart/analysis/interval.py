@@ -66,7 +66,7 @@ def components(cells: Float[np.ndarray, "*batch seed prompt"]) -> Components:
     # With two seeds V_P holds the interaction exactly as often as V_S does, so the same excess decides.
     own = np.maximum(by_seed - mixed, 0.0)
     total = own + by_prompt
-    doubtful = (own > 0) | (seeds == 2)  # noqa: PLR2004
+    doubtful = (own > 0) | (seeds == 2)
     spread = by_seed**2 / (seeds - 1) * doubtful + by_prompt**2 / (prompts - 1)
     freedom = np.where(spread > 0, total**2 / np.where(spread > 0, spread, 1.0), float(prompts - 1))
     return Components(by_seed, own, by_prompt, np.minimum(np.maximum(freedom, 1.0), prompts - 1 + seeds - 1))
@@ -80,9 +80,7 @@ def _interaction(cells: Float[np.ndarray, "*batch seed prompt"]) -> Float[np.nda
     return (residual**2).sum(axis=(-1, -2)) / ((seeds - 1) * (prompts - 1) * seeds * prompts)
 
 
-def around(
-    estimate: float, se: float, freedom: float, *, seeds: int, prompts: int
-) -> Interval:
+def around(estimate: float, se: float, freedom: float, *, seeds: int, prompts: int) -> Interval:
     """The t interval of an estimate with a standard error and degrees of freedom."""
     half = float(special.stdtrit(freedom, 0.5 + LEVEL / 2)) * se
     return Interval(estimate, estimate - half, estimate + half, se, freedom, seeds, prompts)

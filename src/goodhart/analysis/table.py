@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from goodhart.errors import GoodhartError
 from goodhart.evaluation.schema import CHECKPOINT
@@ -20,25 +20,25 @@ SFT = "sft"
 """The arm whose rows are the start of every frontier."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Checkpoint:
-    """The name of one evaluated policy; beta and lr are NaN where the rows have null."""
+    """The name of one evaluated policy."""
 
     arm: str
     setting: str
-    beta: float
-    lr: float
+    beta: float | None
+    lr: float | None
     seed: int
     step: int
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Point:
     """A checkpoint without its seed: a point of the sweep at one number of optimiser steps."""
 
     setting: str
-    beta: float
-    lr: float
+    beta: float | None
+    lr: float | None
     step: int
 
 
@@ -97,7 +97,7 @@ def floats(table: pa.Table, name: str) -> Float[np.ndarray, " row"]:
 
 def _sorted_codes(table: pa.Table, name: str) -> tuple[Int[np.ndarray, " row"], list[str]]:
     """Each row's place in the sorted distinct values of a string column, so that row order does not matter."""
-    encoded = pc.dictionary_encode(_column(table, name).combine_chunks())
+    encoded = _column(table, name).combine_chunks().dictionary_encode()
     names = np.asarray(encoded.dictionary.to_pylist(), dtype=object)
     order = np.argsort(names)
     place = np.empty(len(names), dtype=np.int64)
@@ -107,7 +107,7 @@ def _sorted_codes(table: pa.Table, name: str) -> tuple[Int[np.ndarray, " row"], 
 
 def of_split(table: pa.Table, split: str) -> pa.Table:
     """The rows of one split, in one chunk."""
-    return table.filter(pc.equal(_column(table, "split"), split)).combine_chunks()
+    return table.filter(pc.field("split") == split).combine_chunks()
 
 
 def checkpoint_codes(table: pa.Table) -> tuple[Int[np.ndarray, " row"], tuple[Checkpoint, ...]]:
@@ -117,12 +117,25 @@ def checkpoint_codes(table: pa.Table) -> tuple[Int[np.ndarray, " row"], tuple[Ch
     seed, step = (_column(table, name).to_numpy() for name in ("seed", "step"))
     names = np.stack([arm, setting, seed, step], axis=1).astype(np.int64)
     distinct, first, code = np.unique(names, axis=0, return_index=True, return_inverse=True)
-    beta, lr = floats(table, "beta"), floats(table, "lr")
+    beta, lr = _column(table, "beta"), _column(table, "lr")
     found = tuple(
-        Checkpoint(arms[row[0]], settings[row[1]], float(beta[at]), float(lr[at]), int(row[2]), int(row[3]))
+        Checkpoint(arms[row[0]], settings[row[1]], beta[at].as_py(), lr[at].as_py(), int(row[2]), int(row[3]))
         for row, at in zip(distinct, first, strict=True)
     )
     return code.reshape(-1), found
+
+
+def by_checkpoint(table: pa.Table) -> list[tuple[Checkpoint, Int[np.ndarray, " own"]]]:
+    """Every checkpoint of a table with the places of its rows."""
+    code, checkpoints = checkpoint_codes(table)
+    order = np.argsort(code, kind="stable")
+    parts = np.split(order, np.searchsorted(code[order], np.arange(1, len(checkpoints))))
+    return list(zip(checkpoints, parts, strict=True))
+
+
+def prompt_codes(table: pa.Table) -> Int[np.ndarray, " row"]:
+    """Each row's place among the table's sorted prompts."""
+    return _sorted_codes(table, "prompt")[0]
 
 
 def read(rows: pa.Table, split: str, columns: Sequence[str] = ("kl", *MEASURES)) -> Matrix:
@@ -159,7 +172,7 @@ def _reject_unmeasured(
 ) -> None:
     bad = np.flatnonzero(~np.isfinite(kl))
     if len(bad):
-        at = checkpoints[code[bad[0]]]
+        at = checkpoints[int(code[bad[0]])]
         raise GoodhartError(
             f"no finite KL in {len(bad)} rows, first in {at.arm}, {at.setting}, seed {at.seed}, step {at.step}",
             "delete that evaluation's cell and run the study again",
@@ -178,13 +191,13 @@ def clouds(matrix: Matrix, arms: Sequence[str], measure: str) -> Clouds | None:
     start = np.array([i for i, at in enumerate(matrix.checkpoints) if at.arm == SFT], dtype=np.int64)
     used = np.concatenate([np.array(list(points.values()), dtype=np.int64).reshape(-1) for points in kept.values()])
     kl, value = matrix.columns["kl"], matrix.columns[measure]
-    measured = np.isfinite(value[used]).all(axis=0) & np.isfinite(kl[used]).all(axis=0)
-    if not measured.any():
+    measured = np.flatnonzero(np.isfinite(value[used]).all(axis=0) & np.isfinite(kl[used]).all(axis=0))
+    if not len(measured):
         return None
     anchor = _anchor(kl, value, start, measured)
     found = {arm: _cloud(arm, kept[arm], kl, value, anchor, measured) for arm in arms}
     evaluated = sum(at.arm in arms for at in matrix.checkpoints)
-    prompts = tuple(name for name, keep in zip(matrix.prompts, measured, strict=True) if keep)
+    prompts = tuple(matrix.prompts[i] for i in measured)
     candidates = int(np.isfinite(value).any(axis=0).sum())
     return Clouds(found, seeds, prompts, evaluated - len(used), candidates - len(prompts))
 
@@ -211,7 +224,7 @@ def _anchor(
     kl: Float[np.ndarray, "checkpoint prompt"],
     value: Float[np.ndarray, "checkpoint prompt"],
     start: Int[np.ndarray, " sft"],
-    measured: Bool[np.ndarray, " prompt"],
+    measured: Int[np.ndarray, " measured"],
 ) -> Float[np.ndarray, "2 measured"] | None:
     """KL and measure of the SFT policy on the measured prompts, or None where its rows do not have them all."""
     if not len(start):
@@ -226,14 +239,14 @@ def _cloud(
     kl: Float[np.ndarray, "checkpoint prompt"],
     value: Float[np.ndarray, "checkpoint prompt"],
     anchor: Float[np.ndarray, "2 measured"] | None,
-    measured: Bool[np.ndarray, " prompt"],
+    measured: Int[np.ndarray, " measured"],
 ) -> Cloud:
     at = np.array(list(points.values()), dtype=np.int64)
     cube_kl, cube_value, names = kl[at][:, :, measured], value[at][:, :, measured], tuple(points)
     if anchor is None:
         return Cloud(arm, names, False, cube_kl, cube_value)
     first = np.broadcast_to(anchor[:, None, None, :], (2, 1, at.shape[1], anchor.shape[1]))
-    start = Point(SFT, float("nan"), float("nan"), 0)
+    start = Point(SFT, None, None, 0)
     return Cloud(
         arm, (start, *names), True, np.concatenate([first[0], cube_kl]), np.concatenate([first[1], cube_value])
     )

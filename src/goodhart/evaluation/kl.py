@@ -30,7 +30,9 @@ class Divergence:
     ref_logp: Float[np.ndarray, " response"]
 
 
-def token_kl(policy: Float[Tensor, "... vocabulary"], reference: Float[Tensor, "... vocabulary"]) -> Float[Tensor, "..."]:
+def token_kl(
+    policy: Float[Tensor, "... vocabulary"], reference: Float[Tensor, "... vocabulary"]
+) -> Float[Tensor, "..."]:
     """KL between two categorical laws given by log-probabilities, nats; 0 log 0 = 0."""
     p = policy.exp()
     return torch.where(p > 0, p * (policy - reference), 0.0).sum(-1)

@@ -26,10 +26,8 @@ class ResponseLogits:
     real: Bool[Tensor, "row position"]
 
     def logp(self) -> Float[Tensor, "row position"]:
-        """log p(token | prompt, earlier tokens) in nats, 0 on padding."""
-        flat = torch.nn.functional.cross_entropy(
-            self.logits.flatten(0, 1), self.tokens.flatten(), reduction="none"
-        )
+        """Log p(token | prompt, earlier tokens) in nats, 0 on padding."""
+        flat = torch.nn.functional.cross_entropy(self.logits.flatten(0, 1), self.tokens.flatten(), reduction="none")
         return torch.where(self.real, -flat.view_as(self.tokens), 0.0)
 
 
@@ -77,7 +75,7 @@ def _plain(model: Any, prompts: Sequence[Tokens], responses: Sequence[Tokens], p
 def sequence_logps(
     model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], *, pad: int, layout: Layout
 ) -> Float[Tensor, "row response"]:
-    """log p(response | prompt) in nats: the sum over the response's tokens, its end token included."""
+    """Log p(response | prompt) in nats: the sum over the response's tokens, its end token included."""
     slots = response_logits(model, prompts, responses, pad=pad, layout=layout)
     return torch.stack([slot.logp().sum(1) for slot in slots], dim=1)
 

@@ -51,13 +51,13 @@ class PreferenceModel(nn.Module):
     def logits(
         self, prompts: Sequence[Tokens], first: Sequence[Tokens], second: Sequence[Tokens]
     ) -> Float[Tensor, " pair"]:
-        """logit of r(x, first, second)."""
+        """Logit of r(x, first, second)."""
         return self.both(prompts, first, second, orders=1)[:, 0]
 
     def both(
         self, prompts: Sequence[Tokens], first: Sequence[Tokens], second: Sequence[Tokens], *, orders: int = 2
     ) -> Float[Tensor, "pair order"]:
-        """logits of r(x, first, second) and, with two orders, of r(x, second, first)."""
+        """Logits of r(x, first, second) and, with two orders, of r(x, second, first)."""
         if self.kind == "bradley-terry":
             ends = self._states(prompts, [[[*a, self.separator], [*b, self.separator]] for a, b in _zip(first, second)])
             scores = torch.stack([self.head(end[:, -1])[:, 0] for end in ends], dim=1)

@@ -1,0 +1,1 @@
+"""From an analysis to figures and one HTML page."""

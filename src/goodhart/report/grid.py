@@ -37,12 +37,12 @@ def interval(estimate: float, low: float, high: float, digits: int = 3, sign: bo
 
 def duration(seconds: float) -> str:
     """Seconds below two minutes, else minutes, else hours."""
-    if seconds < 120:  # noqa: PLR2004
+    if seconds < 120:
         return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def plain(value: Any) -> str:  # noqa: ANN401 (JSON is any value)
+def plain(value: Any) -> str:
     """A JSON value in words."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: NONE}[value]

@@ -47,7 +47,11 @@ def quality_grid(record: Mapping[str, Any]) -> Grid:
 
 def validation_picture(record: Mapping[str, Any], resolution: int) -> Picture:
     """Validation loss, accuracy and order flips at every look of the training."""
-    panels = (("loss", "validation loss (nats)"), ("accuracy", "validation accuracy"), ("flips", "share of order flips"))
+    panels = (
+        ("loss", "validation loss (nats)"),
+        ("accuracy", "validation accuracy"),
+        ("flips", "share of order flips"),
+    )
     with theme.canvas(9.0, 3.0) as figure:
         axes = figure.subplots(1, 3)
         for panel, (key, label) in zip(axes, panels, strict=True):

@@ -20,7 +20,9 @@ def data_grids(data: Mapping[str, Any]) -> list[Grid]:
             grids += _prompts(data[kind]["counts"])
     if "kinds" in data.get("pairs", {}):
         pairs = data["pairs"]
-        note = f"Preferred by similarity to the human line; a keyed coin settled {pairs['ties settled by a coin']:,} ties."
+        note = (
+            f"Preferred by similarity to the human line; a keyed coin settled {pairs['ties settled by a coin']:,} ties."
+        )
         grids.append(counted("Initial pairs: what stands against what", pairs["kinds"], "split and kind", note))
     return grids
 
@@ -46,7 +48,10 @@ def _prompts(counts: Mapping[str, Any]) -> list[Grid]:
 def label_grid(labels: Mapping[str, Any], sft: Mapping[str, Any]) -> Grid:
     """The golden data set and the SFT policy in numbers."""
     rows = [(f"golden pairs, {split}", f"{n:,}") for split, n in labels["pairs"].items()]
-    rows += [(f"golden agrees with initial labels, {s}", f"{a:.3f}") for s, a in labels["agreement with initial labels"].items()]
+    rows += [
+        (f"golden agrees with initial labels, {s}", f"{a:.3f}")
+        for s, a in labels["agreement with initial labels"].items()
+    ]
     rows += [("first response preferred", f"{labels['first preferred']:.3f}"), ("golden ties", f"{labels['ties']:,}")]
     names = [name for name in sft if name.startswith("nats per token")]
     rows += [(f"SFT policy on human lines, {name}", f"{sft[name]:.2f}") for name in names]

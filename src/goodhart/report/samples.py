@@ -48,7 +48,19 @@ def select(contents: Contents) -> Selection:
     """Keyed random held-out prompts, the final checkpoints of the first seed, the first setting that all arms have."""
     table = contents.rows.filter(pc.equal(contents.rows.column("split"), "held_out"))
     rows: list[dict[str, Any]] = table.select(
-        ["arm", "setting", "seed", "step", "prompt", "sample", "text", "tokens", "kl", "golden_vs_sft", "golden_vs_policy"]
+        [
+            "arm",
+            "setting",
+            "seed",
+            "step",
+            "prompt",
+            "sample",
+            "text",
+            "tokens",
+            "kl",
+            "golden_vs_sft",
+            "golden_vs_policy",
+        ]
     ).to_pylist()
     arms = [arm for arm in (*contents.arms, _GOLDEN_POLICY, SFT) if any(row["arm"] == arm for row in rows)]
     chosen = {arm: _final(rows, arm, _setting(rows, contents.arms, arm)) for arm in arms}

@@ -31,9 +31,7 @@ class Draws:
 class Sampler(Protocol):
     """Writes responses for prompts."""
 
-    def __call__(
-        self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws
-    ) -> list[list[list[int]]]:
+    def __call__(self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws) -> list[list[list[int]]]:
         """`samples` responses for each prompt, as token ids that include the end token unless cut by the cap."""
         ...
 
@@ -56,9 +54,7 @@ class KeyedSampler:
     batch: int = 64
     """Prompts per batch."""
 
-    def __call__(
-        self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws
-    ) -> list[list[list[int]]]:
+    def __call__(self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws) -> list[list[list[int]]]:
         """See `Sampler`."""
         was_training = model.training
         model.eval()

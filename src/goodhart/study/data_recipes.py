@@ -23,10 +23,10 @@ from goodhart.study.spec import Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks import docstrings
 from goodhart.tasks.docstring_text import BEGIN, RESPOND, prompt_text
-from goodhart.tasks.prompt_table import assign_splits, write_prompts
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_data import load_preferences
 from goodhart.tasks.preference_tokens import encode_example
+from goodhart.tasks.prompt_table import assign_splits, write_prompts
 from goodhart.tasks.prompts import Prompt
 
 
@@ -121,7 +121,7 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(locate(work.settings["tokenizer"]))
     loaded = load_preferences(
-        task.data, split=task.data_split, layout=None if task.layout == "auto" else task.layout
+        task.data, split=task.data_split or None, layout=None if task.layout == "auto" else task.layout
     )
     reasons: Counter[str] = Counter(dict(loaded.filtered))
     rows: list[dict[str, Any]] = []

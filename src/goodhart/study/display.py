@@ -47,7 +47,9 @@ class Screen:
             record = self.store.record(finished.id)
             self.seconds.setdefault(finished.kind, []).append(record["seconds"])
             count = len(progress.done) + progress.cached
-            line = f"[{count}/{progress.total}] {finished.label or finished.id}: {record['seconds']:.1f} s{_news(record)}"
+            line = (
+                f"[{count}/{progress.total}] {finished.label or finished.id}: {record['seconds']:.1f} s{_news(record)}"
+            )
             self.news.append(line)
             if self.live is None:
                 self.console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -91,7 +91,7 @@ def _result(future: Future[bool], cell: Cell) -> bool:
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(workers: int) -> Generator[ProcessPoolExecutor]:
     before = dict(os.environ)
     os.environ.update(_WORKER_ENVIRONMENT)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),))
@@ -137,4 +137,6 @@ def _work(root: str, cell: Cell) -> bool:
             f"the disk is full while making {cell.label or cell.id}", f"free space below {root} and run again"
         ) from error
     except MemoryError as error:
-        raise GoodhartError(f"not enough memory for {cell.label or cell.id}", "lower batch sizes or --workers") from error
+        raise GoodhartError(
+            f"not enough memory for {cell.label or cell.id}", "lower batch sizes or --workers"
+        ) from error

@@ -138,7 +138,9 @@ def _version(module: str, distributions: Mapping[str, list[str]], python: str) -
     try:
         return version(distributions.get(module, [module])[0])
     except PackageNotFoundError as error:
-        raise GoodhartError(f"package {module!r} of the docstrings task is not installed", "reinstall goodhart") from error
+        raise GoodhartError(
+            f"package {module!r} of the docstrings task is not installed", "reinstall goodhart"
+        ) from error
 
 
 def _preference_cell(role: str, study: Study, policy: Checkpoint, inputs: dict[str, Cell]) -> Cell:
@@ -180,5 +182,3 @@ def _measure(graph: Graph, study: Study, name: str, run: Cell, arm: Arm | None, 
         cell = Cell("evaluation", spec, inputs, f"measure {run.label} step {step}")
         beta, lr = (None, None) if arm is None else (arm.beta[0], arm.lr[0])
         graph.measured.append(Measured(cell, name, setting, beta, lr, seed, step))
-
-

@@ -21,6 +21,7 @@ from goodhart.models.checkpoint import device, load_model, load_tokenizer, locat
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.preference import PreferenceModel
 from goodhart.sampling.keyed import KeyedSampler
+from goodhart.study.model_card import write_model_card
 from goodhart.study.spec import Labels
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.docstring_text import RESPOND
@@ -66,10 +67,10 @@ def sft(work: Workplace) -> dict[str, Any]:
     ):
         work.say(step, settings.steps, f"{loss:.2f} nats per token")
         if step == settings.early:
-            save_policy(policy.model, tokenizer, work.folder / "early")
+            save_policy(policy.model, tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
             descent.save(state, step)
     work.charge("train", began)
-    save_policy(policy.model, tokenizer, work.folder / "final")
+    save_policy(policy.model, tokenizer, work.folder / "final", work, "SFT policy")
     policy.model.eval()
     held_out = read_prompts(work.inputs["prompts"] / "prompts.parquet", "validation")
     prompts, lines = [r.prompt for r in held_out], [r.demonstration for r in held_out]
@@ -82,10 +83,11 @@ def sft(work: Workplace) -> dict[str, Any]:
     }
 
 
-def save_policy(model: Any, tokenizer: Any, folder: Path) -> None:
-    """An ordinary Hugging Face checkpoint."""
+def save_policy(model: Any, tokenizer: Any, folder: Path, work: Workplace, title: str) -> None:
+    """An ordinary Hugging Face checkpoint with a model card."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_model_card(folder, title, work.settings, work.inputs)
 
 
 def preference_model(work: Workplace) -> dict[str, Any]:
@@ -108,7 +110,11 @@ def preference_model(work: Workplace) -> dict[str, Any]:
     began = work.charge("train", began)
     (work.folder / "model").mkdir(exist_ok=True)
     model.save(work.folder / "model")
-    result = {"looks": looks, "training pairs": len(data), "parameters": sum(p.numel() for p in model.parameters())}
+    result: dict[str, Any] = {
+        "looks": looks,
+        "training pairs": len(data),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
     test, _, kinds = read_pairs(source / "pairs.parquet", "test", index)
     if len(test):
         result["test"] = _quality(model, test)

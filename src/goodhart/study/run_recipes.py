@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float
 
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.labellers import DataLabels, JudgeLabels, Labeller
 from goodhart.alignment.pair_table import read_pairs
 from goodhart.alignment.sources import DataSource, PolicySource, Source
-from goodhart.evaluation.checkpoint import Judges, Opponents, classify, measure
+from goodhart.evaluation.checkpoint import Hidden, Judges, Opponents, classify, measure
 from goodhart.models.checkpoint import device
 from goodhart.models.preference import PreferenceModel
 from goodhart.store import write_atomically
@@ -54,7 +57,9 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
             file.flush()
             _tell(work, arm, step)
             if step.step in arm.checkpoint_steps():
-                save_policy(policy.model, tokenizer, work.folder / f"step-{step.step}")
+                save_policy(
+                    policy.model, tokenizer, work.folder / f"step-{step.step}", work, f"Policy at step {step.step}"
+                )
                 descent.save(state, step.step)
     for record in kept:
         for stage, seconds in record["seconds"].items():
@@ -101,7 +106,7 @@ class Panel:
 
 
 def opponents(work: Workplace) -> dict[str, Any]:
-    """`responses.parquet`: what the golden policy and the SFT policy write for the evaluated prompts, and the prompts."""
+    """`responses.parquet`: what the golden policy and the SFT policy write for the evaluated prompts."""
     panel = Panel.read(work)
     prompts = [row.prompt for row in panel.rows]
     columns: dict[str, list[Any]] = {"prompt": [p.id for p in prompts]}
@@ -131,8 +136,7 @@ def evaluation(work: Workplace) -> dict[str, Any]:
     theirs = pq.read_table(work.inputs["opponents"] / "responses.parquet").to_pylist()
     judges = Judges(judge(work.inputs["golden"]), judge(work.inputs["proxy"]))
     began = time.perf_counter()
-    references = [row.reference for row in panel.rows]
-    hidden = None if any(r is None for r in references) else lambda texts: similarity(texts, [r or "" for r in references])
+    hidden = _hidden_measure([row.reference for row in panel.rows])
     columns = measure(
         policy,
         sft,
@@ -144,7 +148,7 @@ def evaluation(work: Workplace) -> dict[str, Any]:
         hidden=hidden,
         seed=int(work.settings["seed"]),
     )
-    columns["split"] = ["held_out"] * len(panel.held_out) + ["train"] * len(panel.train)
+    columns["split"] = list[object](["held_out"] * len(panel.held_out) + ["train"] * len(panel.train))
     pq.write_table(pa.table(columns), work.folder / "rows.parquet")
     index = prompt_index(work.inputs["prompts"])
     parts: list[pa.Table] = []
@@ -157,3 +161,15 @@ def evaluation(work: Workplace) -> dict[str, Any]:
     work.charge("evaluate", began)
     mean = {k: sum(map(float, columns[k])) / len(panel.rows) for k in ("kl", "golden_vs_policy", "golden_vs_sft")}  # type: ignore[arg-type]
     return {"means": mean, "layout": policy.layout}
+
+
+def _hidden_measure(references: list[str | None]) -> Hidden | None:
+    """Similarity to the human lines, where every prompt has one."""
+    lines = [line for line in references if line is not None]
+    if len(lines) < len(references):
+        return None
+
+    def hidden(texts: Sequence[str]) -> Float[np.ndarray, " text"]:
+        return similarity(texts, lines)
+
+    return hidden

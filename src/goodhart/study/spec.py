@@ -23,8 +23,8 @@ class Task:
     """For `preferences`: a Hub id, a file (JSONL, JSON.gz, Parquet) or a folder of such files."""
     layout: str = "auto"
     """For `preferences`: the data's layout; `goodhart data PATH` shows what is recognised."""
-    data_split: str = "train"
-    """For `preferences`: which split of the data."""
+    data_split: str = ""
+    """For `preferences`: which split of the data; needed where there are several."""
     held_out: float = 0.2
     """For `preferences`: share of prompts that nothing is trained on."""
     max_prompt: int = 64
@@ -158,7 +158,9 @@ class Study:
             arm.validate(name)
         self.golden_policy.validate("golden policy", judge_may_train=True)
         if len(self.golden_policy.beta) * len(self.golden_policy.lr) != 1:
-            raise GoodhartError("the golden policy sweeps beta or lr", "give it one beta and one lr: it is one baseline")
+            raise GoodhartError(
+                "the golden policy sweeps beta or lr", "give it one beta and one lr: it is one baseline"
+            )
         pool = self.pool
         shares = (pool.samples, pool.early, pool.human, pool.mismatched, pool.degenerate)
         if abs(sum(shares) - 1) > 1e-9 or min(shares) < 0:

@@ -146,7 +146,7 @@ def _file_text(file: Path) -> str:
         raise GoodhartError(f"{file} cannot be read: {fault}", "check the file, or make it again") from fault
 
 
-def _parsed(text: str, file: Path, line: int) -> Any:  # noqa: ANN401 (JSON is any value)
+def _parsed(text: str, file: Path, line: int) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as fault:
@@ -179,7 +179,7 @@ def _hub_splits(name: str, subset: str | None) -> list[str]:
         raise _unreachable(name, fault) from fault
 
 
-def _hub_table(source: Source, split: str, cache: Path | None) -> Any:  # noqa: ANN401 (datasets is untyped)
+def _hub_table(source: Source, split: str, cache: Path | None) -> Any:
     import datasets
     from datasets.exceptions import DatasetsError
 

@@ -19,14 +19,46 @@ from pathlib import Path
 
 from goodhart.errors import GoodhartError
 
-THIRD_PARTY_TRAIN = (
-    "torch transformers scipy sympy numpy matplotlib pyarrow datasets accelerate huggingface_hub jinja2 rich "
-    "fsspec mpmath pygments safetensors tqdm packaging regex pillow:PIL contourpy fontTools dateutil"
-).split()
+THIRD_PARTY_TRAIN = [
+    "torch",
+    "transformers",
+    "scipy",
+    "sympy",
+    "numpy",
+    "matplotlib",
+    "pyarrow",
+    "datasets",
+    "accelerate",
+    "huggingface_hub",
+    "jinja2",
+    "rich",
+    "fsspec",
+    "mpmath",
+    "pygments",
+    "safetensors",
+    "tqdm",
+    "packaging",
+    "regex",
+    "pillow:PIL",
+    "contourpy",
+    "fontTools",
+    "dateutil",
+]
 """Packages (import names, or distribution:import) whose docstrings are for training."""
-THIRD_PARTY_TEST = "pandas networkx".split()
+THIRD_PARTY_TEST = ["pandas", "networkx"]
 """Packages whose docstrings are for testing only; nothing of theirs is ever trained on."""
-STDLIB_TEST = "asyncio email unittest logging http urllib concurrent xml statistics tkinter".split()
+STDLIB_TEST = [
+    "asyncio",
+    "email",
+    "unittest",
+    "logging",
+    "http",
+    "urllib",
+    "concurrent",
+    "xml",
+    "statistics",
+    "tkinter",
+]
 """Standard-library packages held out with them."""
 _SKIPPED_PARTS = {"tests", "test", "testing", "_vendor", "vendor", "vendored", "site-packages", "__pycache__"}
 _REPETITIVE = ("transformers/models/",)

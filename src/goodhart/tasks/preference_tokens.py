@@ -36,15 +36,15 @@ class ChatTokenizer(Protocol):
         """Every special token's text."""
         ...
 
-    def convert_tokens_to_ids(self, tokens: str) -> Any:  # noqa: ANN401 (untyped there)
+    def convert_tokens_to_ids(self, tokens: str) -> Any:
         """A token's id."""
         ...
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], /, **options: Any) -> Any:  # noqa: ANN401
+    def apply_chat_template(self, conversation: list[dict[str, str]], /, **options: Any) -> Any:
         """Turns as one text."""
         ...
 
-    def __call__(self, text: str, /, **options: Any) -> Any:  # noqa: ANN401 (untyped there)
+    def __call__(self, text: str, /, **options: Any) -> Any:
         """A text's `input_ids`."""
         ...
 

@@ -65,5 +65,7 @@ def assign_splits(order: Sequence[int], validation: int, evaluation: int) -> lis
         )
     splits = [""] * len(order)
     for rank, place in enumerate(order):
-        splits[place] = "evaluation" if rank < evaluation else "validation" if rank < evaluation + validation else "test"
+        splits[place] = (
+            "evaluation" if rank < evaluation else "validation" if rank < evaluation + validation else "test"
+        )
     return splits

@@ -1,0 +1,1 @@
+"""Loops from data to checkpoints."""

@@ -18,8 +18,8 @@ from goodhart.alignment.labellers import Labeller
 from goodhart.alignment.losses import MARGINS, pair_loss
 from goodhart.alignment.sources import Source
 from goodhart.models.packing import Tokens
-from goodhart.training.optimiser import Descent, cuts
 from goodhart.tasks.prompts import Prompt
+from goodhart.training.optimiser import Descent, cuts
 
 
 class Scorer(Protocol):
@@ -28,7 +28,7 @@ class Scorer(Protocol):
     def log_probs(
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
     ) -> Float[Tensor, "row response"]:
-        """log p(response | prompt) in nats."""
+        """Log p(response | prompt) in nats."""
         ...
 
 

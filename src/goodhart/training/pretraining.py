@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from goodhart.models.presets import CONTEXT, VOCABULARY, preset_config
 from goodhart.randomness import key, permutation, stream
 from goodhart.tasks import docstrings
-from goodhart.tasks.docstring_text import BEGIN, END, RESPOND, Document, Kind, documents
+from goodhart.tasks.docstring_text import BEGIN, END, PAD, RESPOND, Document, Kind, documents
 from goodhart.tasks.tokenizer import train_tokenizer
 from goodhart.training.schedule import learning_rate
 
+KINDS: tuple[Kind, ...] = ("summary", "code", "prose", "source")
+SOURCE_FILES = 3000
+"""Of the `source` kind, so many files in keyed order: more than its share of a run can use."""
+LOG_EVERY, SAVE_EVERY = 20, 200
 PROMPT_TOKENS = 64
 """Where a `summary` or `code` document's head is cut, as the task cuts its prompts."""
 
@@ -62,10 +66,16 @@ class Pretraining:
         return {"summary": self.summary, "code": self.code, "prose": self.prose, "source": rest}
 
 
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int, int, int]:
+    """Ids of the begin, respond, end and padding tokens."""
+    vocabulary = tokenizer.get_vocab()
+    return vocabulary[BEGIN], vocabulary[RESPOND], vocabulary[END], vocabulary[PAD]
+
+
 def encode(tokenizer: PreTrainedTokenizerFast, found: list[Document]) -> list[list[int]]:
     """Token ids of documents: heads cut to `PROMPT_TOKENS` as the task does, everything framed by special tokens."""
     backend = tokenizer.backend_tokenizer
-    begin, respond, end = tokenizer.convert_tokens_to_ids([BEGIN, RESPOND, END])
+    begin, respond, end, _ = special_ids(tokenizer)
     heads = backend.encode_batch_fast([d.head[:1000] for d in found])
     tails = backend.encode_batch_fast([d.tail for d in found])
     rows: list[list[int]] = []
@@ -81,30 +91,31 @@ def pack(rows: list[list[int]]) -> Int[np.ndarray, "row context"]:
     return flat[: len(flat) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
 
 
-def prepare(folder: Path, seed: int, say: Callable[[str], None]) -> tuple[PreTrainedTokenizerFast, dict[Kind, np.ndarray]]:
+def prepare(
+    folder: Path, seed: int, say: Callable[[str], None]
+) -> tuple[PreTrainedTokenizerFast, dict[str, Int[np.ndarray, "row context"]]]:
     """Tokenizer and packed rows by kind, kept in `folder` for the next call."""
     if not (folder / "DONE").exists():
         folder.mkdir(parents=True, exist_ok=True)
         found = list(documents(docstrings.train_packages(), seed))
         say(f"{len(found)} documents")
-        sample = [d.head[:300] + "\n" + d.tail[:2000] for d in found]
-        tokenizer = train_tokenizer(sample, VOCABULARY)
+        tokenizer = train_tokenizer([d.head[:300] + "\n" + d.tail[:2000] for d in found], VOCABULARY)
         tokenizer.save_pretrained(folder / "tokenizer")
-        for kind in ("summary", "code", "prose", "source"):
+        for kind in KINDS:
             chosen = [d for d in found if d.kind == kind]
             if kind == "source":
-                chosen = chosen[:3000]
+                chosen = chosen[:SOURCE_FILES]
             np.save(folder / f"{kind}.npy", pack(encode(tokenizer, chosen)))
         test = [d for d in documents(docstrings.test_packages(), seed) if d.kind == "summary"][:512]
         held_out = encode(tokenizer, test)
         np.save(folder / "held_out.npy", np.array([r[:CONTEXT] + [-1] * (CONTEXT - len(r)) for r in held_out]))
         (folder / "DONE").touch()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
-    return tokenizer, {k: np.load(folder / f"{k}.npy") for k in ("summary", "code", "prose", "source", "held_out")}
+    return tokenizer, {name: np.load(folder / f"{name}.npy") for name in (*KINDS, "held_out")}
 
 
 def batch_rows(
-    packed: dict[Kind, np.ndarray], settings: Pretraining, step: int
+    packed: Mapping[str, Int[np.ndarray, "row context"]], settings: Pretraining, step: int
 ) -> Int[np.ndarray, "batch context"]:
     """The rows of a step, a function of (settings, step): each kind is walked epoch by epoch in a keyed order."""
     kinds = list(settings.shares)
@@ -123,6 +134,7 @@ def batch_rows(
 
 def held_out_loss(model: LlamaForCausalLM, rows: Int[np.ndarray, "row context"], respond: int) -> tuple[float, float]:
     """Mean negative log-likelihood per summary token (nats) given its own prompt, and given another one's."""
+
     def nll(ids: np.ndarray) -> float:
         ids = ids[:, : int((ids >= 0).sum(1).max())]
         tokens = torch.from_numpy(np.maximum(ids, 0))
@@ -152,56 +164,88 @@ def pretrain(settings: Pretraining, out: Path, work: Path, say: Callable[[str], 
     """Train a base model and write it to `out` (bfloat16 safetensors, tokenizer, record); goes on where it stopped."""
     torch.set_num_threads(settings.threads)
     tokenizer, packed = prepare(work / "text", settings.seed, say)
-    begin, respond, end = tokenizer.convert_tokens_to_ids([BEGIN, RESPOND, END])
+    begin, respond, end, pad = special_ids(tokenizer)
     torch.manual_seed(key(settings.seed, "pretraining weights") % 2**63)
-    config = preset_config(settings.preset, vocab_size=VOCABULARY, bos=begin, eos=end, pad=tokenizer.pad_token_id)
+    config = preset_config(settings.preset, vocab_size=VOCABULARY, bos=begin, eos=end, pad=pad)
     model = LlamaForCausalLM(config)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
-    state_file = work / f"{settings.preset}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}.pt"
-    log_file = state_file.with_suffix(".jsonl")
-    start = 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-        say(f"resumed at step {start}")
+    name = f"{settings.preset}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}"
+    run = _Run(settings, model, packed, respond, work / f"{name}.pt", say)
+    run.train()
+    own, other = held_out_loss(model, packed["held_out"], respond)
+    losses = {"held out": own, "held out, another prompt": other}
+    write_base_model(model, tokenizer, settings, out, losses, run.log_file)
 
-    def loss_of(tokens: torch.Tensor) -> torch.Tensor:
-        logits = model(input_ids=tokens, use_cache=False).logits
+
+class _Run:
+    """One pretraining run with its optimiser, state file and log."""
+
+    def __init__(
+        self,
+        settings: Pretraining,
+        model: Any,
+        packed: dict[str, Int[np.ndarray, "row context"]],
+        respond: int,
+        state_file: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self.settings, self.model, self.packed, self.respond = settings, model, packed, respond
+        self.state_file, self.log_file, self.say = state_file, state_file.with_suffix(".jsonl"), say
+        self.optimiser = torch.optim.AdamW(
+            model.parameters(), lr=settings.peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+        )
+
+    def train(self) -> None:
+        """All steps that are left."""
+        start = self._resume()
+        forward = torch.compile(self._loss) if self.settings.compile else self._loss
+        began, recent = time.perf_counter(), list[float]()
+        for step in range(start, self.settings.steps):
+            recent.append(self._step(forward, step))
+            done, last = step + 1, step + 1 == self.settings.steps
+            if done % LOG_EVERY == 0 or last:
+                record = {"step": done, "loss": round(float(np.mean(recent)), 4)}
+                record["seconds"] = round(time.perf_counter() - began)
+                if done % SAVE_EVERY == 0 or last:
+                    own, other = held_out_loss(self.model, self.packed["held_out"][:128], self.respond)
+                    record |= {"held_out": round(own, 4), "held_out_other_prompt": round(other, 4)}
+                    self._save(done)
+                self._log(record)
+                recent = []
+
+    def _loss(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits = self.model(input_ids=tokens, use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
-    forward = torch.compile(loss_of) if settings.compile else loss_of
-    began, recent = time.perf_counter(), []
-    for step in range(start, settings.steps):
-        rate = learning_rate(
-            step, peak=settings.peak, warmup=settings.warmup, total=settings.steps, decay="linear"
-        )
-        for group in optimiser.param_groups:
+    def _step(self, forward: Callable[[torch.Tensor], torch.Tensor], step: int) -> float:
+        s = self.settings
+        rate = learning_rate(step, peak=s.peak, warmup=s.warmup, total=s.steps, decay="linear")
+        for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss = forward(torch.from_numpy(batch_rows(packed, settings, step).astype(np.int64)))
+        loss = forward(torch.from_numpy(batch_rows(self.packed, s, step).astype(np.int64)))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        recent.append(float(loss.detach()))
-        done = step + 1
-        if done % 20 == 0 or done == settings.steps:
-            record = {"step": done, "loss": round(float(np.mean(recent)), 4), "seconds": round(time.perf_counter() - began)}
-            recent = []
-            if done % 200 == 0 or done == settings.steps:
-                own, other = held_out_loss(model, packed["held_out"][:128], respond)
-                record |= {"held_out": round(own, 4), "held_out_other_prompt": round(other, 4)}
-                state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
-                torch.save(state, state_file.with_suffix(".tmp"))
-                os.replace(state_file.with_suffix(".tmp"), state_file)
-            with log_file.open("a") as log:
-                log.write(json.dumps(record) + "\n")
-            say(json.dumps(record))
-    own, other = held_out_loss(model, packed["held_out"], respond)
-    write_base_model(model, tokenizer, settings, out, {"held_out": own, "held_out_other_prompt": other}, log_file)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return float(loss.detach())
+
+    def _resume(self) -> int:
+        if not self.state_file.exists():
+            return 0
+        state = torch.load(self.state_file, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.say(f"resumed at step {state['step']}")
+        return int(state["step"])
+
+    def _save(self, step: int) -> None:
+        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "step": step}
+        torch.save(state, self.state_file.with_suffix(".tmp"))
+        self.state_file.with_suffix(".tmp").replace(self.state_file)
+
+    def _log(self, record: dict[str, float]) -> None:
+        with self.log_file.open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        self.say(json.dumps(record))
 
 
 def write_base_model(
@@ -226,7 +270,7 @@ def write_base_model(
         "settings": asdict(settings),
         "tokens": settings.steps * settings.batch * CONTEXT,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "nats_per_summary_token": losses,
+        "nats per summary token": losses,
         "sha256": {"model.safetensors": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()},
     }
     (out / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")

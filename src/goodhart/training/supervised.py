@@ -39,9 +39,7 @@ def fit(
 
 
 def _sums(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> torch.Tensor:
-    slots = response_logits(
-        policy.model, prompts, [[r] for r in responses], pad=policy.pad, layout=policy.layout
-    )
+    slots = response_logits(policy.model, prompts, [[r] for r in responses], pad=policy.pad, layout=policy.layout)
     return slots[0].logp().sum(1)
 
 

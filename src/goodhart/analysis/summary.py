@@ -1,0 +1,153 @@
+"""Everything that a report says about a study, computed from its two tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import pyarrow as pa
+
+from goodhart.analysis.classification import Classification, Correlation, classify, correlate
+from goodhart.analysis.crossfit import Curve, draw
+from goodhart.analysis.diagnostics import Diagnostics, diagnose
+from goodhart.analysis.frontier import (
+    CheckpointPoint,
+    FrontierPoint,
+    Peak,
+    checkpoint_points,
+    envelope,
+    peak,
+    points,
+)
+from goodhart.analysis.gap import Gap, SettingGaps, at_equal_settings, matched
+from goodhart.analysis.table import MEASURES, Checkpoint, Clouds, Matrix, clouds, read
+
+SPLITS = ("held_out", "train")
+"""The splits of ROWS and PAIR_ROWS."""
+
+
+@dataclass(frozen=True)
+class ArmFrontier:
+    """One arm by one measure; envelope and peak are None where no seed or prompt is measured."""
+
+    arm: str
+    points: tuple[FrontierPoint, ...]
+    checkpoints: tuple[CheckpointPoint, ...]
+    envelope: Curve | None
+    peak: Peak | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms by one measure: the gap between envelopes, and at equal settings; what was left out to compare them."""
+
+    gap: Gap
+    settings: SettingGaps
+    seeds: tuple[int, ...]
+    prompts: int
+    left_out_checkpoints: int
+    left_out_prompts: int
+
+
+@dataclass(frozen=True)
+class MeasureSummary:
+    """One measure on one split: the frontier of every arm, and the comparison of every two arms in the order given."""
+
+    measure: str
+    split: str
+    sft: tuple[CheckpointPoint, ...]
+    arms: tuple[ArmFrontier, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything: by (split, measure), and per checkpoint."""
+
+    measures: Mapping[tuple[str, str], MeasureSummary]
+    classification: tuple[Classification, ...]
+    correlations: tuple[Correlation, ...]
+    diagnostics: Mapping[str, tuple[Diagnostics, ...]]
+
+
+def _frontier(matrix: Matrix, arm: str, measure: str, resamples: int, seed: int) -> ArmFrontier:
+    found = clouds(matrix, [arm], measure)
+    curve_, best = None, None
+    if found and len(found.prompts) > 1:
+        draws = draw(len(found.seeds), len(found.prompts), resamples, seed)
+        curve_, best = envelope(found.arms[arm], draws), peak(found.arms[arm], draws)
+    return ArmFrontier(arm, points(matrix, arm, measure), checkpoint_points(matrix, arm, measure), curve_, best)
+
+
+def compare(found: Clouds, first: str, second: str, measure: str, resamples: int, seed: int) -> Comparison:
+    """The gaps between two arms of the clouds."""
+    draws = draw(len(found.seeds), len(found.prompts), resamples, seed)
+    one, two = found.arms[first], found.arms[second]
+    return Comparison(
+        matched(one, two, measure, draws),
+        at_equal_settings(one, two, measure, draws),
+        found.seeds,
+        len(found.prompts),
+        found.left_out_checkpoints,
+        found.left_out_prompts,
+    )
+
+
+def measure_summary(
+    matrix: Matrix, measure: str, arms: Sequence[str], resamples: int = 1000, seed: int = 0
+) -> MeasureSummary:
+    """One measure on one split; arms that the table does not have give empty frontiers and no comparison."""
+    comparisons: list[Comparison] = []
+    for first, second in combinations(arms, 2):
+        found = clouds(matrix, [first, second], measure)
+        if found and len(found.prompts) > 1:
+            comparisons.append(compare(found, first, second, measure, resamples, seed))
+    frontiers = tuple(_frontier(matrix, arm, measure, resamples, seed) for arm in arms)
+    sft = checkpoint_points(matrix, "sft", measure)
+    return MeasureSummary(measure, matrix.split, sft, frontiers, tuple(comparisons))
+
+
+def _win_rates(summary: MeasureSummary) -> dict[Checkpoint, float]:
+    return {at.checkpoint: at.value.estimate for arm in summary.arms for at in arm.checkpoints}
+
+
+def _correlations(
+    found: Sequence[Classification], rates: Mapping[Checkpoint, float], arms: Sequence[str], resamples: int, seed: int
+) -> tuple[Correlation, ...]:
+    groups = {**{arm: [arm] for arm in arms}, "all arms": list(arms)}
+    every = (
+        correlate(
+            [c for c in found if c.split == split], rates, arms=members, name=name, resamples=resamples, seed=seed
+        )
+        for split in SPLITS
+        for name, members in groups.items()
+    )
+    return tuple(each for each in every if each)
+
+
+def summarise(
+    rows: pa.Table,
+    pair_rows: pa.Table,
+    arms: Sequence[str] = ("online", "offline"),
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Summary:
+    """Summarise a study's ROWS and PAIR_ROWS.
+
+    Correlations are between accuracy on each split's pairs and the held-out golden win rate against the golden policy.
+
+    Raises:
+        GoodhartError: a table lacks a column, or a checkpoint has rows without a finite KL.
+    """
+    matrices = [read(rows, split) for split in SPLITS]
+    measures = {
+        (matrix.split, name): measure_summary(matrix, name, arms, resamples, seed)
+        for matrix in matrices
+        if matrix.checkpoints
+        for name in MEASURES
+    }
+    found = tuple(each for split in SPLITS for each in classify(pair_rows, split))
+    judged = measures.get(("held_out", "golden_vs_policy"))
+    correlations = _correlations(found, _win_rates(judged) if judged else {}, arms, resamples, seed)
+    return Summary(measures, found, correlations, {split: diagnose(rows, split) for split in SPLITS})

@@ -1,0 +1,86 @@
+"""What a gap means in words, with its interval and its KL range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from goodhart.analysis.gap import Gap, SettingGaps
+from goodhart.analysis.interval import Interval
+from goodhart.report.grid import interval, number
+
+MEASURES = {
+    "golden_vs_policy": "golden win rate against the golden policy",
+    "golden_vs_sft": "golden win rate against SFT",
+    "proxy_vs_policy": "proxy win rate against the golden policy",
+    "proxy_vs_sft": "proxy win rate against SFT",
+    "hidden": "hidden measure",
+}
+"""The measures in words."""
+
+
+def spelled(found: Interval, digits: int = 3, sign: bool = False) -> str:
+    """`estimate [low, high]`."""
+    return interval(found.estimate, found.low, found.high, digits, sign)
+
+
+def verdict(found: Interval, first: str, second: str) -> str:
+    """Which arm is ahead, if the interval says so."""
+    if found.low > 0:
+        return f"{first} is ahead"
+    if found.high < 0:
+        return f"{second} is ahead"
+    return "interval contains 0: undecided"
+
+
+def kl_range(gap: Gap) -> str:
+    """The range over which the gap is claimed."""
+    return f"KL {number(gap.common.low, 1)} to {number(gap.common.high, 1)} nats"
+
+
+def gap_line(gap: Gap) -> str:
+    """The gap at matched KL in one line."""
+    if gap.mean is None:
+        return f"{gap.first} − {gap.second}: the arms have no KL in common, so nothing is claimed"
+    return (
+        f"{gap.first} − {gap.second} at matched KL: {spelled(gap.mean, sign=True)} over {kl_range(gap)}; "
+        f"{verdict(gap.mean, gap.first, gap.second)}"
+    )
+
+
+def answer(gap: Gap, settings: SettingGaps | None) -> str:
+    """The answer of the study in two sentences."""
+    measure = MEASURES.get(gap.measure, gap.measure)
+    if gap.mean is None:
+        return (
+            f"The checkpoints of {gap.first} and {gap.second} have no KL in common (on held-out prompts), so this study "
+            f"cannot compare them at the same KL budget. The frontiers below show each arm over its own range."
+        )
+    found = gap.mean
+    opening = (
+        f"At matched KL ({number(gap.common.low, 1)} to {number(gap.common.high, 1)} nats) the {measure} of "
+        f"{gap.first} less that of {gap.second} is {spelled(found, sign=True)} on held-out prompts (95% interval over "
+        f"{found.over}): "
+    )
+    return opening + _meaning(found, gap) + _same_setting(gap, settings)
+
+
+def _meaning(found: Interval, gap: Gap) -> str:
+    size = number(abs(found.estimate), 3)
+    if found.low > 0 or found.high < 0:
+        winner, loser = (gap.first, gap.second) if found.low > 0 else (gap.second, gap.first)
+        return f"at the same budget {winner} wins more often than {loser}, by {size} on average."
+    return "the interval contains 0, so it is undecided which of the two is better at the same budget."
+
+
+def _same_setting(gap: Gap, settings: SettingGaps | None) -> str:
+    if settings is None or settings.mean is None:
+        return " No setting of the sweep is shared with a common KL range, so there is no gap at equal setting."
+    return f" At equal β and learning rate, without choosing the best, it is {spelled(settings.mean, sign=True)}."
+
+
+def seeds_note(gaps: Sequence[Gap]) -> str:
+    """A warning where the intervals cover the prompts alone."""
+    means = [gap.mean for gap in gaps if gap.mean is not None]
+    if any(found.seeds == 1 for found in means):
+        return "Only one seed was run: intervals cover the variation between prompts, not between training runs."
+    return ""

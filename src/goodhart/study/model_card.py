@@ -1,0 +1,23 @@
+"""The README of a checkpoint, so that a policy found on a disk says what it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from goodhart.config import plain_data
+
+
+def write_model_card(folder: Path, title: str, settings: object, inputs: dict[str, Path]) -> None:
+    """`README.md` with Hugging Face front matter: what trained the model, from which cells, at which settings."""
+    made_from = "\n".join(f"- {name}: `{path.name}`" for name, path in sorted(inputs.items()))
+    shown: Any = json.dumps(plain_data(settings), indent=2)
+    text = (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [goodhart, preference-alignment]\n---\n\n"
+        f"# {title}\n\n"
+        "Trained by Goodhart, a laboratory that compares preference-alignment methods at equal KL budget. It is an\n"
+        "instrument of measurement, trained on little data; nothing about its outputs has been checked for safety.\n\n"
+        f"Made from the cells\n\n{made_from}\n\nwith the settings\n\n```json\n{shown}\n```\n"
+    )
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,213 @@
+"""A whole study through the command line, on people's preferences and a model made on the spot."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from micro_study import goodhart, write_micro_study
+
+from goodhart.evaluation import schema
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished micro study: (folder of the study file, its root, what the command printed)."""
+    folder = tmp_path_factory.mktemp("micro")
+    path = write_micro_study(folder)
+    done = goodhart("run", str(path), "--root", str(folder / "runs"), "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    return path, folder / "runs", done.stdout
+
+
+def rows_of(root: Path, name: str = "rows"):
+    return pq.read_table(root / "studies" / "micro" / f"{name}.parquet")
+
+
+def test_rows_have_the_schema_and_every_checkpoint(finished):
+    _, root, _ = finished
+    rows = rows_of(root)
+    assert rows.schema.equals(schema.ROWS)
+    assert rows_of(root, "pairs").schema.equals(schema.PAIR_ROWS)
+    checkpoints = {tuple(row[c] for c in ("arm", "seed", "step")) for row in rows.to_pylist()}
+    arms = {(arm, seed, step) for arm in ("online", "offline") for seed in (0, 1) for step in (3, 6)}
+    assert checkpoints == arms | {("sft", 0, 0), ("golden policy", 0, 4)}
+    assert rows.num_rows == len(checkpoints) * (16 + 8)
+
+
+def test_sft_has_no_divergence_from_itself_and_ties_with_nobody_else(finished):
+    rows = [r for r in rows_of(finished[1]).to_pylist() if r["arm"] == "sft"]
+    assert max(abs(r["kl"]) for r in rows) < 1e-6
+    assert max(abs(r["logp"] - r["ref_logp"]) for r in rows) < 1e-5
+    trained = [r for r in rows_of(finished[1]).to_pylist() if r["arm"] == "online"]
+    assert min(r["kl"] for r in trained) >= 0
+    assert max(r["kl"] for r in trained) > 1e-4
+
+
+def test_report_and_table_are_there(finished):
+    _, root, printed = finished
+    report = root / "studies" / "micro" / "report.html"
+    assert str(report) in printed
+    assert "online" in printed
+    assert "<html" in report.read_text()
+
+
+def test_policies_are_ordinary_checkpoints(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = next((finished[1] / "cells").glob("run-*")) / "step-6"
+    folder = folder if folder.exists() else next((finished[1] / "cells").glob("run-*/step-*"))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).eos_token_id == model.config.eos_token_id
+    assert (folder / "README.md").read_text().startswith("---")
+
+
+def test_second_run_makes_nothing_and_dry_run_says_so(finished):
+    path, root, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in (root / "cells").rglob("*") if p.is_file()}
+    shown = goodhart("run", str(path), "--root", str(root), "--dry-run")
+    assert "missing" not in shown.stdout
+    again = goodhart("run", str(path), "--root", str(root))
+    assert again.returncode == 0, again.stderr
+    assert {p: p.stat().st_mtime_ns for p in (root / "cells").rglob("*") if p.is_file()} == before
+
+
+def test_a_changed_seed_reuses_everything_else(finished):
+    path, root, _ = finished
+    shown = goodhart("run", str(path), "seeds=[0,1,2]", "--root", str(root), "--dry-run").stdout.splitlines()
+    missing = [line for line in shown if line.startswith("missing")]
+    assert missing
+    assert all("seed 2" in line for line in missing)
+
+
+def kill_tree(process: subprocess.Popen) -> None:
+    """kill -9 of the command and, through its process group, of its workers."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_at_random_points_the_rows_are_bit_identical(finished, tmp_path):
+    path, root, _ = finished
+    command = [sys.executable, "-m", "goodhart.cli", "run", str(path), "--root", str(tmp_path / "runs")]
+    moments = random.Random(7)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [*command, "--workers", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        cells = tmp_path / "runs" / "cells"
+        target = len(list(cells.glob("*/DONE"))) + moments.randint(1, 5)
+        while process.poll() is None and len(list(cells.glob("*/DONE"))) < target:
+            time.sleep(0.02)
+        time.sleep(moments.random())
+        if process.poll() is None:
+            kill_tree(process)
+    done = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for name in ("rows", "pairs"):
+        assert rows_of(tmp_path / "runs", name).equals(rows_of(root, name))
+    assert not list((tmp_path / "runs" / "cells").glob("*.partial"))
+
+
+def test_two_runs_at_once_do_not_corrupt_each_other(finished, tmp_path):
+    path, root, _ = finished
+    command = [
+        sys.executable,
+        "-m",
+        "goodhart.cli",
+        "run",
+        str(path),
+        "--root",
+        str(tmp_path / "runs"),
+        "--workers",
+        "1",
+    ]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=400)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert rows_of(tmp_path / "runs").equals(rows_of(root))
+
+
+def test_a_damaged_cell_is_named(finished, tmp_path):
+    import shutil
+
+    path, root, _ = finished
+    shutil.copytree(root, tmp_path / "runs")
+    victim = next((tmp_path / "runs" / "cells").glob("evaluation-*/rows.parquet"))
+    victim.write_bytes(victim.read_bytes()[:-10])
+    found = goodhart("run", str(path), "--root", str(tmp_path / "runs"))
+    assert found.returncode == 1
+    assert str(victim) in found.stderr
+    assert "delete" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"lables": {"number": 3}}, "labels"),
+        ({"seeds": []}, "seeds"),
+        ({"golden": {"steps": "many"}}, "golden.steps"),
+        ({"labels": {"number": 100000}}, "labels.number"),
+        ({"policy": "no/such-model"}, "no/such-model"),
+    ],
+)
+def test_bad_settings_are_one_line_and_lose_nothing(finished, tmp_path, changes, named):
+    path, root, _ = finished
+    data = {**yaml.safe_load(path.read_text()), **changes}
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(data))
+    before = sorted(p.name for p in (root / "cells").glob("*/DONE"))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    found = goodhart("run", str(tmp_path / "bad.yaml"), "--root", str(root), env=environment)
+    assert found.returncode == 1
+    assert named in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert sorted(p.name for p in (root / "cells").glob("*/DONE")) == before
+
+
+def test_a_prompt_longer_than_the_context_is_an_error(finished, tmp_path):
+    path, root, _ = finished
+    found = goodhart("run", str(path), "task.max_response=60", "--root", str(root))
+    assert found.returncode == 1
+    assert "context" in found.stderr
+
+
+def test_a_diverging_run_is_an_error_that_names_the_rate(finished):
+    path, root, _ = finished
+    found = goodhart("run", str(path), "arms.online.lr=[1e30]", "--root", str(root))
+    assert found.returncode == 1
+    assert "not finite" in found.stderr
+    assert "learning rate" in found.stderr
+
+
+def test_status_compare_and_report_work_on_the_finished_study(finished):
+    path, root, _ = finished
+    assert "missing" not in goodhart("status", str(path), "--root", str(root)).stdout
+    compared = goodhart("compare", "micro", "online", "offline", "--root", str(root))
+    assert compared.returncode == 0, compared.stderr
+    assert "KL" in compared.stdout
+    assert goodhart("compare", "micro", "online", "nobody", "--root", str(root)).returncode == 1
+    assert goodhart("report", "micro", "--root", str(root)).returncode == 0
+    record = json.loads((root / "studies" / "micro" / "record.json").read_text())
+    assert {"study", "versions", "machine", "cells", "golden", "proxy"} <= set(record)
+
+
+def test_help_is_quick_and_complete():
+    began = time.perf_counter()
+    shown = goodhart("--help")
+    assert time.perf_counter() - began < 10  # a second on an idle machine; tests run beside others
+    for verb in ("run", "status", "report", "compare", "list", "data", "pretrain"):
+        assert verb in shown.stdout
+    assert "docstrings" in goodhart("list").stdout
+
+
+def test_data_describes_a_file(finished):
+    shown = goodhart("data", str(finished[0].parent / "preferences.jsonl"))
+    assert shown.returncode == 0, shown.stderr
+    assert "300" in shown.stdout
