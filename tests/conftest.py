@@ -1,4 +1,4 @@
-"""One thread for every test, and the tokenizer that some of them share."""
+"""One thread and no network for every test, and the tokenizer that some of them share."""
 
 import os
 
@@ -7,8 +7,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from hypothesis import settings
 
 from goodhart.tasks.tokenizer import train_tokenizer
+
+settings.register_profile("quick", deadline=None, max_examples=40, derandomize=True, database=None)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session", autouse=True)

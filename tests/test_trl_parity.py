@@ -7,11 +7,11 @@ TRL's offline `ipo` divides each log-ratio by its token count, its online one su
 import pytest
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
-from tiny_models import PAD, llama, policy_of
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
 from goodhart.alignment.losses import MARGINS, pair_loss
+from tiny_models import PAD, llama, policy_of
 
 BETA = 0.3
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13], [14]]
@@ -39,7 +39,7 @@ def ours(model, reference, loss, reduction, label=1.0):
     rho = policy.log_probs(PROMPTS, pairs) - fixed.log_probs(PROMPTS, pairs).detach()
     labels = torch.full((len(pairs),), label)
     value = pair_loss(MARGINS[loss], rho[:, 0], rho[:, 1], labels, beta=BETA).mean()
-    return float(value), [g.clone() for g in torch.autograd.grad(value, list(model.parameters()))]
+    return float(value.detach()), [g.clone() for g in torch.autograd.grad(value, list(model.parameters()))]
 
 
 def offline(model, reference, tokenizer, folder, loss):

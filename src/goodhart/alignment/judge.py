@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from goodhart.alignment.batch import Pairs
+from goodhart.models.packing import Tokens
 from goodhart.models.preference import PreferenceModel
 
 
@@ -19,9 +21,17 @@ class ModelJudge:
     model: PreferenceModel
     batch: int = 32
 
-    @torch.no_grad()
     def prefer(self, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
         """r(x, first, second) and r(x, second, first)."""
-        parts = [pairs[start : start + self.batch] for start in range(0, len(pairs), self.batch)]
-        logits = [self.model.both(p.prompt_tokens, p.first, p.second) for p in parts]
-        return torch.cat(logits).double().sigmoid().cpu().numpy() if logits else np.zeros((0, 2))
+        return self.prefer_each(pairs.prompt_tokens, pairs.first, [pairs.second])[:, 0]
+
+    @torch.no_grad()
+    def prefer_each(
+        self, prompts: Sequence[Tokens], responses: Sequence[Tokens], opponents: Sequence[Sequence[Tokens]]
+    ) -> Float[np.ndarray, "response opponent 2"]:
+        """The same for several opponents of each response: the prompt, and a scored response, are computed once."""
+        parts: list[torch.Tensor] = []
+        for start in range(0, len(prompts), self.batch):
+            cut = slice(start, start + self.batch)
+            parts.append(self.model.against(prompts[cut], responses[cut], [texts[cut] for texts in opponents]))
+        return torch.cat(parts).double().sigmoid().cpu().numpy() if parts else np.zeros((0, len(opponents), 2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +15,7 @@ Mode = Literal["hard", "soft", "bernoulli"]
 """hard: the sign over both orders; soft: the probability itself; bernoulli: a keyed coin with that probability."""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """A preference model: a probability, both orders asked."""
 
@@ -23,6 +24,7 @@ class Judge(Protocol):
         ...
 
 
+@runtime_checkable
 class Labeller(Protocol):
     """What turns responses into supervision."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodhart.alignment.batch import Pairs
-from goodhart.tasks.prompts import Prompt
+from goodhart.tasks.prompt_table import find_prompts
 
 SCHEMA = pa.schema(
     [
@@ -46,13 +46,14 @@ def write_pairs(path: Path, pairs: Pairs, ids: Sequence[str], splits: Sequence[s
     pq.write_table(pa.table(columns, schema=SCHEMA), path)
 
 
-def read_pairs(path: Path, split: str, prompts: Mapping[str, Prompt]) -> tuple[Pairs, list[str], list[str]]:
-    """(pairs, ids, kinds) of one split."""
-    rows = [row for row in pq.read_table(path, schema=SCHEMA).to_pylist() if row["split"] == split]
+def read_pairs(path: Path, split: str, prompt_table: Path) -> tuple[Pairs, list[str], list[str]]:
+    """(pairs, ids, kinds) of one split, with their prompts from the prompt table."""
+    rows = pq.read_table(path, schema=SCHEMA, filters=[("split", "=", split)]).to_pylist()
+    prompts = find_prompts(prompt_table, (row["prompt"] for row in rows))
     labelled = bool(rows) and all(row["label"] is not None for row in rows)
     known = bool(rows) and all(row["ref_first"] is not None for row in rows)
     pairs = Pairs(
-        [prompts[row["prompt"]] for row in rows],
+        [prompts[row["prompt"]].prompt for row in rows],
         [row["first"] for row in rows],
         [row["second"] for row in rows],
         np.array([row["label"] for row in rows]) if labelled else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from goodhart.alignment.batch import Pairs
 from goodhart.models.packing import Tokens
@@ -12,6 +12,7 @@ from goodhart.randomness import permutation
 from goodhart.tasks.prompts import Prompt
 
 
+@runtime_checkable
 class Generator(Protocol):
     """What a policy source samples from."""
 
@@ -22,6 +23,7 @@ class Generator(Protocol):
         ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """Pairs of a step: a function of (seed, step, policy), so to resume is to call again."""
 

@@ -104,8 +104,8 @@ def _with_new_seeds(term: Term, sums: _Sums, mixing: Float[np.ndarray, "resample
     """Replace `share` (a ratio of standard deviations) of the seeds' observed effects by newly drawn ones."""
 
     def renewed(
-        cube: Float[np.ndarray, "point seed prompt"], total: Float[np.ndarray, "resample point seed fold"]
-    ) -> Float[np.ndarray, "resample point seed fold"]:
+        cube: Float[np.ndarray, "point seed prompt"], total: Float[np.ndarray, "resample allowed seed fold"]
+    ) -> Float[np.ndarray, "resample allowed seed fold"]:
         means = cube[term.points].mean(axis=-1)
         effects = share * (means - means.mean(axis=-1, keepdims=True))
         change = np.einsum("bst,jt->bjs", mixing, effects) - effects[None]
@@ -174,24 +174,25 @@ def curve(terms: Sequence[Term], draws: Draws) -> Curve:
     cells = np.zeros((len(terms[0].budgets), *terms[0].cloud.kl.shape[1:]))
     for term in terms:
         cells += term.weight * _contributions(term, draws.fold)
-    overall = components(cells.mean(axis=0))
-    between = float(overall.between_seeds)
-    share = float(np.sqrt(overall.seeds / between)) if between > 0 else 0.0
+    every = np.concatenate([cells, cells.mean(axis=0, keepdims=True)])
+    parts = components(every)
+    between, own = float(parts.between_seeds[-1]), float(parts.seeds[-1])
+    share = float(np.sqrt(own / between)) if between > 0 else 0.0
     replicates = np.zeros((len(draws.prompts), len(terms[0].budgets)))
     for term in terms:
         sums = _with_new_seeds(term, _sums(term, draws.fold, draws.prompts), draws.seeds, share)
         replicates += term.weight * _replicates(term, sums)
-    pointwise = tuple(_interval(cells[i], components(cells[i]), replicates[:, i]) for i in range(len(terms[0].budgets)))
-    mean = _interval(cells.mean(axis=0), overall, replicates.mean(axis=1))
-    return Curve(terms[0].budgets, pointwise, mean)
+    drawn = np.concatenate([replicates, replicates.mean(axis=1, keepdims=True)], axis=1)
+    *pointwise, mean = _intervals(every, parts, drawn.var(axis=0, ddof=1))
+    return Curve(terms[0].budgets, tuple(pointwise), mean)
 
 
-def _interval(
-    cells: Float[np.ndarray, "seed prompt"],
-    parts: Components,
-    replicates: Float[np.ndarray, " resample"],
-) -> Interval:
-    fixed = float(parts.seeds + parts.prompts)
-    part = (1 + 2 * float(parts.seeds) / fixed) / 3 if fixed > 0 else 1.0
-    se = float(np.sqrt((1 - part) * fixed + part * float(replicates.var(ddof=1))))
-    return around(float(cells.mean()), se, float(parts.freedom), seeds=cells.shape[0], prompts=cells.shape[1])
+def _intervals(
+    cells: Float[np.ndarray, "budget seed prompt"], parts: Components, drawn: Float[np.ndarray, " budget"]
+) -> list[Interval]:
+    """The interval at each budget, from the variances with the picks fixed and with the picks drawn again."""
+    fixed = parts.seeds + parts.prompts
+    part = (1 + 2 * parts.seeds / np.where(fixed > 0, fixed, 1.0)) / 3
+    se, centre = np.sqrt((1 - part) * fixed + part * drawn), cells.mean(axis=(1, 2))
+    size = {"seeds": cells.shape[1], "prompts": cells.shape[2]}
+    return [around(float(centre[i]), float(se[i]), float(parts.freedom[i]), **size) for i in range(len(cells))]

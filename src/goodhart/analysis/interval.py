@@ -57,19 +57,19 @@ def components(cells: Float[np.ndarray, "*batch seed prompt"]) -> Components:
     seeds, prompts = cells.shape[-2:]
     if prompts < 2:
         raise GoodhartError("an interval needs at least 2 prompts", "evaluate on more prompts")
-    by_prompt = cells.mean(axis=-2).var(axis=-1, ddof=1) / prompts
+    by_prompt = np.asarray(cells.mean(axis=-2).var(axis=-1, ddof=1) / prompts)
     if seeds == 1:
         zero = np.zeros_like(by_prompt)
         return Components(zero, zero, by_prompt, np.full_like(by_prompt, prompts - 1))
-    by_seed = cells.mean(axis=-1).var(axis=-1, ddof=1) / seeds
+    by_seed = np.asarray(cells.mean(axis=-1).var(axis=-1, ddof=1) / seeds)
     mixed = _interaction(cells)
-    # With two seeds V_P holds the interaction exactly as often as V_S does, so the same excess decides.
-    own = np.maximum(by_seed - mixed, 0.0)
+    own = np.asarray(np.maximum(by_seed - mixed, 0.0))
     total = own + by_prompt
     doubtful = (own > 0) | (seeds == 2)
     spread = by_seed**2 / (seeds - 1) * doubtful + by_prompt**2 / (prompts - 1)
     freedom = np.where(spread > 0, total**2 / np.where(spread > 0, spread, 1.0), float(prompts - 1))
-    return Components(by_seed, own, by_prompt, np.minimum(np.maximum(freedom, 1.0), prompts - 1 + seeds - 1))
+    # No sum of these parts has fewer degrees of freedom than its scarcest part, or more than all of them.
+    return Components(by_seed, own, by_prompt, np.asarray(np.clip(freedom, 1.0, prompts + seeds - 2)))
 
 
 def _interaction(cells: Float[np.ndarray, "*batch seed prompt"]) -> Float[np.ndarray, "*batch"]:
@@ -77,7 +77,7 @@ def _interaction(cells: Float[np.ndarray, "*batch seed prompt"]) -> Float[np.nda
     seeds, prompts = cells.shape[-2:]
     residual = cells - cells.mean(axis=-1, keepdims=True) - cells.mean(axis=-2, keepdims=True)
     residual = residual + cells.mean(axis=(-1, -2), keepdims=True)
-    return (residual**2).sum(axis=(-1, -2)) / ((seeds - 1) * (prompts - 1) * seeds * prompts)
+    return np.asarray((residual**2).sum(axis=(-1, -2)) / ((seeds - 1) * (prompts - 1) * seeds * prompts))
 
 
 def around(estimate: float, se: float, freedom: float, *, seeds: int, prompts: int) -> Interval:

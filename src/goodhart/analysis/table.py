@@ -107,6 +107,7 @@ def _sorted_codes(table: pa.Table, name: str) -> tuple[Int[np.ndarray, " row"], 
 
 def of_split(table: pa.Table, split: str) -> pa.Table:
     """The rows of one split, in one chunk."""
+    _column(table, "split")
     return table.filter(pc.field("split") == split).combine_chunks()
 
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from goodhart.alignment.batch import Pairs
-from goodhart.alignment.labellers import Judge, both_orders
+from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.labellers import both_orders
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.evaluation.kl import divergence
 from goodhart.models.packing import Tokens
@@ -30,8 +31,8 @@ class Opponents:
 class Judges:
     """The two preference models."""
 
-    golden: Judge
-    proxy: Judge
+    golden: ModelJudge
+    proxy: ModelJudge
 
 
 Decode = Callable[[Tokens], str]
@@ -71,9 +72,9 @@ def measure(
         "hidden": [None] * len(prompts) if hidden is None else hidden(texts).tolist(),
     }
     for name, judge in (("golden", judges.golden), ("proxy", judges.proxy)):
-        for opponent, theirs in (("policy", opponents.policy), ("sft", opponents.sft)):
-            r = judge.prefer(Pairs(prompts, responses, theirs))
-            columns[f"{name}_vs_{opponent}"] = both_orders(r, "hard").tolist()
+        r = judge.prefer_each([p.tokens for p in prompts], responses, [opponents.policy, opponents.sft])
+        columns[f"{name}_vs_policy"] = both_orders(r[:, 0], "hard").tolist()
+        columns[f"{name}_vs_sft"] = both_orders(r[:, 1], "hard").tolist()
     return columns
 
 

@@ -58,16 +58,28 @@ class PreferenceModel(nn.Module):
         self, prompts: Sequence[Tokens], first: Sequence[Tokens], second: Sequence[Tokens], *, orders: int = 2
     ) -> Float[Tensor, "pair order"]:
         """Logits of r(x, first, second) and, with two orders, of r(x, second, first)."""
+        return self.against(prompts, first, [second], orders=orders)[:, 0]
+
+    def against(
+        self,
+        prompts: Sequence[Tokens],
+        responses: Sequence[Tokens],
+        opponents: Sequence[Sequence[Tokens]],
+        *,
+        orders: int = 2,
+    ) -> Float[Tensor, "pair opponent order"]:
+        """The same for several opponents of each response, with one pass over the prompt."""
+        sep, rows = self.separator, list(zip(responses, *opponents, strict=True))
         if self.kind == "bradley-terry":
-            ends = self._states(prompts, [[[*a, self.separator], [*b, self.separator]] for a, b in _zip(first, second)])
+            ends = self._states(prompts, [[[*text, sep] for text in row] for row in rows])
             scores = torch.stack([self.head(end[:, -1])[:, 0] for end in ends], dim=1)
-            margin = scores[:, 0] - scores[:, 1]
-            return torch.stack([margin, -margin][:orders], dim=1)
-        sep = self.separator
-        branches = [[[*a, sep, *b, sep], [*b, sep, *a, sep]][:orders] for a, b in _zip(first, second)]
-        middles = [[len(a), len(b)][:orders] for a, b in _zip(first, second)]
-        ends = self._states(prompts, branches, middles)
-        return torch.stack([self.head(end.flatten(1))[:, 0] for end in ends], dim=1)
+            margin = scores[:, :1] - scores[:, 1:]
+            return torch.stack([margin, -margin][:orders], dim=2)
+        pairs = [[p for other in others for p in ((own, other), (other, own))[:orders]] for own, *others in rows]
+        branches = [[[*a, sep, *b, sep] for a, b in row] for row in pairs]
+        ends = self._states(prompts, branches, [[len(a) for a, _ in row] for row in pairs])
+        logits = torch.stack([self.head(end.flatten(1))[:, 0] for end in ends], dim=1)
+        return logits.unflatten(1, (len(opponents), orders))
 
     def _states(
         self,

@@ -64,8 +64,8 @@ def cost_grid(parts: list[Share]) -> Grid:
     sums = {stage: sum(p.seconds[stage] for p in parts) for stage in STAGES}
     total = (str(sum(p.cells for p in parts)), *(f"{sums[s]:.1f}" for s in STAGES), f"{sum(sums.values()):.1f}")
     note = (
-        "Seconds of one process each, as measured when the cell was made; a cell that an earlier study made counts too. "
-        "“Other” is loading, saving and checking digests, and stages that a cell does not time."
+        "Seconds of one process each, as measured when the cell was made; a cell that an earlier study made counts "
+        "too. “Other” is loading, saving and checking digests, and stages that a cell does not time."
     )
     return Grid("Seconds by part and stage", ("part", "cells", *STAGES, "all"), (*rows, ("all", *total)), note)
 
@@ -73,8 +73,8 @@ def cost_grid(parts: list[Share]) -> Grid:
 def cost_sentence(cost: Mapping[str, Any]) -> str:
     """Wall time and memory in one sentence."""
     return (
-        f"The call that finished this study took {duration(cost['seconds of this call'])} with {cost['workers']} worker "
-        f"processes, made {cost['cells made']} cells and reused {cost['cells reused']}; all cells together cost "
+        f"The call that finished this study took {duration(cost['seconds of this call'])} with {cost['workers']} "
+        f"worker processes, made {cost['cells made']} cells and reused {cost['cells reused']}; all cells together cost "
         f"{duration(cost['seconds of all cells'])} of process time. The largest worker held "
         f"{cost['largest worker, GiB']:.2f} GiB."
     )

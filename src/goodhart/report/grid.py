@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 NONE = "–"
 """What stands where there is no number."""
+_NUMERIC = re.compile(r"[\d\s.,e+−±\[\]–-]*")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: columns, rows of text, and the columns that hold numbers, which are set to the right."""
+    """A table of text; columns of numbers are set to the right."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
-    text_columns: int = 1
-    """How many columns at the left hold text."""
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Which columns hold nothing but numbers, intervals and dashes."""
+        return tuple(all(_NUMERIC.fullmatch(row[i]) for row in self.rows) for i in range(len(self.header)))
 
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:

@@ -42,7 +42,7 @@ def quality_grid(record: Mapping[str, Any]) -> Grid:
         "degenerate."
     )
     header = ("model", "judged on", "agreement", "order flips", "pairs")
-    return Grid("Agreement of the preference models", header, tuple(rows), note, text_columns=2)
+    return Grid("Agreement of the preference models", header, tuple(rows), note)
 
 
 def validation_picture(record: Mapping[str, Any], resolution: int) -> Picture:
@@ -73,7 +73,7 @@ def validation_picture(record: Mapping[str, Any], resolution: int) -> Picture:
         drawn = theme.png(figure, resolution)
     caption = (
         "Validation curves of the golden and the proxy model; a ring marks the look of lowest validation loss, whose "
-        "weights are kept. Training stops after the study's `patience` looks without a new lowest."
+        "weights are kept. Training stops when a set number of looks in a row (“patience” in the settings) find no new lowest (see the settings)."
     )
     return Picture("preference-models", "Training of the preference models", caption, drawn)
 

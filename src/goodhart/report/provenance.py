@@ -62,13 +62,13 @@ def label_grid(labels: Mapping[str, Any], sft: Mapping[str, Any]) -> Grid:
 
 def settings_grid(study: Mapping[str, Any]) -> Grid:
     """Every setting of the study."""
-    return Grid("Settings", ("setting", "value"), tuple(flattened(study)), text_columns=2)
+    return Grid("Settings", ("setting", "value"), tuple(flattened(study)))
 
 
 def origin_grid(record: Mapping[str, Any]) -> Grid:
     """Versions, machine and source tree."""
     rows = [*flattened(record["versions"]), *flattened(record["machine"]), ("source tree (git)", plain(record["git"]))]
-    return Grid("Versions and machine", ("what", "which"), tuple(rows), text_columns=2)
+    return Grid("Versions and machine", ("what", "which"), tuple(rows))
 
 
 def cell_grid(cells: list[dict[str, Any]]) -> Grid:
@@ -78,4 +78,4 @@ def cell_grid(cells: list[dict[str, Any]]) -> Grid:
         files = "\n".join(f"{digest[:16]}  {name}" for name, digest in cell["files"].items())
         rows.append((cell["id"], cell["label"], files, f"{cell['seconds']:.1f}"))
     note = "Digests are the first 16 digits of the files' SHA-256; cell.json in each cell's folder has them whole."
-    return Grid("Cells", ("cell", "what", "files", "seconds"), tuple(rows), note, text_columns=3)
+    return Grid("Cells", ("cell", "what", "files", "seconds"), tuple(rows), note)

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 from goodhart.analysis.table import SFT
 from goodhart.randomness import permutation
 from goodhart.report.contents import Contents
+from goodhart.report.findings import GOLDEN_POLICY, spoken
 
 PROMPTS = 8
 """How many prompts are shown."""
 _VERDICT = {0.0: "loses to", 0.5: "ties with", 1.0: "beats"}
-_GOLDEN_POLICY = "golden policy"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def select(contents: Contents) -> Selection:
             "golden_vs_policy",
         ]
     ).to_pylist()
-    arms = [arm for arm in (*contents.arms, _GOLDEN_POLICY, SFT) if any(row["arm"] == arm for row in rows)]
+    arms = [arm for arm in (*contents.arms, GOLDEN_POLICY, SFT) if any(row["arm"] == arm for row in rows)]
     chosen = {arm: _final(rows, arm, _setting(rows, contents.arms, arm)) for arm in arms}
     texts = {row["prompt"]: row for row in contents.prompts.to_pylist() if row["split"] == "held_out"}
     ids = sorted(set.intersection(set(texts), *(set(found) for found in chosen.values())))
@@ -87,7 +87,7 @@ def _final(rows: Sequence[Mapping[str, Any]], arm: str, setting: str) -> dict[st
 
 
 def _sample(prompt: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Sample:
-    responses = [Response(arm, row["text"], _note(row)) for arm, row in rows.items()]
+    responses = [Response(spoken(arm), row["text"], _note(row)) for arm, row in rows.items()]
     return Sample(prompt["text"], prompt["reference"], tuple(responses))
 
 
@@ -96,7 +96,7 @@ def _note(row: Mapping[str, Any]) -> str:
     if row["arm"] != SFT:
         parts.append(f"KL {row['kl']:.1f} nats")
         parts += [f"{_VERDICT[row['golden_vs_sft']]} SFT"] if row["golden_vs_sft"] in _VERDICT else []
-    if row["arm"] not in (SFT, _GOLDEN_POLICY) and row["golden_vs_policy"] in _VERDICT:
+    if row["arm"] not in (SFT, GOLDEN_POLICY) and row["golden_vs_policy"] in _VERDICT:
         parts.append(f"{_VERDICT[row['golden_vs_policy']]} the golden policy")
     return ", ".join(parts)
 
@@ -109,6 +109,6 @@ def _origin(chosen: Mapping[str, Mapping[str, Mapping[str, Any]]], held_out: int
         named += [f"{arm} ({where})"] if arm != SFT else []
     return (
         f"Drawn by a keyed shuffle from {held_out} held-out prompts, not picked by hand. The writers: "
-        f"{'; '.join(named)}; and the SFT policy. One sample at temperature 1 each. The verdicts are the golden judge's, "
-        "against the baselines' fixed responses, which are other draws than those shown."
+        f"{'; '.join(named)}; and the SFT policy. One sample at temperature 1 each. The verdicts are the golden "
+        "judge's, against the baselines' fixed responses, which are other draws than those shown."
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+_LONGEST = 32
 INK, FAINT, REFERENCE = "#222222", "#d9d9d9", "#5b5b5b"
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 """Okabe and Ito's palette (2008) without its yellow, which is lost on white paper."""
@@ -65,14 +68,16 @@ class Picture:
 def styles(arms: Sequence[str]) -> dict[str, Style]:
     """A style for each arm, by its place in the study file."""
     return {
-        arm: Style(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _LINES[i % len(_LINES)])
+        arm: Style(_COLOURS[i % len(_COLOURS)], _MARKERS[(i + i // 6) % len(_MARKERS)], _LINES[i % len(_LINES)])
         for i, arm in enumerate(arms)
     }
 
 
 def shown(name: str) -> str:
-    """A name for a legend, where matplotlib drops names that begin with an underscore."""
-    return f" {name}" if name.startswith("_") else name
+    """A name for a figure: on one line, cut when long; matplotlib drops names that begin with an underscore."""
+    short = textwrap.shorten(name, _LONGEST, placeholder="…") if " " in name else name
+    short = short if len(short) <= _LONGEST else f"{short[: _LONGEST - 1]}…"
+    return f" {short}" if short.startswith("_") else short
 
 
 @contextmanager
@@ -87,7 +92,9 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 def png(figure: Figure, resolution: int) -> bytes:
     """The figure as PNG at so many dots per inch, the same bytes for the same figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=resolution, facecolor="white", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font has not
+        figure.savefig(buffer, format="png", dpi=resolution, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -23,6 +23,11 @@ def spelled(found: Interval, digits: int = 3, sign: bool = False) -> str:
     return interval(found.estimate, found.low, found.high, digits, sign)
 
 
+def spelled_share(found: Interval) -> str:
+    """The same for a number between 0 and 1, its interval cut there."""
+    return interval(found.estimate, max(0.0, found.low), min(1.0, found.high))
+
+
 def verdict(found: Interval, first: str, second: str) -> str:
     """Which arm is ahead, if the interval says so."""
     if found.low > 0:
@@ -52,8 +57,8 @@ def answer(gap: Gap, settings: SettingGaps | None) -> str:
     measure = MEASURES.get(gap.measure, gap.measure)
     if gap.mean is None:
         return (
-            f"The checkpoints of {gap.first} and {gap.second} have no KL in common (on held-out prompts), so this study "
-            f"cannot compare them at the same KL budget. The frontiers below show each arm over its own range."
+            f"The checkpoints of {gap.first} and {gap.second} have no KL in common (on held-out prompts), so this "
+            f"study cannot compare them at the same KL budget. The frontiers below show each arm over its own range."
         )
     found = gap.mean
     opening = (
@@ -61,7 +66,7 @@ def answer(gap: Gap, settings: SettingGaps | None) -> str:
         f"{gap.first} less that of {gap.second} is {spelled(found, sign=True)} on held-out prompts (95% interval over "
         f"{found.over}): "
     )
-    return opening + _meaning(found, gap) + _same_setting(gap, settings)
+    return opening + _meaning(found, gap) + _same_setting(settings)
 
 
 def _meaning(found: Interval, gap: Gap) -> str:
@@ -72,7 +77,7 @@ def _meaning(found: Interval, gap: Gap) -> str:
     return "the interval contains 0, so it is undecided which of the two is better at the same budget."
 
 
-def _same_setting(gap: Gap, settings: SettingGaps | None) -> str:
+def _same_setting(settings: SettingGaps | None) -> str:
     if settings is None or settings.mean is None:
         return " No setting of the sweep is shared with a common KL range, so there is no gap at equal setting."
     return f" At equal β and learning rate, without choosing the best, it is {spelled(settings.mean, sign=True)}."

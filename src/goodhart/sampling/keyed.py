@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ class Draws:
     """The number of the first of the samples; the others follow."""
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """Writes responses for prompts."""
 

@@ -76,7 +76,7 @@ def docstring_prompts(work: Workplace) -> dict[str, Any]:
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(locate(work.settings["tokenizer"]))
     rows = pq.read_table(work.inputs["corpus"] / "corpus.parquet").to_pylist()
-    bodies = tokenizer([row["text"][:2000] for row in rows], add_special_tokens=False)["input_ids"]
+    bodies = tokenizer([row["text"][:600] for row in rows], add_special_tokens=False)["input_ids"]
     lines = tokenizer([row["summary"] for row in rows], add_special_tokens=False)["input_ids"]
     begin, respond = tokenizer.convert_tokens_to_ids([BEGIN, RESPOND])
     kept: list[dict[str, Any]] = []

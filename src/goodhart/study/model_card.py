@@ -16,8 +16,8 @@ def write_model_card(folder: Path, title: str, settings: object, inputs: dict[st
     text = (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [goodhart, preference-alignment]\n---\n\n"
         f"# {title}\n\n"
-        "Trained by Goodhart, a laboratory that compares preference-alignment methods at equal KL budget. It is an\n"
-        "instrument of measurement, trained on little data; nothing about its outputs has been checked for safety.\n\n"
+        "Trained by Goodhart, a laboratory that compares preference-alignment methods at equal KL budget. It is an instrument\n"
+        "of measurement, trained on little data; its outputs were never checked for safety.\n\n"
         f"Made from the cells\n\n{made_from}\n\nwith the settings\n\n```json\n{shown}\n```\n"
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -26,7 +26,6 @@ from goodhart.study.spec import Labels
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.docstring_text import RESPOND
 from goodhart.tasks.prompt_table import read_prompts
-from goodhart.tasks.prompts import Prompt
 from goodhart.training import preference, supervised
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Preference, Supervised
@@ -38,11 +37,6 @@ def load_policy(path: Path | str, max_tokens: int, reduction: str = "sum") -> tu
     sampler = KeyedSampler(tokenizer.eos_token_id, tokenizer.pad_token_id, max_tokens)
     policy = LanguagePolicy.of(load_model(path), sampler, tokenizer.pad_token_id, reduction)  # type: ignore[arg-type]
     return policy, tokenizer
-
-
-def prompt_index(folder: Path) -> dict[str, Prompt]:
-    """Prompts by id."""
-    return {row.prompt.id: row.prompt for row in read_prompts(folder / "prompts.parquet")}
 
 
 def sft(work: Workplace) -> dict[str, Any]:
@@ -93,7 +87,7 @@ def save_policy(model: Any, tokenizer: Any, folder: Path, work: Workplace, title
 def preference_model(work: Workplace) -> dict[str, Any]:
     """`model/`: a preference model fitted on labelled pairs, and how well it judges held-out ones."""
     settings = work.setting(Preference, "preference")
-    index = prompt_index(work.inputs["prompts"])
+    index = work.inputs["prompts"] / "prompts.parquet"
     source = work.inputs["pairs"]
     data, _, _ = read_pairs(source / "pairs.parquet", "train", index)
     validation, _, _ = read_pairs(source / "pairs.parquet", "validation", index)
@@ -162,7 +156,7 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
     against sft" (arXiv 2405.08448, section 6), or pairs of people.
     """
     settings = work.setting(Labels, "labels")
-    index = prompt_index(work.inputs["prompts"])
+    index = work.inputs["prompts"] / "prompts.parquet"
     judge = ModelJudge(PreferenceModel.load(work.inputs["golden"] / "model").to(device()))
     policy, _ = load_policy(work.inputs["sft"] / "final", 1)
     parts: list[tuple[Pairs, list[str], str]] = []

@@ -24,6 +24,22 @@ FIXED_LINE = "Return the value of the object."
 
 
 @dataclass(frozen=True, slots=True)
+class Plan:
+    """What a prompt's pair will be, decided by keyed draws before anything is sampled."""
+
+    row: PromptRow
+    kind: str
+    temperatures: tuple[float, float]
+    """Of the prompt's own sample, and of a second one."""
+    other: int
+    """Place of the prompt that a mismatched response is taken from."""
+    coins: tuple[float, float, float]
+    """Whether the own side is the human line, whether the other prompt's is, and whether own stands first."""
+    junk: int
+    """Which degenerate response."""
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A pair before it is labelled."""
 
@@ -33,23 +49,51 @@ class Draft:
     second: list[int]
 
 
-class Writers:
-    """Samples of the SFT policy at a temperature, drawn once for all prompts."""
+def _plan(rows: Sequence[PromptRow], place: int, pool: Pool) -> Plan:
+    row = rows[place]
+    draw = stream(0, "kind of pair", row.prompt.id)
+    shares = {k: getattr(pool, k) for k in ("samples", "early", "human", "mismatched", "degenerate")}
+    kind = str(draw.choice(list(shares), p=list(shares.values())))
+    one, two = (pool.temperatures[int(draw.integers(len(pool.temperatures)))] for _ in range(2))
+    other = (place + 1 + int(draw.integers(len(rows) - 1))) % len(rows)
+    coins = (float(draw.random()), float(draw.random()), float(draw.random()))
+    return Plan(row, kind, (one, two), other, coins, int(draw.integers(3)))
 
-    def __init__(self, work: Workplace, task: Task, rows: Sequence[PromptRow], temperatures: Sequence[float]) -> None:
+
+class Writers:
+    """The samples that the plans ask for, and no others."""
+
+    def __init__(self, work: Workplace, task: Task, plans: Sequence[Plan]) -> None:
         sft = work.inputs["sft"]
         self.tokenizer = load_tokenizer(sft / "final")
-        sampler = KeyedSampler(self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, task.max_response)
-        prompts = [row.prompt.tokens for row in rows]
-        numbers = [row.prompt.number for row in rows]
+        self.sampler = KeyedSampler(self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, task.max_response)
         model = load_model(sft / "final")
-        self.samples: dict[float, list[list[list[int]]]] = {}
-        for i, temperature in enumerate(temperatures):
-            work.say(i, len(temperatures) + 1, f"sampling at temperature {temperature}")
-            hot = replace(sampler, temperature=temperature)
-            self.samples[temperature] = hot(model, prompts, 2, Draws(0, "initial pairs", numbers, 2 * i))
-        early = load_model(sft / "early")
-        self.early = [two[0] for two in sampler(early, prompts, 1, Draws(0, "initial pairs, early", numbers))]
+        everyone = range(len(plans))
+        work.say(0, 3, "first samples")
+        self.own = self._by_temperature(model, plans, everyone, 0)
+        work.say(1, 3, "second samples")
+        self.second = self._by_temperature(model, plans, [i for i in everyone if plans[i].kind == "samples"], 1)
+        work.say(2, 3, "samples of the early checkpoint")
+        early = [i for i in everyone if plans[i].kind == "early"]
+        self.early = self._samples(load_model(sft / "early"), plans, early, 0, 1.0, "initial pairs, early")
+
+    def _by_temperature(
+        self, model: Any, plans: Sequence[Plan], places: Sequence[int], sample: int
+    ) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for temperature in sorted({plans[i].temperatures[sample] for i in places}):
+            chosen = [i for i in places if plans[i].temperatures[sample] == temperature]
+            found |= self._samples(model, plans, chosen, sample, temperature, "initial pairs")
+        return found
+
+    def _samples(
+        self, model: Any, plans: Sequence[Plan], places: Sequence[int], sample: int, temperature: float, purpose: str
+    ) -> dict[int, list[int]]:
+        prompts = [plans[i].row.prompt for i in places]
+        draws = Draws(0, purpose, [p.number for p in prompts], sample)
+        sampler = replace(self.sampler, temperature=temperature)
+        drawn = sampler(model, [p.tokens for p in prompts], 1, draws) if prompts else []
+        return {i: row[0] for i, row in zip(places, drawn, strict=True)}
 
 
 def initial_pairs(work: Workplace) -> dict[str, Any]:
@@ -60,37 +104,33 @@ def initial_pairs(work: Workplace) -> dict[str, Any]:
     order = permutation(len(train), 0, "prompts of initial pairs")[: pool.pairs]
     tests = [r for r in rows if r.split == "test"][: pool.test_pairs]
     chosen = [train[int(i)] for i in order] + [r for r in rows if r.split == "validation"] + tests
-    writers = Writers(work, task, chosen, pool.temperatures)
-    drafts = [_draft(writers, chosen, i, pool) for i in range(len(chosen))]
+    plans = [_plan(chosen, i, pool) for i in range(len(chosen))]
+    writers = Writers(work, task, plans)
+    drafts = [_draft(writers, plans, i) for i in range(len(plans))]
     ties = _write(work, writers, drafts, "pairs.parquet")
-    places = [i for i, row in enumerate(chosen) if row.split == "test"]
-    _write(work, writers, _probes(writers, chosen, places, pool.temperatures[0]), "probes.parquet")
+    places = [i for i, plan in enumerate(plans) if plan.row.split == "test"]
+    _write(work, writers, _probes(writers, plans, places), "probes.parquet")
     kinds = Counter(f"{d.row.split} {d.kind}" for d in drafts)
     return {"ties settled by a coin": ties, "kinds": dict(sorted(kinds.items()))}
 
 
-def _draft(writers: Writers, rows: Sequence[PromptRow], i: int, pool: Pool) -> Draft:
-    """The pair of prompt i: its kind and its writers are keyed by the prompt."""
-    row = rows[i]
-    draw = stream(0, "kind of pair", row.prompt.id)
-    shares = {k: getattr(pool, k) for k in ("samples", "early", "human", "mismatched", "degenerate")}
-    kind = str(draw.choice(list(shares), p=list(shares.values())))
-    one, two = (pool.temperatures[int(draw.integers(len(pool.temperatures)))] for _ in range(2))
-    own = writers.samples[one][i][0]
-    other = (i + 1 + int(draw.integers(len(rows) - 1))) % len(rows)
-    if kind == "mismatched" and draw.random() < 0.5:
-        own = list(row.demonstration)
-    opponent = {
-        "samples": lambda: writers.samples[two][i][1],
-        "early": lambda: writers.early[i],
-        "human": lambda: list(row.demonstration),
-        "mismatched": lambda: (
-            list(rows[other].demonstration) if draw.random() < 0.5 else writers.samples[two][other][0]
-        ),
-        "degenerate": lambda: _degenerate(writers, own, int(draw.integers(3))),
-    }[kind]()
-    first, second = (own, opponent) if draw.random() < 0.5 else (opponent, own)
-    return Draft(row, kind, first, second)
+def _draft(writers: Writers, plans: Sequence[Plan], place: int) -> Draft:
+    plan = plans[place]
+    own = writers.own[place]
+    if plan.kind == "samples":
+        opponent = writers.second[place]
+    elif plan.kind == "early":
+        opponent = writers.early[place]
+    elif plan.kind == "human":
+        opponent = list(plan.row.demonstration)
+    elif plan.kind == "mismatched":
+        own = list(plan.row.demonstration) if plan.coins[0] < 0.5 else own
+        elsewhere = plans[plan.other].row.demonstration
+        opponent = list(elsewhere) if plan.coins[1] < 0.5 else writers.own[plan.other]
+    else:
+        opponent = _degenerate(writers, own, plan.junk)
+    first, second = (own, opponent) if plan.coins[2] < 0.5 else (opponent, own)
+    return Draft(plan.row, plan.kind, first, second)
 
 
 def _degenerate(writers: Writers, own: list[int], which: int) -> list[int]:
@@ -104,22 +144,20 @@ def _degenerate(writers: Writers, own: list[int], which: int) -> list[int]:
     return [eos]
 
 
-def _probes(writers: Writers, rows: Sequence[PromptRow], tests: Sequence[int], temperature: float) -> list[Draft]:
+def _probes(writers: Writers, plans: Sequence[Plan], tests: Sequence[int]) -> list[Draft]:
     """For every test prompt: its response against another prompt's, the human line against a sample, it against junk.
 
     The side that should win stands first.
     """
     drafts: list[Draft] = []
-    for place, i in enumerate(tests):
-        row, own = rows[i], writers.samples[temperature][i][0]
-        next_place = tests[(place + 1) % len(tests)]
-        elsewhere = writers.samples[temperature][next_place][0]
-        drafts.append(Draft(row, "own prompt over another, samples", own, elsewhere))
-        line, other_line = list(row.demonstration), list(rows[next_place].demonstration)
+    for rank, place in enumerate(tests):
+        row, own, elsewhere = plans[place].row, writers.own[place], tests[(rank + 1) % len(tests)]
+        line, other_line = list(row.demonstration), list(plans[elsewhere].row.demonstration)
+        drafts.append(Draft(row, "own prompt over another, samples", own, writers.own[elsewhere]))
         drafts.append(Draft(row, "own prompt over another, human lines", line, other_line))
-        drafts.append(Draft(row, "human line over sample", list(row.demonstration), own))
-        for which, name in enumerate(("repetition", "fixed line", "empty")):
-            drafts.append(Draft(row, f"sample over {name}", own, _degenerate(writers, own, which)))
+        drafts.append(Draft(row, "human line over sample", line, own))
+        for junk, name in enumerate(("repetition", "fixed line", "empty")):
+            drafts.append(Draft(row, f"sample over {name}", own, _degenerate(writers, own, junk)))
     return drafts
 
 

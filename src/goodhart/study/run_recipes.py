@@ -22,10 +22,10 @@ from goodhart.evaluation.checkpoint import Hidden, Judges, Opponents, classify, 
 from goodhart.models.checkpoint import device
 from goodhart.models.preference import PreferenceModel
 from goodhart.store import write_atomically
-from goodhart.study.model_recipes import load_policy, prompt_index, save_policy
+from goodhart.study.model_recipes import load_policy, save_policy
 from goodhart.study.spec import Arm
 from goodhart.study.workplace import Workplace
-from goodhart.tasks.prompt_table import PromptRow, read_prompts
+from goodhart.tasks.prompt_table import PromptRow, find_prompts, read_prompts
 from goodhart.tasks.similarity import similarity
 from goodhart.training.alignment import Step, train
 from goodhart.training.optimiser import Descent
@@ -75,7 +75,8 @@ def _tell(work: Workplace, arm: Arm, step: Step) -> None:
 
 def _slots(work: Workplace, arm: Arm, seed: int) -> tuple[Source, Labeller]:
     """Source and labeller of the arm; both sources walk the same prompts in the same order."""
-    data, _, _ = read_pairs(work.inputs["labels"] / "pairs.parquet", "train", prompt_index(work.inputs["prompts"]))
+    prompts = work.inputs["prompts"] / "prompts.parquet"
+    data, _, _ = read_pairs(work.inputs["labels"] / "pairs.parquet", "train", prompts)
     if arm.source == "data":
         known = data if arm.reduction == "sum" else data.with_mean_reference()
         return DataSource(known, arm.batch, seed), DataLabels()
@@ -92,12 +93,13 @@ class Panel:
     @classmethod
     def read(cls, work: Workplace) -> Panel:
         """Held-out prompts of the evaluation split, and the first training prompts of the golden data set."""
-        rows = read_prompts(work.inputs["prompts"] / "prompts.parquet", "evaluation", "train")
-        by_id = {row.prompt.id: row for row in rows}
-        data = pq.read_table(work.inputs["labels"] / "pairs.parquet", columns=["prompt", "split"]).to_pylist()
-        trained = list(dict.fromkeys(r["prompt"] for r in data if r["split"] == "train"))
-        held_out = [row for row in rows if row.split == "evaluation"]
-        return cls(held_out, [by_id[i] for i in trained[: work.settings["train_evaluation"]]])
+        table = work.inputs["prompts"] / "prompts.parquet"
+        data = pq.read_table(
+            work.inputs["labels"] / "pairs.parquet", columns=["prompt"], filters=[("split", "=", "train")]
+        )
+        trained = list(dict.fromkeys(data.column("prompt").to_pylist()))[: work.settings["train_evaluation"]]
+        by_id = find_prompts(table, trained)
+        return cls(read_prompts(table, "evaluation"), [by_id[i] for i in trained])
 
     @property
     def rows(self) -> list[PromptRow]:
@@ -150,7 +152,7 @@ def evaluation(work: Workplace) -> dict[str, Any]:
     )
     columns["split"] = list[object](["held_out"] * len(panel.held_out) + ["train"] * len(panel.train))
     pq.write_table(pa.table(columns), work.folder / "rows.parquet")
-    index = prompt_index(work.inputs["prompts"])
+    index = work.inputs["prompts"] / "prompts.parquet"
     parts: list[pa.Table] = []
     for split, name in (("train", "train"), ("test", "held_out")):
         pairs, ids, _ = read_pairs(work.inputs["labels"] / "pairs.parquet", split, index)

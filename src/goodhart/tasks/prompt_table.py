@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +43,25 @@ def write_prompts(path: Path, columns: dict[str, list[object]]) -> None:
 
 def read_prompts(path: Path, *splits: str) -> list[PromptRow]:
     """The rows of the given splits (all, if none is named), in the table's order."""
+    return _rows(path, [("split", "in", list(splits))] if splits else None)
+
+
+def find_prompts(path: Path, ids: Iterable[str]) -> dict[str, PromptRow]:
+    """The rows of the given prompts, by id. Raises GoodhartError if one is not there."""
+    wanted = set(ids)
+    found = {row.prompt.id: row for row in _rows(path, [("prompt", "in", sorted(wanted))])} if wanted else {}
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise GoodhartError(f"{len(missing)} prompts, {missing[0]} for one, are not in {path}", "delete both cells")
+    return found
+
+
+def _rows(path: Path, filters: list[tuple[str, str, list[str]]] | None) -> list[PromptRow]:
     rows: list[PromptRow] = []
-    for row in pq.read_table(path, schema=SCHEMA).to_pylist():
-        if not splits or row["split"] in splits:
-            prompt = Prompt(row["prompt"], tuple(row["tokens"]))
-            demonstration = tuple(row["reference_tokens"] or ())
-            rows.append(PromptRow(prompt, row["split"], row["text"], row["reference"], demonstration))
+    for row in pq.read_table(path, schema=SCHEMA, filters=filters).to_pylist():
+        prompt = Prompt(row["prompt"], tuple(row["tokens"]))
+        demonstration = tuple(row["reference_tokens"] or ())
+        rows.append(PromptRow(prompt, row["split"], row["text"], row["reference"], demonstration))
     return rows
 
 

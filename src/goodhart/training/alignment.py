@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from goodhart.tasks.prompts import Prompt
 from goodhart.training.optimiser import Descent, cuts
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """What has log-probabilities: a policy or a reference."""
 
@@ -32,6 +33,7 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
 class Policy(Scorer, Protocol):
     """What is trained."""
 

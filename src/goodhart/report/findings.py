@@ -1,0 +1,91 @@
+"""A study's contents with the analysis of them: what figures, tables and sentences are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from goodhart.analysis.diagnostics import Diagnostics
+from goodhart.analysis.frontier import CheckpointPoint, FrontierPoint, checkpoint_points
+from goodhart.analysis.interval import Interval
+from goodhart.analysis.summary import ArmFrontier, Comparison, MeasureSummary, Summary, summarise
+from goodhart.analysis.table import MEASURES, SFT, Point, read
+from goodhart.report.contents import Contents, read_contents
+
+GOLDEN_POLICY = "golden policy"
+BASELINES = (GOLDEN_POLICY, SFT)
+"""The arms of the tables that no study file names."""
+MAIN = "golden_vs_policy"
+"""The measure of the headline: golden win rate against the golden policy."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that the report says."""
+
+    contents: Contents
+    summary: Summary
+    golden_policy: Mapping[str, CheckpointPoint | None]
+    """The last checkpoint of the golden policy on held-out prompts, by measure."""
+
+    def held_out(self, measure: str) -> MeasureSummary | None:
+        """One measure on held-out prompts; None where there is none."""
+        return self.summary.measures.get(("held_out", measure))
+
+    def measured(self, measure: str) -> bool:
+        """Whether any checkpoint has the measure."""
+        found = self.held_out(measure)
+        return found is not None and any(arm.points for arm in found.arms)
+
+    def frontier(self, measure: str, arm: str) -> ArmFrontier | None:
+        """One arm by one measure."""
+        found = self.held_out(measure)
+        return next((each for each in found.arms if each.arm == arm), None) if found else None
+
+    def comparisons(self, measure: str, split: str = "held_out") -> tuple[Comparison, ...]:
+        """The first arm against each of the others."""
+        found = self.summary.measures.get((split, measure))
+        first = self.contents.arms[0]
+        return tuple(c for c in found.comparisons if c.gap.first == first) if found else ()
+
+    def start(self, measure: str) -> CheckpointPoint | None:
+        """The SFT policy by a measure."""
+        found = self.held_out(measure)
+        return found.sft[0] if found and found.sft else None
+
+    def at(self, measure: str, arm: str, point: Point) -> Interval | None:
+        """An arm's measure at one (setting, step)."""
+        found = self.frontier(measure, arm)
+        return next((p.value for p in found.points if _same(p, point)), None) if found else None
+
+    def diagnostics(self, arm: str, point: Point | None = None) -> list[Diagnostics]:
+        """The held-out diagnostics of an arm's checkpoints, or of its seeds at one (setting, step)."""
+        own = [d for d in self.summary.diagnostics.get("held_out", ()) if d.checkpoint.arm == arm]
+        return [
+            d for d in own if point is None or (d.checkpoint.setting, d.checkpoint.step) == (point.setting, point.step)
+        ]
+
+
+def spoken(arm: str) -> str:
+    """An arm's name for readers."""
+    return "SFT policy" if arm == SFT else arm
+
+
+def _same(found: FrontierPoint, point: Point) -> bool:
+    return (found.point.setting, found.point.step) == (point.setting, point.step)
+
+
+def analyse(folder: Path) -> Findings:
+    """Read a study's folder and compute everything that its report says.
+
+    Raises:
+        GoodhartError: a file, a column, or a section of the record is missing or unreadable; it is named.
+    """
+    contents = read_contents(folder)
+    resamples = int(contents.record["study"]["resamples"])
+    summary = summarise(contents.rows, contents.pairs, arms=contents.arms, resamples=resamples, seed=0)
+    matrix = read(contents.rows, "held_out")
+    baseline = {measure: checkpoint_points(matrix, GOLDEN_POLICY, measure) for measure in MEASURES}
+    last = {name: max(found, key=lambda p: p.checkpoint.step, default=None) for name, found in baseline.items()}
+    return Findings(contents, summary, last)

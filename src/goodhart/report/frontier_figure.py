@@ -1,0 +1,156 @@
+"""Win rates and the hidden measure against KL, for every arm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from goodhart.analysis.crossfit import Curve
+from goodhart.analysis.frontier import CheckpointPoint
+from goodhart.report import theme
+from goodhart.report.findings import Findings
+from goodhart.report.theme import Picture, Style, shown
+
+_FILLS: tuple[Any, ...] = ("full", "none", "left", "top", "right", "bottom")
+_WIDE = 20.0
+"""KL in nats beyond which the axis is drawn on a square-root scale."""
+_LABELS = {
+    "golden_vs_policy": "golden win rate\nagainst the golden policy",
+    "golden_vs_sft": "golden win rate\nagainst SFT",
+    "proxy_vs_policy": "proxy win rate\nagainst the golden policy",
+    "hidden": "hidden measure\n(similarity to the human line)",
+}
+
+
+def frontier_picture(findings: Findings, resolution: int) -> Picture:
+    """Golden win rate against the golden policy and against SFT."""
+    drawn = _panels(findings, ("golden_vs_policy", "golden_vs_sft"), resolution)
+    caption = (
+        "Golden win rate against KL(policy ‖ SFT) on held-out prompts. A mark is one checkpoint of one setting and "
+        "seed, its filling is the setting, a thin line joins the checkpoints of a run. A thick line is the arm's "
+        "envelope, the best that it reaches within a KL budget, picked and valued on different seeds and prompts, "
+        "with its pointwise 95% band. Dotted: the SFT policy's win rate."
+    )
+    return Picture("frontier", "Frontier", caption, drawn)
+
+
+def hacking_picture(findings: Findings, resolution: int) -> Picture:
+    """Proxy, golden and hidden measure along KL."""
+    measures = ["proxy_vs_policy", "golden_vs_policy", *(["hidden"] if findings.measured("hidden") else [])]
+    drawn = _panels(findings, measures, resolution)
+    caption = (
+        "The same checkpoints by three measures. A proxy that goes on rising where golden falls is being exploited; "
+        "so is golden where it rises and the hidden measure, which no model sees, falls. Marks, lines and bands as "
+        "above."
+        if findings.measured("hidden")
+        else "The same checkpoints by proxy and golden. A proxy that goes on rising where golden falls is being "
+        "exploited. This task has no hidden measure. Marks, lines and bands as above."
+    )
+    return Picture("measures", "Proxy, golden and hidden measure", caption, drawn)
+
+
+def _panels(findings: Findings, measures: Sequence[str], resolution: int) -> bytes:
+    arms = findings.contents.arms
+    look = theme.styles(arms)
+    with theme.canvas(9.6, 4.3) as figure:
+        axes = figure.subplots(1, len(measures), squeeze=False)[0]
+        for panel, measure in zip(axes, measures, strict=True):
+            for arm in arms:
+                _draw_arm(panel, findings, measure, arm, look[arm])
+            _draw_baselines(panel, findings, measure)
+            panel.set_ylabel(_LABELS[measure])
+        _kl_axes(axes)
+        _share_win_rates(axes, measures)
+        _legend(figure, findings, arms)
+        return theme.png(figure, resolution)
+
+
+def _draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Style) -> None:
+    found = findings.frontier(measure, arm)
+    if found is None:
+        return
+    fills = _fillings(findings)
+    runs: dict[tuple[str, int], list[CheckpointPoint]] = {}
+    for at in found.checkpoints:
+        runs.setdefault((at.checkpoint.setting, at.checkpoint.seed), []).append(at)
+    for (setting, _), run in runs.items():
+        ordered = sorted(run, key=lambda at: at.checkpoint.step)
+        kl, value = [at.kl.estimate for at in ordered], [at.value.estimate for at in ordered]
+        panel.plot(
+            kl, value, color=style.colour, lw=0.6, alpha=0.55, marker=style.marker, ms=4.5, mew=0.9,
+            fillstyle=fills[setting], mfcalt="white", zorder=2,
+        )  # fmt: skip
+    if found.envelope is not None:
+        draw_curve(panel, found.envelope, style, floor=0.0, ceiling=1.0)
+
+
+def draw_curve(
+    panel: Axes, found: Curve, style: Style, floor: float = float("-inf"), ceiling: float = float("inf")
+) -> None:
+    """A curve over KL with its pointwise band, which is cut at what the measure can be."""
+    panel.plot(
+        found.budgets, [at.estimate for at in found.pointwise], color=style.colour, ls=style.line, lw=2.2, zorder=4
+    )
+    low = [max(floor, at.low) for at in found.pointwise]
+    high = [min(ceiling, at.high) for at in found.pointwise]
+    panel.fill_between(found.budgets, low, high, color=style.colour, alpha=0.15, lw=0, zorder=1)
+
+
+def _draw_baselines(panel: Axes, findings: Findings, measure: str) -> None:
+    start, golden = findings.start(measure), findings.golden_policy.get(measure)
+    if start is not None:
+        panel.axhline(start.value.estimate, color=theme.REFERENCE, lw=1, ls=":", zorder=0)
+        panel.plot(
+            start.kl.estimate, start.value.estimate, "X", color=theme.INK, ms=8, mec="white", zorder=5, clip_on=False
+        )
+    if golden is not None:
+        panel.plot(golden.kl.estimate, golden.value.estimate, "*", color=theme.INK, ms=12, mec="white", zorder=5)
+
+
+def _fillings(findings: Findings) -> dict[str, Any]:
+    """A filling for each setting, in the order of the study's sweep."""
+    measure = findings.held_out("golden_vs_policy")
+    points = [p.point for arm in measure.arms for p in arm.points] if measure else []
+    names = dict.fromkeys(point.setting for point in points)
+    return {name: _FILLS[i % len(_FILLS)] for i, name in enumerate(names)}
+
+
+def _kl_axes(axes: Iterable[Axes]) -> None:
+    for panel in axes:
+        wide = panel.get_xlim()[1] > _WIDE
+        if wide:
+            panel.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
+        panel.set_xlim(left=0)
+        panel.set_xlabel(f"KL(policy ‖ SFT) (nats{', square-root scale' if wide else ''})")
+
+
+def _share_win_rates(axes: Sequence[Axes], measures: Sequence[str]) -> None:
+    """Panels of the same opponent have the same limits, so that proxy and golden can be compared by eye."""
+    same = [panel for panel, measure in zip(axes, measures, strict=True) if measure.endswith("_vs_policy")]
+    ends = [panel.get_ylim() for panel in same]
+    for panel in same:
+        panel.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
+
+
+def _legend(figure: Figure, findings: Findings, arms: Sequence[str]) -> None:
+    handles = [
+        Line2D([], [], color=s.colour, ls=s.line, marker=s.marker, lw=2.2, label=shown(arm))
+        for arm, s in theme.styles(arms).items()
+    ]
+    fills = _fillings(findings)
+    if len(fills) > 1:
+        handles += [
+            Line2D(
+                [], [], color=theme.REFERENCE, ls="", marker="o", fillstyle=fill, mfcalt="white", label=shown(setting)
+            )
+            for setting, fill in fills.items()
+        ]
+    handles += [
+        Line2D([], [], color=theme.INK, ls="", marker="X", ms=8, mec="white", label="SFT policy"),
+        Line2D([], [], color=theme.INK, ls="", marker="*", ms=12, mec="white", label="golden policy"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=9)

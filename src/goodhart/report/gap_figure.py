@@ -1,0 +1,57 @@
+"""The gap at matched KL along KL."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+
+from goodhart.analysis.gap import Gap
+from goodhart.report import theme
+from goodhart.report.findings import Findings
+from goodhart.report.frontier_figure import draw_curve
+from goodhart.report.theme import Picture, shown
+from goodhart.report.verdict import spelled
+
+_MEASURES = {
+    "golden_vs_policy": "gap in golden win rate\nagainst the golden policy",
+    "golden_vs_sft": "gap in golden win rate\nagainst SFT",
+    "hidden": "gap in the hidden measure",
+}
+
+
+def gap_picture(findings: Findings, resolution: int) -> Picture:
+    """The first arm less each other arm: a row of panels for each other arm, a column for each measure."""
+    measures = [name for name in _MEASURES if findings.measured(name)]
+    others = findings.contents.arms[1:]
+    look = theme.styles(findings.contents.arms)
+    with theme.canvas(9.6, 0.5 + 2.9 * len(others)) as figure:
+        axes = figure.subplots(len(others), len(measures), squeeze=False)
+        for row, other in zip(axes, others, strict=True):
+            for panel, measure in zip(row, measures, strict=True):
+                gap = next((c.gap for c in findings.comparisons(measure) if c.gap.second == other), None)
+                _draw(panel, gap, look[other])
+                panel.set_ylabel(_MEASURES[measure])
+            row[0].annotate(
+                f"{shown(findings.contents.arms[0])} − {other}", (0, 1), (0, 22), xycoords="axes fraction",
+                textcoords="offset points", fontweight="bold",
+            )  # fmt: skip
+        drawn = theme.png(figure, resolution)
+    caption = (
+        "The first arm's envelope less the other's at the same KL budget, with its pointwise 95% band, over the KL "
+        "that both arms reached; outside it nothing is claimed. Dashed: the mean over that range, which stands above "
+        "each panel with its 95% interval. Above the line at 0 the first arm is ahead."
+    )
+    return Picture("gap", "Gap at matched KL", caption, drawn)
+
+
+def _draw(panel: Axes, gap: Gap | None, style: theme.Style) -> None:
+    panel.axhline(0, color=theme.INK, lw=1)
+    panel.set_xlabel("KL(policy ‖ SFT) (nats)")
+    if gap is None or gap.curve is None:
+        reason = "not measured in common" if gap is None else "no KL in common"
+        panel.text(0.5, 0.6, reason, ha="center", va="center", transform=panel.transAxes, color=theme.REFERENCE)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        return
+    draw_curve(panel, gap.curve, style)
+    panel.axhline(gap.curve.mean.estimate, color=style.colour, lw=1.2, ls=(0, (4, 3)))
+    panel.set_title(f"mean {spelled(gap.curve.mean, sign=True)}", fontsize=9)

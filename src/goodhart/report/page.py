@@ -1,0 +1,42 @@
+"""The page: sections of sentences, figures, tables and samples, in one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from goodhart.report.grid import Grid
+from goodhart.report.samples import Sample
+from goodhart.report.theme import Picture
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; `folded` tables are long and open on a click."""
+
+    anchor: str
+    title: str
+    lead: str = ""
+    paragraphs: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    folded: tuple[Grid, ...] = ()
+
+
+def render(name: str, question: str, version: str, sections: list[Section]) -> str:
+    """The HTML; every text is escaped, and characters that HTML forbids become U+FFFD."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    page = environment.get_template("page.html.j2")
+    title = f"{name}: a Goodhart study"
+    text = page.render(title=title, name=name, question=question, version=version, sections=sections)
+    return _UNPRINTABLE.sub("\ufffd", text)

@@ -1,0 +1,153 @@
+"""From a study's folder to its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from goodhart.report import provenance, statistics
+from goodhart.report.classification_figure import accuracy_picture, shift_picture
+from goodhart.report.cost import cost_grid, cost_picture, cost_sentence, shares
+from goodhart.report.export import to_json
+from goodhart.report.findings import MAIN, Findings, analyse
+from goodhart.report.frontier_figure import frontier_picture, hacking_picture
+from goodhart.report.gap_figure import gap_picture
+from goodhart.report.headline import headline_grid
+from goodhart.report.judges import quality_grid, quality_picture, validation_picture
+from goodhart.report.page import Section, render
+from goodhart.report.samples import select
+from goodhart.report.verdict import answer, gap_line, seeds_note
+from goodhart.store import write_atomically
+
+RESOLUTION = 200
+"""Dots per inch of the figures, enough for print."""
+
+
+def write_report(folder: Path, findings: Findings | None = None, resolution: int = RESOLUTION) -> Path:
+    """Write `report.html`, `figures/*.png` and `summary.json` into a study's folder; returns the page's path.
+
+    `findings` are those of `analyse`, where the caller has them already.
+
+    Raises:
+        GoodhartError: a file, a column, or a section of the record is missing or unreadable; it is named.
+    """
+    found = findings or analyse(folder)
+    sections = _sections(found, resolution)
+    (folder / "figures").mkdir(exist_ok=True)
+    for picture in (picture for section in sections for picture in section.pictures):
+        path = folder / "figures" / f"{picture.name}.png"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(picture.png)
+        temporary.replace(path)
+    write_atomically(folder / "summary.json", to_json(found))
+    page = folder / "report.html"
+    record = found.contents.record
+    text = render(found.contents.name, str(record["study"]["question"]), str(record["versions"]["goodhart"]), sections)
+    write_atomically(page, text)
+    return page
+
+
+def _sections(found: Findings, resolution: int) -> list[Section]:
+    return [
+        _answer(found),
+        _frontier(found, resolution),
+        _gap(found, resolution),
+        _measures(found, resolution),
+        _classification(found, resolution),
+        _responses(found),
+        _judges(found, resolution),
+        _samples(found),
+        _data(found),
+        _cost(found, resolution),
+        _settings(found),
+        _origin(found),
+    ]
+
+
+def _answer(found: Findings) -> Section:
+    compared = found.comparisons(MAIN)
+    if compared:
+        lead = answer(compared[0].gap, compared[0].settings)
+    elif len(found.contents.arms) == 1:
+        lead = f"This study has one arm, {found.contents.arms[0]}, so there is nothing to compare it with."
+    else:
+        lead = "The arms have no seed or no prompt in common, so they cannot be compared."
+    study = found.contents.record["study"]
+    others = tuple(f"{gap_line(c.gap)}." for c in compared[1:])
+    labels = (
+        f"The judge labelled {study['labels']['number']:,} pairs; they train the proxy and feed the offline arms, "
+        "and how much the arms differ depends on how many there are."
+    )
+    note = seeds_note([c.gap for c in compared])
+    paragraphs = (*others, labels, *((note,) if note else ()))
+    return Section("answer", "Answer", lead, paragraphs, grids=(headline_grid(found),))
+
+
+def _frontier(found: Findings, resolution: int) -> Section:
+    pictures = (frontier_picture(found, resolution),)
+    return Section("frontier", "Frontier", pictures=pictures, grids=(statistics.peak_grid(found),))
+
+
+def _gap(found: Findings, resolution: int) -> Section:
+    if len(found.contents.arms) == 1:
+        return Section("gap", "Gap", paragraphs=("One arm has no gap to another.",))
+    grids = (statistics.gap_grid(found), statistics.setting_grid(found))
+    return Section("gap", "Gap", pictures=(gap_picture(found, resolution),), grids=grids)
+
+
+def _measures(found: Findings, resolution: int) -> Section:
+    text = (
+        "The proxy is what online arms learn from, the golden model judges, and the hidden measure, the similarity "
+        "to the human line, is seen by no model. A measure that becomes a target can be gained without what it "
+        "stands for."
+        if found.contents.has_hidden
+        else "The proxy is what online arms learn from, the golden model judges. This task has no hidden measure, "
+        "because its data has no human line that no model was trained on: that golden itself is exploited would not "
+        "be seen here."
+    )
+    return Section("measures", "Measures", paragraphs=(text,), pictures=(hacking_picture(found, resolution),))
+
+
+def _classification(found: Findings, resolution: int) -> Section:
+    pictures = (accuracy_picture(found, resolution), shift_picture(found, resolution))
+    grids, folded = (statistics.correlation_grid(found),), (statistics.classification_grid(found),)
+    return Section("classification", "Classification", pictures=pictures, grids=grids, folded=folded)
+
+
+def _responses(found: Findings) -> Section:
+    last, every = (statistics.diagnostics_grid(found, last=last) for last in (True, False))
+    return Section("responses", "Responses", grids=(last,), folded=(every,))
+
+
+def _judges(found: Findings, resolution: int) -> Section:
+    record = found.contents.record
+    pictures = (quality_picture(record, resolution), validation_picture(record, resolution))
+    grids = (quality_grid(record), provenance.label_grid(record["labels"], record["sft"]))
+    return Section("judges", "Preference models", pictures=pictures, grids=grids)
+
+
+def _samples(found: Findings) -> Section:
+    selection = select(found.contents)
+    return Section("samples", "Samples", paragraphs=(selection.origin,), samples=selection.samples)
+
+
+def _data(found: Findings) -> Section:
+    grids = provenance.data_grids(found.contents.record["data"])
+    long = tuple(grid for grid in grids if "package" in grid.header)
+    return Section("data", "Data", grids=tuple(g for g in grids if g not in long), folded=long)
+
+
+def _cost(found: Findings, resolution: int) -> Section:
+    parts, text = shares(found.contents.record["cells"]), cost_sentence(found.contents.record["cost"])
+    return Section(
+        "cost", "Cost", paragraphs=(text,), pictures=(cost_picture(parts, resolution),), grids=(cost_grid(parts),)
+    )
+
+
+def _settings(found: Findings) -> Section:
+    return Section("settings", "Settings", grids=(provenance.settings_grid(found.contents.record["study"]),))
+
+
+def _origin(found: Findings) -> Section:
+    record = found.contents.record
+    grids = (provenance.origin_grid(record),)
+    return Section("origin", "Origin", grids=grids, folded=(provenance.cell_grid(record["cells"]),))

@@ -1,0 +1,43 @@
+"""The short result for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from goodhart.analysis.interval import Interval
+from goodhart.report.findings import MAIN, Findings
+from goodhart.report.grid import NONE, number
+from goodhart.report.headline import headlines
+from goodhart.report.verdict import gap_line, seeds_note, spelled, spelled_share
+
+
+def terminal_table(findings: Findings) -> RenderableType:
+    """Each arm at its peak, then the gap at matched KL and what it means."""
+    title = Text(f"{findings.contents.name}: each arm at its peak")  # Text: names are no markup
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for place, name in enumerate(("arm", "golden win rate", "at KL", "vs SFT", "hidden", "length")):
+        table.add_column(name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
+    for line in headlines(findings):
+        golden = spelled_share(line.golden) if line.golden else NONE
+        rest = (number(line.kl, 1), _mean(line.vs_sft), _mean(line.hidden), number(line.length, 1))
+        table.add_row(Text(line.arm), golden, *rest)
+    return Group(table, Text(""), *(Text(line) for line in _lines(findings)))
+
+
+def _mean(found: Interval | None) -> str:
+    return number(found.estimate) if found else NONE
+
+
+def _lines(findings: Findings) -> list[str]:
+    found = findings.comparisons(MAIN)
+    lines = [gap_line(comparison.gap) for comparison in found]
+    for comparison in found:
+        if comparison.settings.mean:
+            gap = comparison.gap
+            equal = spelled(comparison.settings.mean, sign=True)
+            lines.append(f"{gap.first} − {gap.second} at equal β and learning rate: {equal}")
+    lines.append("Golden win rates are against the golden policy, on held-out prompts; [95% intervals].")
+    note = seeds_note([comparison.gap for comparison in found])
+    return [*lines, note] if note else lines

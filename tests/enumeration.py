@@ -1,0 +1,24 @@
+"""Every response that a tiny model can write, with its exact probability."""
+
+import itertools
+
+import torch
+
+
+def responses(vocabulary, end, longest):
+    """Token sequences that end with `end`, or are cut at `longest` without it."""
+    others = [v for v in range(vocabulary) if v != end]
+    ended = [[*body, end] for n in range(longest) for body in itertools.product(others, repeat=n)]
+    return ended + [list(body) for body in itertools.product(others, repeat=longest)]
+
+
+@torch.no_grad()
+def laws(model, prompt, written, temperature=1.0):
+    """log p(next token) before each token of one response, float64, by a plain forward."""
+    logits = model(input_ids=torch.tensor([[*prompt, *written]]), use_cache=False).logits[0]
+    return (logits[len(prompt) - 1 : -1].double() / temperature).log_softmax(-1)
+
+
+def log_probability(model, prompt, written, temperature=1.0):
+    own = laws(model, prompt, written, temperature)
+    return float(sum(own[t, token] for t, token in enumerate(written)))

@@ -1,0 +1,189 @@
+"""Masked log-probabilities do not depend on padding, batch, order or layout: values and gradients."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from goodhart.models.logprobs import choose_layout, response_logits, sequence_logps
+from goodhart.models.packing import pack, pad_right
+from tiny_models import MODELS, gradients, llama, naive_logp, policy_of
+
+LAYOUTS = ["shared prompt", "plain"]
+PROMPTS = [[2, 3, 4, 5, 6], [7], [8, 9, 10]]
+RESPONSES = [[[11, 12, 1], [13, 1]], [[1], [14, 15, 2, 3, 4]], [[5, 6], [7, 8, 1]]]
+WEIGHTS = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.7]])
+
+everywhere = pytest.mark.parametrize("layout", LAYOUTS)
+on_both = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+
+
+def naive(model):
+    rows = zip(PROMPTS, RESPONSES, strict=True)
+    return torch.stack([torch.stack([naive_logp(model, p, r).sum() for r in row]) for p, row in rows])
+
+
+@on_both
+@everywhere
+def test_values_and_gradients_are_those_of_one_sequence_at_a_time(make, layout):
+    model = make()
+    found = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout)
+    expected = naive(model)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    slope = gradients(model, (expected * WEIGHTS).sum())
+    assert slope.norm() > 1
+    torch.testing.assert_close(gradients(model, (found * WEIGHTS).sum()), slope, rtol=1e-3, atol=1e-4)
+
+
+@on_both
+@everywhere
+def test_every_token_has_its_own_value_and_padding_has_zero(make, layout):
+    model = make()
+    slots = response_logits(model, PROMPTS, RESPONSES, pad=0, layout=layout)
+    for j, slot in enumerate(slots):
+        for i, given in enumerate(PROMPTS):
+            length = len(RESPONSES[i][j])
+            assert slot.real[i].tolist() == [t < length for t in range(slot.real.shape[1])]
+            assert slot.logp()[i, length:].tolist() == [0.0] * (slot.real.shape[1] - length)
+            torch.testing.assert_close(
+                slot.logp()[i, :length], naive_logp(model, given, RESPONSES[i][j]), rtol=1e-5, atol=1e-5
+            )
+
+
+@on_both
+@everywhere
+def test_cutting_the_batch_changes_nothing(make, layout):
+    model = make()
+    whole = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout)
+    for cut in (slice(0, 1), slice(1, 2), slice(1, 3)):
+        part = sequence_logps(model, PROMPTS[cut], RESPONSES[cut], pad=0, layout=layout)
+        torch.testing.assert_close(part, whole[cut], rtol=1e-5, atol=1e-5)
+
+
+@on_both
+@everywhere
+def test_order_padding_and_company_change_nothing(make, layout):
+    model = make()
+    whole = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout)
+    company = ([[3] * 20, *PROMPTS[::-1]], [[[4] * 15, [5] * 9], *RESPONSES[::-1]])
+    found = sequence_logps(model, *company, pad=9, layout=layout)[1:].flip(0)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+
+
+@everywhere
+def test_no_gradient_reaches_the_padding_token(layout):
+    model = llama()
+    assert all(0 not in row for row in PROMPTS + sum(RESPONSES, []))
+    value = (sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout) * WEIGHTS).sum()
+    (slope,) = torch.autograd.grad(value, [model.get_input_embeddings().weight])
+    assert slope[0].tolist() == [0.0] * slope.shape[1]
+    assert slope[2].norm() > 0
+
+
+@everywhere
+def test_branches_do_not_see_each_other(layout):
+    model = llama()
+    others = [[row[0], [2, 2, 2, 2, 2, 2, 2]] for row in RESPONSES]
+    found = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout)[:, 0]
+    torch.testing.assert_close(found, sequence_logps(model, PROMPTS, others, pad=0, layout=layout)[:, 0])
+
+
+@everywhere
+def test_an_empty_response_has_probability_one(layout):
+    found = sequence_logps(llama(), [[2, 3], [4]], [[[], [5]], [[6], []]], pad=0, layout=layout)
+    assert found[0, 0] == 0
+    assert found[1, 1] == 0
+    assert found[0, 1] < 0
+
+
+@given(st.data())
+def test_layouts_agree_on_any_batch(data):
+    token = st.integers(1, 15)
+    rows = data.draw(st.integers(1, 4))
+    branches = data.draw(st.integers(1, 3))
+    prompts = [data.draw(st.lists(token, min_size=1, max_size=6)) for _ in range(rows)]
+    responses = [[data.draw(st.lists(token, max_size=5)) for _ in range(branches)] for _ in range(rows)]
+    shared, plain = (sequence_logps(SHARED_MODEL, prompts, responses, pad=0, layout=layout) for layout in LAYOUTS)
+    torch.testing.assert_close(shared, plain, rtol=1e-4, atol=1e-4)
+
+
+SHARED_MODEL = llama(seed=3)
+
+
+class IgnoresTheMask(nn.Module):
+    """A model that attends causally to everything and counts its own positions."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def get_input_embeddings(self):
+        return self.inner.get_input_embeddings()
+
+    def forward(self, input_ids, attention_mask, position_ids, logits_to_keep=0, use_cache=False):
+        plain = attention_mask if attention_mask.dim() == 2 else None
+        return self.inner(input_ids=input_ids, attention_mask=plain, logits_to_keep=logits_to_keep, use_cache=use_cache)
+
+
+class RefusesTheMask(IgnoresTheMask):
+    """A model that takes two-dimensional masks only."""
+
+    def forward(self, input_ids, attention_mask, position_ids, logits_to_keep=0, use_cache=False):
+        if attention_mask.dim() != 2:
+            raise ValueError("the mask must be two-dimensional")
+        return self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)
+
+
+@on_both
+def test_ordinary_models_share_the_prompt(make):
+    assert choose_layout(make(), pad=0) == "shared prompt"
+
+
+@on_both
+@pytest.mark.parametrize("kind", [IgnoresTheMask, RefusesTheMask])
+def test_a_model_without_free_masks_is_found_out_and_scored_plainly(make, kind):
+    inner = make()
+    policy = policy_of(kind(inner))
+    assert policy.layout == "plain"
+    torch.testing.assert_close(policy.log_probs(PROMPTS, RESPONSES), naive(inner), rtol=1e-5, atol=1e-5)
+
+
+def test_the_probe_would_notice_a_wrong_layout():
+    model = IgnoresTheMask(llama())
+    shared = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt")
+    assert (shared - naive(model.inner)).abs().max() > 0.1
+
+
+def test_mean_reduction_divides_by_the_response_length():
+    model = llama()
+    sums, means = (policy_of(model, reduction=r).log_probs(PROMPTS, RESPONSES) for r in ("sum", "mean"))
+    counts = torch.tensor([[len(r) for r in row] for row in RESPONSES])
+    torch.testing.assert_close(means * counts, sums)
+
+
+def test_a_packed_row_by_hand():
+    packed = pack([[5, 6], [7]], [[[8, 9], [1]], [[1], [2]]], pad=0)
+    assert packed.input_ids.tolist() == [[5, 6, 8, 9, 1], [0, 7, 1, 0, 2]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 0, 1, 0, 1]]
+    assert packed.real.tolist() == [[True, True, True], [True, False, True]]
+    assert (packed.widths, packed.prompt_width, packed.kept) == ((2, 1), 2, 4)
+    assert packed.predictors().tolist() == [0, 1, 0]
+    seen = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4]]
+    assert [np.flatnonzero(row).tolist() for row in packed.allowed[0].numpy()] == seen
+    assert np.flatnonzero(packed.allowed[1, 4].numpy()).tolist() == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "branches"), [([[]], [[[1]]]), ([[2], [3]], [[[1]], [[1], [2]]]), ([[2], [3]], [[[1]]])]
+)
+def test_what_cannot_be_packed_is_refused(prompts, branches):
+    with pytest.raises(ValueError, match="prompt"):
+        pack(prompts, branches, pad=0)
+
+
+def test_rows_are_padded_on_the_right():
+    ids, real = pad_right([[3, 4], [], [5]], pad=9)
+    assert ids.tolist() == [[3, 4], [9, 9], [5, 9]]
+    assert real.sum(1).tolist() == [2, 0, 1]

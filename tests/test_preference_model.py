@@ -1,0 +1,229 @@
+"""Preference models: both orders, no dependence on padding or batch, round trips; and how they are fitted."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from goodhart.alignment.batch import Pairs
+from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.labellers import both_orders
+from goodhart.models.preference import PreferenceModel
+from goodhart.training.preference import fit, judge_quality, random_order
+from goodhart.training.settings import Optimisation, Preference
+from tiny_models import llama, prompt
+
+SEPARATOR, PAD = 15, 0
+PROMPTS = [[2, 3, 4], [5], [6, 7, 8, 9]]
+FIRST = [[10, 11, 1], [12, 1], [13]]
+SECOND = [[2, 1], [3, 4, 5, 6, 1], [7, 8]]
+KINDS = ["pairwise", "bradley-terry"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def judge(kind, layout="shared prompt", *, head=True):
+    model = PreferenceModel(llama().model, kind, SEPARATOR, PAD, layout)
+    if head:
+        draw = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            model.head.weight.copy_(torch.randn(model.head.weight.shape, generator=draw))
+            model.head.bias.fill_(0.3)
+    return model.eval()
+
+
+def by_hand(model, given, first, second):
+    """The logit from plain forwards of one sequence each."""
+
+    def states(*tokens):
+        return model.trunk(input_ids=torch.tensor([tokens]), use_cache=False).last_hidden_state[0]
+
+    if model.kind == "bradley-terry":
+        ends = [states(*given, *response, SEPARATOR)[-1] for response in (first, second)]
+        return float((model.head(ends[0]) - model.head(ends[1])).detach())
+    seen = states(*given, *first, SEPARATOR, *second, SEPARATOR)
+    both = torch.cat([seen[len(given) + len(first)], seen[-1]])
+    return float(model.head(both).detach())
+
+
+@every_kind
+@pytest.mark.parametrize("layout", ["shared prompt", "plain"])
+@torch.no_grad()
+def test_both_orders_are_two_plain_readings(kind, layout):
+    model = judge(kind, layout)
+    found = model.both(PROMPTS, FIRST, SECOND)
+    rows = list(zip(PROMPTS, FIRST, SECOND, strict=True))
+    expected = torch.tensor([[by_hand(model, p, a, b), by_hand(model, p, b, a)] for p, a, b in rows])
+    assert expected.abs().min() > 0.05
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.logits(PROMPTS, FIRST, SECOND), found[:, 0])
+    torch.testing.assert_close(model.logits(PROMPTS, SECOND, FIRST), found[:, 1], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_bradley_terry_is_antisymmetric_and_the_pairwise_kind_need_not_be():
+    sums = {kind: judge(kind).both(PROMPTS, FIRST, SECOND).sum(1) for kind in KINDS}
+    assert sums["bradley-terry"].tolist() == [0, 0, 0]
+    assert sums["pairwise"].abs().min() > 0.01
+
+
+@every_kind
+@pytest.mark.parametrize("layout", ["shared prompt", "plain"])
+@torch.no_grad()
+def test_padding_batch_and_company_change_nothing(kind, layout):
+    model = judge(kind, layout)
+    whole = model.both(PROMPTS, FIRST, SECOND)
+    for i in range(3):
+        alone = model.both(PROMPTS[i : i + 1], FIRST[i : i + 1], SECOND[i : i + 1])
+        torch.testing.assert_close(alone[0], whole[i], rtol=1e-4, atol=1e-4)
+    long = model.both([[3] * 12, *PROMPTS], [[4] * 9, *FIRST], [[5] * 14, *SECOND])
+    torch.testing.assert_close(long[1:], whole, rtol=1e-4, atol=1e-4)
+
+
+@every_kind
+@torch.no_grad()
+def test_empty_responses_are_judged_too(kind):
+    model = judge(kind)
+    found = model.both([[2, 3], [4]], [[], []], [[5], []])
+    assert float(found[0, 0]) == pytest.approx(by_hand(model, [2, 3], [], [5]), abs=1e-4)
+    assert float(found[1, 0]) == pytest.approx(float(found[1, 1]), abs=1e-5)
+
+
+@every_kind
+def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
+    model = judge(kind)
+    model.save(tmp_path)
+    again = PreferenceModel.load(tmp_path)
+    assert (again.kind, again.separator, again.pad, again.layout) == (kind, SEPARATOR, PAD, "shared prompt")
+    assert not again.training
+    with torch.no_grad():
+        assert torch.equal(again.both(PROMPTS, FIRST, SECOND), model.both(PROMPTS, FIRST, SECOND))
+
+
+@every_kind
+def test_it_starts_from_a_language_model_undecided(kind, tmp_path):
+    language_model = llama()
+    language_model.save_pretrained(tmp_path)
+    model = PreferenceModel.from_language_model(tmp_path, kind, SEPARATOR, PAD, "plain")
+    for own, other in zip(model.trunk.parameters(), language_model.model.parameters(), strict=True):
+        assert torch.equal(own, other)
+    r = ModelJudge(model).prefer(pairs())
+    assert r.tolist() == [[0.5, 0.5]] * 3
+    assert both_orders(r, "hard").tolist() == [0.5] * 3
+
+
+def pairs(label=None):
+    prompts = [prompt(i, *p) for i, p in enumerate(PROMPTS)]
+    return Pairs(prompts, FIRST, SECOND, label)
+
+
+@every_kind
+def test_a_judge_asks_in_batches_and_gives_probabilities(kind):
+    model = judge(kind)
+    r = ModelJudge(model, batch=2).prefer(pairs())
+    with torch.no_grad():
+        expected = model.both(PROMPTS, FIRST, SECOND).sigmoid().numpy()
+    np.testing.assert_allclose(r, expected, rtol=1e-4, atol=1e-5)
+    assert ModelJudge(model).prefer(pairs()[:0]).shape == (0, 2)
+
+
+@every_kind
+def test_an_undecided_model_has_the_quality_of_a_coin(kind):
+    found, agreed = judge_quality(judge(kind, head=False), pairs(np.array([1.0, 0.0, 1.0])))
+    assert (found.pairs, found.loss, found.accuracy, found.flips) == (3, pytest.approx(np.log(2)), 0.5, 0.0)
+    assert agreed.tolist() == [0.5] * 3
+
+
+def test_the_loss_is_the_likelihood_of_the_labels_in_both_orders():
+    model, label = judge("pairwise"), np.array([1.0, 0.0, 0.5])
+    r = ModelJudge(model).prefer(pairs())
+    found, agreed = judge_quality(model, pairs(label))
+    by_label = [
+        -(label[i] * np.log(r[i, 0] * (1 - r[i, 1])) + (1 - label[i]) * np.log((1 - r[i, 0]) * r[i, 1])) / 2
+        for i in range(3)
+    ]
+    assert found.loss == pytest.approx(np.mean(by_label))
+    verdicts = both_orders(r, "hard")
+    assert agreed.tolist() == [verdicts[0], 1 - verdicts[1], 0.5]
+    assert found.accuracy == pytest.approx(agreed.mean())
+    same_side = (r[:, 0] > 0.5) == (r[:, 1] > 0.5)
+    assert found.flips == pytest.approx(same_side.mean())
+
+
+def test_a_bradley_terry_model_never_flips():
+    assert judge_quality(judge("bradley-terry"), pairs(np.ones(3)))[0].flips == 0
+
+
+def test_random_order_swaps_half_of_the_pairs_with_their_labels():
+    data = task(400, seed=0)
+    mixed = random_order(data, seed=0, step=3)
+    swapped = np.array(
+        [
+            a == d and b == c and a != b
+            for a, b, c, d in zip(data.first, data.second, mixed.first, mixed.second, strict=True)
+        ]
+    )
+    assert 0.4 < swapped.mean() < 0.6
+    np.testing.assert_array_equal(mixed.label, np.where(swapped, 1 - data.label, data.label))
+    assert [p.id for p in mixed.prompts] == [p.id for p in data.prompts]
+    assert random_order(data, seed=0, step=3).first == mixed.first
+    assert random_order(data, seed=0, step=4).first != mixed.first
+
+
+def task(size, seed):
+    """The response that holds token 9 is the better one; it always stands first."""
+    draw = np.random.default_rng(seed)
+    prompts = [prompt(1000 * seed + i, *draw.integers(2, 8, 3).tolist()) for i in range(size)]
+    rest = draw.integers(2, 8, (size, 2, 2))
+    return Pairs(prompts, [[9, *r[0].tolist(), 1] for r in rest], [[8, *r[1].tolist(), 1] for r in rest], np.ones(size))
+
+
+def settings(**changes):
+    optimisation = Optimisation(lr=changes.pop("lr", 1e-2), warmup=2, micro_batch=changes.pop("micro_batch", 0))
+    return Preference(**{"steps": 30, "batch": 16, "check_every": 10, "optimisation": optimisation, **changes})
+
+
+@every_kind
+def test_it_learns_what_is_easy(kind):
+    model = judge(kind, head=False)
+    said = []
+    looks = fit(model, task(64, 1), task(40, 2), settings(), seed=0, say=said.append)
+    assert looks[0]["accuracy"] == 0.5
+    assert looks[-1]["accuracy"] > 0.9
+    assert [look["step"] for look in looks] == [0, 10, 20, 30]
+    assert [s["step"] for s in said if "accuracy" not in s] == list(range(1, 31))
+
+
+def test_accumulation_does_not_change_the_fit():
+    models = [judge("pairwise", head=False) for _ in range(2)]
+    for model, micro in zip(models, (0, 5), strict=True):
+        fit(model, task(32, 1), task(8, 2), settings(steps=4, micro_batch=micro), seed=0, say=lambda _: None)
+    for own, other in zip(*(m.parameters() for m in models), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
+
+
+def test_it_stops_by_patience_and_keeps_the_weights_of_the_lowest_validation_loss():
+    model = judge("pairwise", head=False)
+    start = copy.deepcopy(model.state_dict())
+    opposite = task(24, 2)
+    opposite = Pairs(opposite.prompts, opposite.first, opposite.second, np.zeros(24))
+    looks = fit(model, task(64, 1), opposite, settings(check_every=3, patience=2), seed=0, say=lambda _: None)
+    assert [look["step"] for look in looks] == [0, 3, 6]
+    assert looks[1]["loss"] > looks[0]["loss"]
+    assert all(torch.equal(value, start[name]) for name, value in model.state_dict().items())
+    assert not model.training
+
+
+def test_the_look_in_the_middle_can_be_the_best():
+    """At a step that is far too large the loss falls, then rises; what is kept is the look that was lowest."""
+    model = judge("pairwise", head=False)
+    validation = task(24, 2)
+    validation = Pairs(validation.prompts, validation.first, validation.second, np.where(np.arange(24) % 4, 1.0, 0.0))
+    looks = fit(
+        model, task(64, 1), validation, settings(steps=24, check_every=2, patience=3), seed=0, say=lambda _: None
+    )
+    losses = [look["loss"] for look in looks]
+    best = int(np.argmin(losses))
+    assert 0 < best < len(losses) - 1
+    assert len(losses) - 1 - best == 3
+    assert judge_quality(model, validation)[0].loss == pytest.approx(losses[best], rel=1e-6)

@@ -1,0 +1,149 @@
+"""Cells are complete or absent, checked when opened, and made by one process at a time."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from goodhart.errors import GoodhartError
+from goodhart.store import Store, write_atomically
+from goodhart.study import executor, recipes
+from goodhart.study.cell import Cell, closure
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def finished(store, cell="kind-abc", text="hello"):
+    folder = store.partial(cell)
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "file.txt").write_text(text)
+    (folder / "state").mkdir()
+    (folder / "state" / "resume.pt").write_text("x")
+    store.finish(cell, {"id": cell, "result": {"n": 1}})
+    return store.folder(cell)
+
+
+def test_a_finished_cell_opens_and_keeps_no_state(store):
+    folder = finished(store)
+    assert store.has("kind-abc")
+    assert store.open("kind-abc") == folder
+    assert store.record("kind-abc")["result"] == {"n": 1}
+    assert not (folder / "state").exists()
+    assert not store.partial("kind-abc").exists()
+
+
+@pytest.mark.parametrize("name", ["deep/file.txt", "cell.json"])
+@pytest.mark.parametrize("damage", [lambda p: p.write_text(p.read_text()[:-1]), lambda p: p.unlink()])
+def test_a_truncated_or_missing_file_is_named(store, name, damage):
+    folder = finished(store)
+    damage(folder / name)
+    with pytest.raises(GoodhartError, match=name.split("/")[-1]) as found:
+        store.open("kind-abc")
+    assert str(folder) in found.value.remedy
+
+
+def test_an_edit_of_the_same_length_is_found(store):
+    folder = finished(store)
+    (folder / "deep" / "file.txt").write_text("jello")
+    with pytest.raises(GoodhartError, match=r"file\.txt"):
+        store.open("kind-abc")
+
+
+def test_a_lock_is_held_once_and_given_back(store):
+    with store.lock("c") as mine:
+        assert mine
+        with store.lock("c") as other:
+            assert not other
+    with store.lock("c") as again:
+        assert again
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(store):
+    code = (
+        "import os,sys\nfrom pathlib import Path\nfrom goodhart.store import Store\n"
+        "lock = Store(Path(sys.argv[1])).lock('c')\nassert lock.__enter__()\nos._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(store.root)], check=False).returncode == 9
+    assert (store.root / "cells" / "c.lock").exists()
+    with store.lock("c") as mine:
+        assert mine
+
+
+def test_the_lock_of_another_host_lives_as_long_as_it_beats(store):
+    lock = store.root / "cells" / "c.lock"
+    lock.mkdir(parents=True)
+    (lock / "owner.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "started": 0}))
+    with store.lock("c") as mine:
+        assert not mine
+    os.utime(lock / "owner.json", (0, 0))
+    with store.lock("c") as mine:
+        assert mine
+
+
+def test_writing_atomically_leaves_one_file(tmp_path):
+    write_atomically(tmp_path / "a.json", "1")
+    write_atomically(tmp_path / "a.json", "2")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "2")]
+
+
+def test_an_address_depends_on_kind_settings_and_inputs_but_not_on_labels():
+    base = Cell("a", {"x": 1})
+    cells = [
+        Cell("b", {"x": 1}, {"in": base}),
+        Cell("b", {"x": 2}, {"in": base}),
+        Cell("b", {"x": 1}, {"in": Cell("a", {"x": 2})}),
+        Cell("c", {"x": 1}, {"in": base}),
+        Cell("b", {"x": 1}, {"other": base}),
+    ]
+    assert len({cell.id for cell in cells}) == len(cells)
+    assert Cell("b", {"x": 1}, {"in": Cell("a", {"x": 1}, label="z")}, "name").id == cells[0].id
+
+
+def test_the_closure_has_each_cell_once_and_inputs_first():
+    a = Cell("a", {})
+    b, c = Cell("b", {}, {"a": a}), Cell("c", {}, {"a": Cell("a", {})})
+    order = [cell.id for cell in closure([Cell("d", {}, {"b": b, "c": c}), c])]
+    assert len(order) == 4
+    assert order.index(a.id) < min(order.index(b.id), order.index(c.id))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(store, monkeypatch):
+    kept = finished(store, "kept-1")
+
+    def full(work):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(recipes.RECIPES, "full", full)
+    with pytest.raises(GoodhartError, match="disk is full") as found:
+        executor._work(str(store.root), Cell("full", {}, label="the big one"))
+    assert "\n" not in str(found.value)
+    assert "the big one" in str(found.value)
+    assert store.open("kept-1") == kept
+
+
+def test_a_recipe_that_fails_leaves_no_finished_cell_and_frees_its_lock(store, monkeypatch):
+    def broken(work):
+        (work.folder / "half.txt").write_text("half")
+        raise GoodhartError("it broke", "mend it")
+
+    monkeypatch.setitem(recipes.RECIPES, "broken", broken)
+    cell = Cell("broken", {})
+    with pytest.raises(GoodhartError, match="it broke"):
+        recipes.make(store, cell)
+    assert not store.has(cell.id)
+    monkeypatch.setitem(recipes.RECIPES, "broken", lambda work: {"done": True})
+    assert recipes.make(store, cell)
+    assert store.record(cell.id)["result"] == {"done": True}
+
+
+def test_errors_survive_the_way_between_processes():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(GoodhartError("problem", "remedy")))
+    assert str(error) == "problem; remedy"
