@@ -33,12 +33,13 @@ def run(study_name: str, overrides: list[str], root: Path, workers: int, dry_run
 
 
 def _show(folder: Path, console: Console) -> None:
-    from goodhart.report.page import write_report
+    from goodhart.report.findings import analyse
+    from goodhart.report.report import write_report
     from goodhart.report.terminal import terminal_table
 
-    path = write_report(folder)
-    for part in terminal_table(folder):
-        console.print(part)
+    findings = analyse(folder)
+    path = write_report(folder, findings)
+    console.print(terminal_table(findings))
     console.print(f"report: {path}", highlight=False, markup=False)
 
 
@@ -76,10 +77,22 @@ def report(name: str, root: Path) -> None:
 
 
 def compare(name: str, first: str, second: str, root: Path) -> None:
-    """The gap between two arms at matched KL."""
-    from goodhart.report.terminal import comparison_table
+    """The gap between two arms at matched KL, by every measure. Raises GoodhartError for an arm that is not there."""
+    from goodhart.analysis.summary import measure_summary
+    from goodhart.analysis.table import read
+    from goodhart.report.contents import read_contents
+    from goodhart.report.verdict import MEASURES, gap_line
 
-    _console().print(comparison_table(study_path(name, root), first, second))
+    contents = read_contents(study_path(name, root))
+    matrix = read(contents.rows, "held_out")
+    known = dict.fromkeys(checkpoint.arm for checkpoint in matrix.checkpoints)
+    for arm in (first, second):
+        if arm not in known:
+            raise GoodhartError(f"study {name!r} has no arm {arm!r}", f"its arms are: {', '.join(known)}")
+    resamples = int(contents.record["study"]["resamples"])
+    for measure, title in MEASURES.items():
+        for found in measure_summary(matrix, measure, (first, second), resamples).comparisons:
+            _console().print(f"{title}: {gap_line(found.gap)}", highlight=False, markup=False)
 
 
 def show_list() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -123,9 +124,13 @@ def _kl_axes(axes: Iterable[Axes]) -> None:
     for panel in axes:
         wide = panel.get_xlim()[1] > _WIDE
         if wide:
-            panel.set_xscale("function", functions=(lambda x: abs(x) ** 0.5, lambda x: x**2))
+            panel.set_xscale("function", functions=(_root, np.square))
         panel.set_xlim(left=0)
         panel.set_xlabel(f"KL(policy ‖ SFT) (nats{', square-root scale' if wide else ''})")
+
+
+def _root(kl: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(kl, 0.0))
 
 
 def _share_win_rates(axes: Sequence[Axes], measures: Sequence[str]) -> None:

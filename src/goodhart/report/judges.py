@@ -73,7 +73,8 @@ def validation_picture(record: Mapping[str, Any], resolution: int) -> Picture:
         drawn = theme.png(figure, resolution)
     caption = (
         "Validation curves of the golden and the proxy model; a ring marks the look of lowest validation loss, whose "
-        "weights are kept. Training stops when a set number of looks in a row (“patience” in the settings) find no new lowest (see the settings)."
+        "weights are kept. Training stops when a set number of looks in a row (“patience” in the settings) "
+        "find none that is lower."
     )
     return Picture("preference-models", "Training of the preference models", caption, drawn)
 

@@ -30,12 +30,16 @@ class Section:
     folded: tuple[Grid, ...] = ()
 
 
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 def render(name: str, question: str, version: str, sections: list[Section]) -> str:
     """The HTML; every text is escaped, and characters that HTML forbids become U+FFFD."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
+    environment.filters["base64"] = _base64
     page = environment.get_template("page.html.j2")
     title = f"{name}: a Goodhart study"
     text = page.render(title=title, name=name, question=question, version=version, sections=sections)

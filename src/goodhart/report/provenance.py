@@ -7,14 +7,15 @@ from typing import Any
 
 from goodhart.report.grid import Grid, counted, flattened, plain
 
-_SIDES = {"train": "training packages", "held_out": "held-out packages"}
+_SIDES = (("train", "training packages"), ("held_out", "held-out packages"))
 
 
 def data_grids(data: Mapping[str, Any]) -> list[Grid]:
     """What was collected, what was left out and why, and how it was split."""
     grids: list[Grid] = []
-    for side, counts in data.get("corpus", {}).get("counts", {}).items():
-        grids += _corpus(_SIDES.get(side, side), counts)
+    for side, words in _SIDES:
+        if "corpus" in data:
+            grids += _corpus(words, data["corpus"]["counts"][side])
     for kind in ("prompts", "preferences"):
         if kind in data:
             grids += _prompts(data[kind]["counts"])

@@ -77,7 +77,7 @@ def _answer(found: Findings) -> Section:
         f"The judge labelled {study['labels']['number']:,} pairs; they train the proxy and feed the offline arms, "
         "and how much the arms differ depends on how many there are."
     )
-    note = seeds_note([c.gap for c in compared])
+    note = seeds_note(study["seeds"])
     paragraphs = (*others, labels, *((note,) if note else ()))
     return Section("answer", "Answer", lead, paragraphs, grids=(headline_grid(found),))
 

@@ -46,7 +46,7 @@ class Selection:
 
 def select(contents: Contents) -> Selection:
     """Keyed random held-out prompts, the final checkpoints of the first seed, the first setting that all arms have."""
-    table = contents.rows.filter(pc.equal(contents.rows.column("split"), "held_out"))
+    table = contents.rows.filter(pc.field("split") == "held_out")
     rows: list[dict[str, Any]] = table.select(
         [
             "arm",

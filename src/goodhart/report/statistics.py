@@ -55,8 +55,8 @@ def setting_grid(findings: Findings) -> Grid:
 
 def _setting_row(each: SettingGap) -> tuple[str, str, str, str]:
     gap = each.gap
-    found = (spelled(gap.mean, sign=True), kl_range(gap)) if gap.mean else (NONE, "no KL in common")
-    return (plain(each.beta), plain(each.lr), *found)
+    found, where = (spelled(gap.mean, sign=True), kl_range(gap)) if gap.mean else (NONE, "no KL in common")
+    return plain(each.beta), plain(each.lr), found, where
 
 
 def peak_grid(findings: Findings) -> Grid:

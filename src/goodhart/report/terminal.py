@@ -39,5 +39,5 @@ def _lines(findings: Findings) -> list[str]:
             equal = spelled(comparison.settings.mean, sign=True)
             lines.append(f"{gap.first} − {gap.second} at equal β and learning rate: {equal}")
     lines.append("Golden win rates are against the golden policy, on held-out prompts; [95% intervals].")
-    note = seeds_note([comparison.gap for comparison in found])
+    note = seeds_note(findings.contents.record["study"]["seeds"])
     return [*lines, note] if note else lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ _COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _LINES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -81,7 +81,7 @@ def shown(name: str) -> str:
 
 
 @contextmanager
-def canvas(width: float, height: float) -> Iterator[Figure]:
+def canvas(width: float, height: float) -> Generator[Figure]:
     """An empty figure of that many inches, drawn with this theme."""
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height))

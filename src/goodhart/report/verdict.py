@@ -83,9 +83,8 @@ def _same_setting(settings: SettingGaps | None) -> str:
     return f" At equal β and learning rate, without choosing the best, it is {spelled(settings.mean, sign=True)}."
 
 
-def seeds_note(gaps: Sequence[Gap]) -> str:
+def seeds_note(seeds: Sequence[int]) -> str:
     """A warning where the intervals cover the prompts alone."""
-    means = [gap.mean for gap in gaps if gap.mean is not None]
-    if any(found.seeds == 1 for found in means):
+    if len(seeds) == 1:
         return "Only one seed was run: intervals cover the variation between prompts, not between training runs."
     return ""

@@ -161,19 +161,21 @@ def held_out_loss(model: LlamaForCausalLM, rows: Int[np.ndarray, "row context"],
 
 
 def pretrain(settings: Pretraining, out: Path, work: Path, say: Callable[[str], None] = print) -> None:
-    """Train a base model and write it to `out` (bfloat16 safetensors, tokenizer, record); goes on where it stopped."""
+    """Train a base model and write it to `out` (bfloat16 safetensors, tokenizer, record); goes on where it stopped.
+
+    Settings may change when it goes on (fewer steps, to finish sooner); the record lists them from step to step.
+    """
     torch.set_num_threads(settings.threads)
     tokenizer, packed = prepare(work / "text", settings.seed, say)
     begin, respond, end, pad = special_ids(tokenizer)
     torch.manual_seed(key(settings.seed, "pretraining weights") % 2**63)
     config = preset_config(settings.preset, vocab_size=VOCABULARY, bos=begin, eos=end, pad=pad)
     model = LlamaForCausalLM(config)
-    name = f"{settings.preset}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:12]}"
-    run = _Run(settings, model, packed, respond, work / f"{name}.pt", say)
+    run = _Run(settings, model, packed, respond, work / f"{settings.preset}-seed{settings.seed}.pt", say)
     run.train()
     own, other = held_out_loss(model, packed["held_out"], respond)
     losses = {"held out": own, "held out, another prompt": other}
-    write_base_model(model, tokenizer, settings, out, losses, run.log_file)
+    write_base_model(model, tokenizer, run.segments, out, losses, run.log_file)
 
 
 class _Run:
@@ -190,6 +192,7 @@ class _Run:
     ) -> None:
         self.settings, self.model, self.packed, self.respond = settings, model, packed, respond
         self.state_file, self.log_file, self.say = state_file, state_file.with_suffix(".jsonl"), say
+        self.segments: list[tuple[int, dict[str, Any]]] = []
         self.optimiser = torch.optim.AdamW(
             model.parameters(), lr=settings.peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True
         )
@@ -230,15 +233,20 @@ class _Run:
 
     def _resume(self) -> int:
         if not self.state_file.exists():
+            self.segments = [(0, asdict(self.settings))]
             return 0
         state = torch.load(self.state_file, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.segments = [(int(step), settings) for step, settings in state["segments"]]
+        if self.segments[-1][1] != asdict(self.settings):
+            self.segments.append((int(state["step"]), asdict(self.settings)))
         self.say(f"resumed at step {state['step']}")
         return int(state["step"])
 
     def _save(self, step: int) -> None:
-        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "step": step}
+        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        state |= {"step": step, "segments": self.segments}
         torch.save(state, self.state_file.with_suffix(".tmp"))
         self.state_file.with_suffix(".tmp").replace(self.state_file)
 
@@ -251,7 +259,7 @@ class _Run:
 def write_base_model(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    settings: Pretraining,
+    segments: list[tuple[int, dict[str, Any]]],
     out: Path,
     losses: dict[str, float],
     log_file: Path,
@@ -266,9 +274,10 @@ def write_base_model(
     model.config.save_pretrained(out)
     tokenizer.save_pretrained(out)
     shutil.copy(log_file, out / "pretraining.jsonl")
+    last = segments[-1][1]
     record = {
-        "settings": asdict(settings),
-        "tokens": settings.steps * settings.batch * CONTEXT,
+        "segments": [{"from step": step, "settings": settings} for step, settings in segments],
+        "tokens": last["steps"] * last["batch"] * CONTEXT,
         "parameters": sum(p.numel() for p in model.parameters()),
         "nats per summary token": losses,
         "sha256": {"model.safetensors": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()},
