@@ -86,7 +86,7 @@ def best(rule: Rule, kl: np.ndarray, value: np.ndarray, at: np.ndarray) -> float
 
 def replicate(world: World, number: int, resamples: int) -> list[tuple[float, float, float, float]]:
     """(estimate - truth, low - truth, high - truth, se) of gap, gap at equal setting and peak."""
-    rng = stream(number, "coverage", world.name)
+    rng = stream(number, "benchmarks/coverage", world.name)
     easy = world.prompt_effect * rng.normal(size=world.prompts)
     first, second = (
         sample(world, sweep, arm, easy, rng) for sweep, arm in ((world.first, "online"), (world.second, "offline"))

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from goodhart.randomness import stream
 from goodhart.tasks.tokenizer import train_tokenizer
 
-WORDS = "red blue green small large round flat cat dog bird runs sleeps sings".split()
+WORDS = ["red", "blue", "green", "small", "large", "round", "flat", "cat", "dog", "bird", "runs", "sleeps", "sings"]
 
 
 def sentence(draw, words: int) -> str:

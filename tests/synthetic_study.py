@@ -80,7 +80,7 @@ def prompt_rows(made: Made) -> list[dict[str, Any]]:
         rng = stream(0, "prompt", i)
         subject, verb = rng.choice(SUBJECTS), rng.choice(VERBS)
         body = f"Parameters\n----------\n{subject.split()[-1]} : object\n    What to {verb.lower()}.{made.spice}"
-        text = f"{subject.split()[-1].title()}.{verb.lower()}_all\n{body}"
+        text = f"{subject.split()[-1].title()}.{verb.lower()}_{i}\n{body}"
         line = f"{verb} {subject} {rng.choice(DETAILS)}{made.spice}"
         split = "held_out" if i < made.prompts else "train"
         found.append({"prompt": f"p{i:04d}", "split": split, "text": text, "reference": line if made.hidden else None})

@@ -43,12 +43,12 @@ def test_every_token_has_its_own_value_and_padding_has_zero(make, layout):
     model = make()
     slots = response_logits(model, PROMPTS, RESPONSES, pad=0, layout=layout)
     for j, slot in enumerate(slots):
-        for i, given in enumerate(PROMPTS):
+        for i, tokens in enumerate(PROMPTS):
             length = len(RESPONSES[i][j])
             assert slot.real[i].tolist() == [t < length for t in range(slot.real.shape[1])]
             assert slot.logp()[i, length:].tolist() == [0.0] * (slot.real.shape[1] - length)
             torch.testing.assert_close(
-                slot.logp()[i, :length], naive_logp(model, given, RESPONSES[i][j]), rtol=1e-5, atol=1e-5
+                slot.logp()[i, :length], naive_logp(model, tokens, RESPONSES[i][j]), rtol=1e-5, atol=1e-5
             )
 
 
@@ -75,7 +75,7 @@ def test_order_padding_and_company_change_nothing(make, layout):
 @everywhere
 def test_no_gradient_reaches_the_padding_token(layout):
     model = llama()
-    assert all(0 not in row for row in PROMPTS + sum(RESPONSES, []))
+    assert all(0 not in row for row in PROMPTS + [r for pair in RESPONSES for r in pair])
     value = (sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout) * WEIGHTS).sum()
     (slope,) = torch.autograd.grad(value, [model.get_input_embeddings().weight])
     assert slope[0].tolist() == [0.0] * slope.shape[1]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from micro_study import goodhart, write_micro_study
 
 from goodhart.evaluation import schema
+from micro_study import goodhart, write_micro_study
 
 
 @pytest.fixture(scope="module")

@@ -70,5 +70,5 @@ def naive_logp(model, given, response):
 
 def gradients(model, value):
     """The gradient of `value` by parameter, as one vector."""
-    found = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
-    return torch.cat([torch.zeros(p.numel()) if g is None else g.flatten() for p, g in zip(model.parameters(), found)])
+    found = torch.autograd.grad(value, list(model.parameters()), materialize_grads=True)
+    return torch.cat([gradient.flatten() for gradient in found])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from pathlib import Path
@@ -88,16 +90,14 @@ def _convert(kind: Any, data: Any, where: str) -> Any:
 
 
 def _scalar(kind: Any, data: Any, where: str) -> Any:
-    if kind is float and isinstance(data, str):  # YAML 1.1 reads 1e-4 as text
-        try:
-            return float(data)
-        except ValueError:
-            pass
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if isinstance(data, kind) and not (kind is int and isinstance(data, bool)):
-        return data
-    raise GoodhartError(f"{where} is {data!r}", f"give a value of type {kind.__name__}")
+    if kind is float and isinstance(data, int | str) and not isinstance(data, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            data = float(data)  # YAML 1.1 reads 1e-4 as text
+    if not isinstance(data, kind) or isinstance(data, bool) != (kind is bool):
+        raise GoodhartError(f"{where} is {data!r}", f"give a value of type {kind.__name__}")
+    if isinstance(data, float) and not math.isfinite(data):
+        raise GoodhartError(f"{where} is {data!r}", "give a finite number")
+    return data
 
 
 def _dataclass(kind: Any, data: Any, where: str) -> Any:

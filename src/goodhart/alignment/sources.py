@@ -38,11 +38,9 @@ def places(step: int, batch: int, size: int, seed: int) -> list[int]:
     Every source walks its items so; hence online and offline runs of one seed see the same prompts at
     the same step.
     """
-    chosen: list[int] = []
-    for position in range(step * batch, (step + 1) * batch):
-        epoch, place = divmod(position, size)
-        chosen.append(int(permutation(size, seed, "order of pairs", epoch)[place]))
-    return chosen
+    positions = range(step * batch, (step + 1) * batch)
+    orders = {epoch: permutation(size, seed, "order of pairs", epoch) for epoch in {p // size for p in positions}}
+    return [int(orders[p // size][p % size]) for p in positions]
 
 
 @dataclass(frozen=True, slots=True)

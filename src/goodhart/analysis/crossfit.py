@@ -5,14 +5,13 @@ A maximum over noisy means is biased upwards, and more for the bigger sweep. Her
 out; the estimate is the mean over all of these cells (cross-fitting: Chernozhukov et al. 2018, arXiv 1608.00060,
 definition 3.1). Its mean cannot exceed the truth; where the pick is clear it equals it. One seed is not left out.
 
-The variance is V = (1 - a) V_fixed + a V_bootstrap with a = (1 + 2 r)/3, r the seeds' share of V_fixed. V_fixed holds
+The variance is V = (1 - a) V_fixed + a V_bootstrap with a = (1 + r)/2, r the seeds' share of V_fixed. V_fixed holds
 the picks (`interval.components`) and so misses that two cells are dependent through each other's picks; V_bootstrap
 picks again in every replicate, drawing prompts jointly for all arms and seeds and a new effect for each seed, and
-overstates it, because observed differences between points are larger than true ones. For picks that depend on the
-data in second order, V_fixed holds 1/2 and a resampled variance 2 to 3 times the second-order part (Efron and Stein
-1981, Annals of Statistics 9(3), for the excess of the jackknife), so a lies at 1/5 to 1/3; of a few seeds the
-bootstrap is not found to overstate it. The weights are this project's own, chosen in simulated worlds, and
-`benchmarks/coverage.py` measures what they give; they are not a theorem.
+overstates it, because observed differences between points are larger than true ones. For a statistic of second order
+V_fixed holds half of the variance and a resampled variance two to three times it (Efron and Stein 1981, Annals of
+Statistics 9(3), for the excess of the jackknife), so the truth lies between. The weight is this project's own, chosen
+in simulated worlds; it is no theorem, and `benchmarks/coverage.py` measures what it gives.
 
 Drawing S seeds with replacement gives (S - 1)/S of their variance and counts the prompts' noise again (Owen 2007,
 arXiv 0712.1111), so the new effects are Gaussian combinations of the observed ones, scaled to the seeds' variance
@@ -192,7 +191,7 @@ def _intervals(
 ) -> list[Interval]:
     """The interval at each budget, from the variances with the picks fixed and with the picks drawn again."""
     fixed = parts.seeds + parts.prompts
-    part = (1 + 2 * parts.seeds / np.where(fixed > 0, fixed, 1.0)) / 3
+    part = (1 + parts.seeds / np.where(fixed > 0, fixed, 1.0)) / 2
     se, centre = np.sqrt((1 - part) * fixed + part * drawn), cells.mean(axis=(1, 2))
     size = {"seeds": cells.shape[1], "prompts": cells.shape[2]}
     return [around(float(centre[i]), float(se[i]), float(parts.freedom[i]), **size) for i in range(len(cells))]

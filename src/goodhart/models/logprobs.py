@@ -24,6 +24,8 @@ class ResponseLogits:
     """float32, unnormalised."""
     tokens: Int[Tensor, "row position"]
     real: Bool[Tensor, "row position"]
+    states: Float[Tensor, "row position hidden"] | None = None
+    """The trunk's last states at the tokens themselves, where they were asked for."""
 
     def logp(self) -> Float[Tensor, "row position"]:
         """Log p(token | prompt, earlier tokens) in nats, 0 on padding."""
@@ -32,44 +34,62 @@ class ResponseLogits:
 
 
 def response_logits(
-    model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], *, pad: int, layout: Layout
+    model: Any,
+    prompts: Sequence[Tokens],
+    responses: Sequence[Sequence[Tokens]],
+    *,
+    pad: int,
+    layout: Layout,
+    states: bool = False,
 ) -> list[ResponseLogits]:
     """Next-token logits at the response positions, one entry per response slot (first responses, second, ...)."""
     if layout == "shared prompt":
-        return _shared(model, pack(prompts, responses, pad))
-    return [_plain(model, prompts, [row[j] for row in responses], pad) for j in range(len(responses[0]))]
+        return _shared(model, pack(prompts, responses, pad), states)
+    return [_plain(model, prompts, [row[j] for row in responses], pad, states) for j in range(len(responses[0]))]
 
 
-def _shared(model: Any, packed: Packed) -> list[ResponseLogits]:
+def _shared(model: Any, packed: Packed, states: bool) -> list[ResponseLogits]:
     device = next(model.parameters()).device
-    logits = model(
+    out = model(
         input_ids=packed.input_ids.to(device),
         attention_mask=additive(packed.allowed.to(device), next(model.parameters()).dtype),
         position_ids=packed.position_ids.to(device),
         logits_to_keep=packed.kept,
+        output_hidden_states=states,
         use_cache=False,
-    ).logits
-    laws = logits.index_select(1, packed.predictors().to(device)).float()
-    tokens = packed.input_ids[:, packed.prompt_width :].to(device)
-    parts = zip(packed.split(laws), packed.split(tokens), packed.split(packed.real.to(device)), strict=True)
-    return [ResponseLogits(law, token, real) for law, token, real in parts]
+    )
+    laws = packed.split(out.logits.index_select(1, packed.predictors().to(device)).float())
+    tokens = packed.split(packed.input_ids[:, packed.prompt_width :].to(device))
+    real = packed.split(packed.real.to(device))
+    last = packed.split(out.hidden_states[-1][:, packed.prompt_width :]) if states else [None] * len(laws)
+    return [ResponseLogits(*slot) for slot in zip(laws, tokens, real, last, strict=True)]
 
 
-def _plain(model: Any, prompts: Sequence[Tokens], responses: Sequence[Tokens], pad: int) -> ResponseLogits:
+def _plain(
+    model: Any, prompts: Sequence[Tokens], responses: Sequence[Tokens], pad: int, states: bool
+) -> ResponseLogits:
     device = next(model.parameters()).device
     ids, real = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], pad)
     positions = torch.arange(ids.shape[1]).expand_as(ids)
-    logits = model(
+    out = model(
         input_ids=ids.to(device),
         attention_mask=real.long().to(device),
         position_ids=positions.to(device),
+        output_hidden_states=states,
         use_cache=False,
-    ).logits
+    )
     tokens, token_real = pad_right(responses, pad)
     starts = torch.tensor([len(p) for p in prompts])
-    columns = (starts[:, None] - 1 + torch.arange(tokens.shape[1])).clamp(max=ids.shape[1] - 1).to(device)
-    laws = logits.gather(1, columns[..., None].expand(-1, -1, logits.shape[-1])).float()
-    return ResponseLogits(laws, tokens.to(device), token_real.to(device))
+    columns = starts[:, None] + torch.arange(tokens.shape[1])
+    laws = _at(out.logits, columns - 1).float()
+    last = _at(out.hidden_states[-1], columns) if states else None
+    return ResponseLogits(laws, tokens.to(device), token_real.to(device), last)
+
+
+def _at(values: Float[Tensor, "row column size"], columns: Int[Tensor, "row position"]) -> Tensor:
+    """Values at some columns of each row; positions behind a row's end are padding and read its last column."""
+    index = columns.clamp(max=values.shape[1] - 1).to(values.device)
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def sequence_logps(

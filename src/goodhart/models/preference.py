@@ -4,49 +4,62 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModelForCausalLM
 
-from goodhart.models.logprobs import Layout
-from goodhart.models.packing import Tokens, additive, pack, pad_right
+from goodhart.models.logprobs import Layout, ResponseLogits, response_logits
+from goodhart.models.packing import Tokens
 
 Kind = Literal["pairwise", "bradley-terry"]
 """pairwise: r(x, y1, y2) with both responses in context; bradley-terry: sigmoid(s(x, y1) - s(x, y2))."""
 
 
+NUMBERS, INFORMATION = 4, 2
+"""How many numbers the head sees of a response besides the trunk's state; which of them is the mutual information."""
+
+
 class PreferenceModel(nn.Module):
     """r(x, y1, y2) in [0, 1], the probability that y1 is preferred.
 
-    pairwise: the trunk reads `x y1 | y2 |`, and the head maps the states at both separators to a logit
+    pairwise: the model reads `x y1 | y2 |`, and the head maps what it finds at both separators to a logit
     (arXiv 2405.08448, appendix A: both responses in context, no Bradley-Terry assumption).
-    bradley-terry: the trunk reads `x y |`, and the head maps the state at the separator to a score.
+    bradley-terry: the model reads `x y |`, and the head maps what it finds at the separator to a score.
+
+    Of each response the head sees the trunk's state at its separator and four numbers: the language model's mean
+    log p(y|x) and mean log p(y|no prompt) per token, their pointwise mutual information log p(y|x) - log p(y) / 10
+    (nats) and the length / 10 (tokens). A small trunk takes many thousand pairs to learn to compare a response with
+    its prompt; its own next-token law knows already. So the head starts with weight 1 on the mutual information (-1
+    for y2) and 0 elsewhere: before any training, the response that its prompt makes likelier is preferred.
     """
 
-    def __init__(self, trunk: Any, kind: Kind, separator: int, pad: int, layout: Layout) -> None:
+    def __init__(self, language_model: Any, kind: Kind, separator: int, pad: int, layout: Layout) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.language_model = language_model
         self.kind: Kind = kind
         self.separator = separator
         self.pad = pad
         self.layout: Layout = layout
-        features = trunk.config.hidden_size * (2 if kind == "pairwise" else 1)
-        self.head = nn.Linear(features, 1)
-        nn.init.zeros_(self.head.weight)  # the first gradient sets the direction; no draw to be seeded
+        features = language_model.config.hidden_size + NUMBERS
+        self.head = nn.Linear(features * (2 if kind == "pairwise" else 1), 1)
+        nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            for k, sign in enumerate((1.0, -1.0)[: len(self.head.weight[0]) // features]):
+                self.head.weight[0, (k + 1) * features - NUMBERS + INFORMATION] = sign
 
     @classmethod
     def from_language_model(
         cls, checkpoint: str | Path, kind: Kind, separator: int, pad: int, layout: Layout
     ) -> PreferenceModel:
-        """Start from a causal language model's weights, with a zero head (r = 1/2 for every pair)."""
-        trunk = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
-        return cls(trunk, kind, separator, pad, layout)
+        """Start from a causal language model's weights and its judgement of mutual information."""
+        return cls(_load_language_model(checkpoint), kind, separator, pad, layout)
 
     def logits(
         self, prompts: Sequence[Tokens], first: Sequence[Tokens], second: Sequence[Tokens]
@@ -69,62 +82,50 @@ class PreferenceModel(nn.Module):
         orders: int = 2,
     ) -> Float[Tensor, "pair opponent order"]:
         """The same for several opponents of each response, with one pass over the prompt."""
-        sep, rows = self.separator, list(zip(responses, *opponents, strict=True))
+        rows = list(zip(responses, *opponents, strict=True))
+        bare = self._bare_logps(prompts, rows)
         if self.kind == "bradley-terry":
-            ends = self._states(prompts, [[[*text, sep] for text in row] for row in rows])
-            scores = torch.stack([self.head(end[:, -1])[:, 0] for end in ends], dim=1)
-            margin = scores[:, :1] - scores[:, 1:]
+            read = self._read(prompts, [[(text,) for text in row] for row in rows])
+            scores = [self.head(_features(found[0], bare[:, j])) for j, found in enumerate(read)]
+            margin = scores[0] - torch.cat(scores[1:], dim=1)
             return torch.stack([margin, -margin][:orders], dim=2)
-        pairs = [[p for other in others for p in ((own, other), (other, own))[:orders]] for own, *others in rows]
-        branches = [[[*a, sep, *b, sep] for a, b in row] for row in pairs]
-        ends = self._states(prompts, branches, [[len(a) for a, _ in row] for row in pairs])
-        logits = torch.stack([self.head(end.flatten(1))[:, 0] for end in ends], dim=1)
-        return logits.unflatten(1, (len(opponents), orders))
+        places = [order for j in range(1, len(opponents) + 1) for order in ((0, j), (j, 0))[:orders]]
+        read = self._read(prompts, [[(row[a], row[b]) for a, b in places] for row in rows])
+        logits = [
+            self.head(torch.cat([_features(one, bare[:, a]), _features(two, bare[:, b])], dim=1))
+            for (one, two), (a, b) in zip(read, places, strict=True)
+        ]
+        return torch.cat(logits, dim=1).unflatten(1, (len(opponents), orders))
 
-    def _states(
-        self,
-        prompts: Sequence[Tokens],
-        branches: Sequence[Sequence[Tokens]],
-        middles: Sequence[Sequence[int]] | None = None,
-    ) -> list[Float[Tensor, "row place hidden"]]:
-        """For every branch slot the states at its last token and, before it, at `middles`."""
-        device = self.head.weight.device
-        out: list[Tensor] = []
-        for j, states in enumerate(self._forward(prompts, branches, device)):
-            last = torch.tensor([len(row[j]) - 1 for row in branches], device=device)
-            columns = [last] if middles is None else [torch.tensor([m[j] for m in middles], device=device), last]
-            at = torch.stack(columns, dim=1)[..., None].expand(-1, -1, states.shape[-1])
-            out.append(states.gather(1, at))
-        return out
+    def _bare_logps(self, prompts: Sequence[Tokens], rows: Sequence[Sequence[Tokens]]) -> Float[Tensor, "row response"]:
+        """Log p(y) in nats without the prompt: behind its first and last token alone, the frame of an empty one."""
+        frames = [[prompt[0], prompt[-1]] for prompt in prompts]
+        slots = response_logits(self.language_model, frames, rows, pad=self.pad, layout=self.layout)
+        return torch.stack([slot.logp().sum(1) for slot in slots], dim=1)
 
-    def _forward(
-        self, prompts: Sequence[Tokens], branches: Sequence[Sequence[Tokens]], device: torch.device
-    ) -> list[Float[Tensor, "row position hidden"]]:
-        if self.layout == "shared prompt":
-            packed = pack(prompts, branches, self.pad)
-            states = self.trunk(
-                input_ids=packed.input_ids.to(device),
-                attention_mask=additive(packed.allowed.to(device), self.head.weight.dtype),
-                position_ids=packed.position_ids.to(device),
-                use_cache=False,
-            ).last_hidden_state
-            return packed.split(states[:, packed.prompt_width :])
-        parts: list[Tensor] = []
-        for j in range(len(branches[0])):
-            ids, real = pad_right([[*p, *row[j]] for p, row in _zip(prompts, branches)], self.pad)
-            positions = torch.arange(ids.shape[1], device=device).expand(ids.shape)
-            states = self.trunk(
-                input_ids=ids.to(device), attention_mask=real.long().to(device), position_ids=positions, use_cache=False
-            ).last_hidden_state
-            width = max(len(row[j]) for row in branches)
-            starts = torch.tensor([len(p) for p in prompts], device=device)
-            columns = (starts[:, None] + torch.arange(width, device=device)).clamp(max=ids.shape[1] - 1)
-            parts.append(states.gather(1, columns[..., None].expand(-1, -1, states.shape[-1])))
-        return parts
+    def _read(self, prompts: Sequence[Tokens], branches: Sequence[Sequence[Sequence[Tokens]]]) -> list[list[_Reading]]:
+        """For every branch slot (a chain of responses, each followed by a separator) what is read of its responses."""
+        chains = [[[t for text in chain for t in (*text, self.separator)] for chain in row] for row in branches]
+        slots = response_logits(self.language_model, prompts, chains, pad=self.pad, layout=self.layout, states=True)
+        return [self._readings(slot, [row[j] for row in branches]) for j, slot in enumerate(slots)]
+
+    def _readings(self, slot: ResponseLogits, chains: Sequence[Sequence[Tokens]]) -> list[_Reading]:
+        assert slot.states is not None
+        logp, column = slot.logp(), torch.arange(slot.tokens.shape[1], device=slot.tokens.device)
+        start = torch.zeros(len(chains), dtype=torch.long, device=column.device)
+        readings: list[_Reading] = []
+        for k in range(len(chains[0])):
+            length = torch.tensor([len(chain[k]) for chain in chains], device=column.device)
+            inside = (column >= start[:, None]) & (column < (start + length)[:, None])
+            end = (start + length)[:, None, None].expand(-1, 1, slot.states.shape[-1])
+            state = slot.states.gather(1, end).squeeze(1)
+            readings.append(_Reading(state, torch.where(inside, logp, 0.0).sum(1), length))
+            start = start + length + 1
+        return readings
 
     def save(self, folder: Path) -> None:
-        """Write the trunk as a Hugging Face checkpoint, with the head and its settings beside it."""
-        self.trunk.save_pretrained(folder)
+        """Write the language model as a Hugging Face checkpoint, with the head and its settings beside it."""
+        self.language_model.save_pretrained(folder)
         save_file({k: v.detach().contiguous() for k, v in self.head.state_dict().items()}, folder / "head.safetensors")
         settings = {"kind": self.kind, "separator": self.separator, "pad": self.pad, "layout": self.layout}
         (folder / "preference.json").write_text(json.dumps(settings))
@@ -133,11 +134,28 @@ class PreferenceModel(nn.Module):
     def load(cls, folder: Path) -> PreferenceModel:
         """Read what `save` wrote, in evaluation mode."""
         settings = json.loads((folder / "preference.json").read_text())
-        trunk = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        model = cls(trunk, **settings)
+        model = cls(_load_language_model(folder), **settings)
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
         return model.eval()
 
 
-def _zip(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, Any]]:
-    return list(zip(first, second, strict=True))
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What the model finds of one response."""
+
+    state: Float[Tensor, "row hidden"]
+    logp: Float[Tensor, " row"]
+    """log p(y | what stands before it), nats."""
+    length: Int[Tensor, " row"]
+
+
+def _features(found: _Reading, bare: Float[Tensor, " row"]) -> Float[Tensor, "row feature"]:
+    length = found.length.clamp(min=1)
+    numbers = [found.logp / length, bare / length, (found.logp - bare) / 10, length / 10]
+    return torch.cat([found.state, torch.stack(numbers, dim=1)], dim=1)
+
+
+def _load_language_model(path: str | Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )

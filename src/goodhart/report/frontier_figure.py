@@ -19,6 +19,7 @@ from goodhart.report.theme import Picture, Style, shown
 _FILLS: tuple[Any, ...] = ("full", "none", "left", "top", "right", "bottom")
 _WIDE = 20.0
 """KL in nats beyond which the axis is drawn on a square-root scale."""
+_TICKS = (0, 1, 5, 10, 20, 40, 60, 100, 150, 200, 300, 500, 1000)
 _LABELS = {
     "golden_vs_policy": "golden win rate\nagainst the golden policy",
     "golden_vs_sft": "golden win rate\nagainst SFT",
@@ -51,14 +52,15 @@ def hacking_picture(findings: Findings, resolution: int) -> Picture:
         else "The same checkpoints by proxy and golden. A proxy that goes on rising where golden falls is being "
         "exploited. This task has no hidden measure. Marks, lines and bands as above."
     )
-    return Picture("measures", "Proxy, golden and hidden measure", caption, drawn)
+    title = "Proxy, golden and hidden measure" if findings.measured("hidden") else "Proxy and golden"
+    return Picture("measures", title, caption, drawn)
 
 
 def _panels(findings: Findings, measures: Sequence[str], resolution: int) -> bytes:
     arms = findings.contents.arms
     look = theme.styles(arms)
     with theme.canvas(9.6, 4.3) as figure:
-        axes = figure.subplots(1, len(measures), squeeze=False)[0]
+        axes = list(figure.subplots(1, len(measures), squeeze=False)[0])
         for panel, measure in zip(axes, measures, strict=True):
             for arm in arms:
                 _draw_arm(panel, findings, measure, arm, look[arm])
@@ -125,8 +127,9 @@ def _kl_axes(axes: Iterable[Axes]) -> None:
         wide = panel.get_xlim()[1] > _WIDE
         if wide:
             panel.set_xscale("function", functions=(_root, np.square))
+            panel.set_xticks([tick for tick in _TICKS if tick <= panel.get_xlim()[1]])
         panel.set_xlim(left=0)
-        panel.set_xlabel(f"KL(policy ‖ SFT) (nats{', square-root scale' if wide else ''})")
+        panel.set_xlabel("KL(policy ‖ SFT), nats" + (" (√ scale)" if wide else ""))
 
 
 def _root(kl: np.ndarray) -> np.ndarray:

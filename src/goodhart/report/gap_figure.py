@@ -23,17 +23,15 @@ def gap_picture(findings: Findings, resolution: int) -> Picture:
     measures = [name for name in _MEASURES if findings.measured(name)]
     others = findings.contents.arms[1:]
     look = theme.styles(findings.contents.arms)
-    with theme.canvas(9.6, 0.5 + 2.9 * len(others)) as figure:
+    with theme.canvas(9.6, 0.3 + 3.0 * len(others)) as figure:
         axes = figure.subplots(len(others), len(measures), squeeze=False)
         for row, other in zip(axes, others, strict=True):
             for panel, measure in zip(row, measures, strict=True):
                 gap = next((c.gap for c in findings.comparisons(measure) if c.gap.second == other), None)
                 _draw(panel, gap, look[other])
                 panel.set_ylabel(_MEASURES[measure])
-            row[0].annotate(
-                f"{shown(findings.contents.arms[0])} − {other}", (0, 1), (0, 22), xycoords="axes fraction",
-                textcoords="offset points", fontweight="bold",
-            )  # fmt: skip
+            names = f"{shown(findings.contents.arms[0], 20)} − {shown(other, 20)}"
+            row[0].set_ylabel(f"{names}\n{row[0].get_ylabel()}")
         drawn = theme.png(figure, resolution)
     caption = (
         "The first arm's envelope less the other's at the same KL budget, with its pointwise 95% band, over the KL "
@@ -45,7 +43,7 @@ def gap_picture(findings: Findings, resolution: int) -> Picture:
 
 def _draw(panel: Axes, gap: Gap | None, style: theme.Style) -> None:
     panel.axhline(0, color=theme.INK, lw=1)
-    panel.set_xlabel("KL(policy ‖ SFT) (nats)")
+    panel.set_xlabel("KL(policy ‖ SFT), nats")
     if gap is None or gap.curve is None:
         reason = "not measured in common" if gap is None else "no KL in common"
         panel.text(0.5, 0.6, reason, ha="center", va="center", transform=panel.transAxes, color=theme.REFERENCE)
@@ -54,4 +52,4 @@ def _draw(panel: Axes, gap: Gap | None, style: theme.Style) -> None:
         return
     draw_curve(panel, gap.curve, style)
     panel.axhline(gap.curve.mean.estimate, color=style.colour, lw=1.2, ls=(0, (4, 3)))
-    panel.set_title(f"mean {spelled(gap.curve.mean, sign=True)}", fontsize=9)
+    panel.set_title(f"mean {spelled(gap.curve.mean, sign=True)}", fontsize=8)

@@ -36,7 +36,9 @@ def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
 
 
 def interval(estimate: float, low: float, high: float, digits: int = 3, sign: bool = False) -> str:
-    """`estimate [low, high]`."""
+    """`estimate [low, high]`; the estimate alone where the interval is not known."""
+    if not math.isfinite(low + high):
+        return number(estimate, digits, sign)
     return f"{number(estimate, digits, sign)} [{number(low, digits, sign)}, {number(high, digits, sign)}]"
 
 

@@ -95,7 +95,7 @@ def quality_picture(record: Mapping[str, Any], resolution: int) -> Picture:
                 capsize=3, label=f"{role} model",
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), [row[1] for row in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel("agreement (chance: 0.5)")
         theme.legend_above(figure, axes)
         drawn = theme.png(figure, resolution)

@@ -63,7 +63,7 @@ def label_grid(labels: Mapping[str, Any], sft: Mapping[str, Any]) -> Grid:
 
 def settings_grid(study: Mapping[str, Any]) -> Grid:
     """Every setting of the study."""
-    return Grid("Settings", ("setting", "value"), tuple(flattened(study)))
+    return Grid("Every setting", ("setting", "value"), tuple(flattened(study)))
 
 
 def origin_grid(record: Mapping[str, Any]) -> Grid:

@@ -90,8 +90,12 @@ def _frontier(found: Findings, resolution: int) -> Section:
 def _gap(found: Findings, resolution: int) -> Section:
     if len(found.contents.arms) == 1:
         return Section("gap", "Gap", paragraphs=("One arm has no gap to another.",))
-    grids = (statistics.gap_grid(found), statistics.setting_grid(found))
-    return Section("gap", "Gap", pictures=(gap_picture(found, resolution),), grids=grids)
+    compared = [c for measure in ("golden_vs_policy", "golden_vs_sft") for c in found.comparisons(measure)]
+    pictures = (gap_picture(found, resolution),) if any(c.gap.mean for c in compared) else ()
+    text = () if pictures else ("No two arms have a KL in common, so there is no gap at matched KL to draw.",)
+    grids = (statistics.gap_grid(found, "held_out"), statistics.setting_grid(found))
+    folded = (statistics.gap_grid(found, "train"),)
+    return Section("gap", "Gap", paragraphs=text, pictures=pictures, grids=grids, folded=folded)
 
 
 def _measures(found: Findings, resolution: int) -> Section:

@@ -5,36 +5,42 @@ from __future__ import annotations
 import numpy as np
 
 from goodhart.analysis.classification import Estimate
-from goodhart.analysis.gap import SettingGap
+from goodhart.analysis.gap import Gap, SettingGap
 from goodhart.report.findings import BASELINES, MAIN, Findings, spoken
 from goodhart.report.grid import NONE, Grid, interval, number, plain
-from goodhart.report.verdict import MEASURES, kl_range, spelled, spelled_share, verdict
+from goodhart.report.verdict import MEASURES, kl_range, spelled, spelled_kl, spelled_share, verdict
 
-_SPLITS = {"held_out": "held out", "train": "training"}
-
-
-def gap_grid(findings: Findings) -> Grid:
-    """The gap at matched KL of the first arm to every other, by measure and split."""
-    rows: list[tuple[str, ...]] = []
-    for split, prompts in _SPLITS.items():
-        for measure, words in MEASURES.items():
-            for found in findings.comparisons(measure, split):
-                gap = found.gap
-                ends = (spelled(gap.mean, sign=True), kl_range(gap), verdict(gap.mean, gap.first, gap.second)) if (
-                    gap.mean
-                ) else (NONE, "no KL in common", "nothing is claimed")  # fmt: skip
-                rows.append((f"{gap.first} − {gap.second}", words, prompts, *ends))
-    header = ("arms", "measure", "prompts", "gap [95%]", "range", "meaning")
-    return Grid("Gap at matched KL, averaged over the range", header, tuple(rows), _left_out(findings))
+_SPLITS = {"held_out": "held-out", "train": "training"}
 
 
-def _left_out(findings: Findings) -> str:
-    found = findings.comparisons(MAIN)
+def gap_grid(findings: Findings, split: str) -> Grid:
+    """The gap at matched KL of the first arm to every other by every measure, on the prompts of a split."""
+    rows = [
+        (f"{found.gap.first} − {found.gap.second}", words, *_gap_cells(found.gap))
+        for measure, words in MEASURES.items()
+        for found in findings.comparisons(measure, split)
+    ]
+    title = f"Gap at matched KL, averaged over the range, {_SPLITS[split]} prompts"
+    note = (
+        "The study's answer is in the first line for each two arms, golden against the golden policy; the other "
+        "measures are its context, and among so many intervals some miss the truth by chance."
+    )
+    return Grid(title, ("arms", "measure", "gap [95%]", "range", "meaning"), tuple(rows), note + _lost(findings, split))
+
+
+def _gap_cells(gap: Gap) -> tuple[str, str, str]:
+    if gap.mean is None:
+        return NONE, "no KL in common", "nothing is claimed"
+    return spelled(gap.mean, sign=True), kl_range(gap), verdict(gap.mean, gap.first, gap.second)
+
+
+def _lost(findings: Findings, split: str) -> str:
+    found = findings.comparisons(MAIN, split)
     checkpoints = sum(c.left_out_checkpoints for c in found)
     prompts = max((c.left_out_prompts for c in found), default=0)
-    lost = f" Left out because not all seeds or arms have them: {checkpoints} checkpoints, {prompts} prompts."
-    note = "Several measures and splits are shown; the first line is the study's answer, the others are its context."
-    return note + (lost if checkpoints or prompts else "")
+    if not checkpoints and not prompts:
+        return ""
+    return f" Left out because not all seeds or arms have them: {checkpoints} checkpoints, {prompts} prompts."
 
 
 def setting_grid(findings: Findings) -> Grid:
@@ -68,7 +74,7 @@ def peak_grid(findings: Findings) -> Grid:
             if found and found.peak:
                 peak = found.peak
                 where = f"{peak.point.setting}, step {peak.point.step}"
-                rows.append((arm, words, where, spelled_share(peak.value), number(peak.apparent), spelled(peak.kl, 1)))
+                rows.append((arm, words, where, spelled_share(peak.value), number(peak.apparent), spelled_kl(peak.kl)))
     note = (
         "Held-out prompts. Value: on other seeds and prompts than those that picked the checkpoint. Highest mean: on "
         "all of them; picking the best of a sweep makes it too high."

@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-_LONGEST = 32
 INK, FAINT, REFERENCE = "#222222", "#d9d9d9", "#5b5b5b"
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 """Okabe and Ito's palette (2008) without its yellow, which is lost on white paper."""
@@ -73,10 +72,10 @@ def styles(arms: Sequence[str]) -> dict[str, Style]:
     }
 
 
-def shown(name: str) -> str:
+def shown(name: str, longest: int = 32) -> str:
     """A name for a figure: on one line, cut when long; matplotlib drops names that begin with an underscore."""
-    short = textwrap.shorten(name, _LONGEST, placeholder="…") if " " in name else name
-    short = short if len(short) <= _LONGEST else f"{short[: _LONGEST - 1]}…"
+    short = textwrap.shorten(name, longest, placeholder="…") if " " in name else name
+    short = short if len(short) <= longest else f"{short[: longest - 1]}…"
     return f" {short}" if short.startswith("_") else short
 
 

@@ -28,6 +28,11 @@ def spelled_share(found: Interval) -> str:
     return interval(found.estimate, max(0.0, found.low), min(1.0, found.high))
 
 
+def spelled_kl(found: Interval) -> str:
+    """The same for a KL in nats, its interval cut at 0."""
+    return interval(found.estimate, max(0.0, found.low), found.high, 1)
+
+
 def verdict(found: Interval, first: str, second: str) -> str:
     """Which arm is ahead, if the interval says so."""
     if found.low > 0:

@@ -52,7 +52,7 @@ class KeyedSampler:
     pad: int
     max_tokens: int
     temperature: float = 1.0
-    batch: int = 64
+    batch: int = 256
     """Prompts per batch."""
 
     def __call__(self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws) -> list[list[list[int]]]:

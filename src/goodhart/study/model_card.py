@@ -13,11 +13,25 @@ def write_model_card(folder: Path, title: str, settings: object, inputs: dict[st
     """`README.md` with Hugging Face front matter: what trained the model, from which cells, at which settings."""
     made_from = "\n".join(f"- {name}: `{path.name}`" for name, path in sorted(inputs.items()))
     shown: Any = json.dumps(plain_data(settings), indent=2)
-    text = (
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [goodhart, preference-alignment]\n---\n\n"
-        f"# {title}\n\n"
-        "Trained by Goodhart, a laboratory that compares preference-alignment methods at equal KL budget. It is an instrument\n"
-        "of measurement, trained on little data; its outputs were never checked for safety.\n\n"
-        f"Made from the cells\n\n{made_from}\n\nwith the settings\n\n```json\n{shown}\n```\n"
-    )
+    text = f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [goodhart, preference-alignment]
+---
+
+# {title}
+
+Trained by Goodhart, a laboratory that compares preference-alignment methods at equal KL budget. It is an instrument of
+measurement, trained on little data; its outputs were never checked for safety.
+
+Made from the cells
+
+{made_from}
+
+with the settings
+
+```json
+{shown}
+```
+"""
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -113,7 +113,7 @@ def preference_model(work: Workplace) -> dict[str, Any]:
     if len(test):
         result["test"] = _quality(model, test)
         result["test by kind"] = {k: _quality(model, test.take(_where(kinds, k))) for k in sorted(set(kinds))}
-    result["train"] = _quality(model, data[: min(len(data), 512)])
+    result["train"] = _quality(model, data[: min(len(data), 256)])
     if (source / "probes.parquet").exists():
         probes, _, probe_kinds = read_pairs(source / "probes.parquet", "test", index)
         found = {k: _quality(model, probes.take(_where(probe_kinds, k))) for k in dict.fromkeys(probe_kinds)}
@@ -127,7 +127,7 @@ def _where(kinds: list[str], kind: str) -> list[int]:
 
 
 def _initial_model(work: Workplace, settings: Preference) -> PreferenceModel:
-    """The trunk of a language model that reads the same tokens as the policy."""
+    """A language model that reads the same tokens as the policy, with a fresh head."""
     checkpoint = locate(work.settings["model"])
     tokenizer, policy_tokenizer = load_tokenizer(checkpoint), load_tokenizer(locate(work.settings["tokenizer"]))
     if tokenizer.get_vocab() != policy_tokenizer.get_vocab():

@@ -47,13 +47,13 @@ class Pool:
     """Pairs for training; each has a prompt of its own."""
     test_pairs: int = 512
     """At most so many pairs on test prompts, which only measure the golden model."""
-    samples: float = 0.5
+    samples: float = 0.35
     """Two samples of the SFT policy, each at a temperature of `temperatures`."""
-    early: float = 0.1
+    early: float = 0.05
     """A sample of the SFT policy against one of its early checkpoint."""
-    human: float = 0.15
+    human: float = 0.25
     """The human line against a sample."""
-    mismatched: float = 0.15
+    mismatched: float = 0.25
     """A sample or the human line against a sample or the human line of another prompt."""
     degenerate: float = 0.1
     """A sample against a repetition, a fixed line, or an empty response."""

@@ -14,14 +14,29 @@ from goodhart.training.settings import Optimisation
 
 
 class Descent:
-    """Parameters with their optimiser state; `step` follows the schedule."""
+    """Parameters with their optimiser state; `step` follows the schedule.
 
-    def __init__(self, parameters: Iterable[Parameter], settings: Optimisation, total: int) -> None:
+    `fast` parameters move at `fast_factor` times the learning rate.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        settings: Optimisation,
+        total: int,
+        fast: Iterable[Parameter] = (),
+        fast_factor: float = 1.0,
+    ) -> None:
+        quick = {id(p) for p in fast}
         self.parameters = [p for p in parameters if p.requires_grad]
+        groups = [
+            {"params": [p for p in self.parameters if (id(p) in quick) == chosen], "factor": factor}
+            for chosen, factor in ((False, 1.0), (True, fast_factor))
+        ]
         self.settings = settings
         self.total = total
         self.optimiser = torch.optim.AdamW(
-            self.parameters,
+            [group for group in groups if group["params"]],
             lr=settings.lr,
             betas=(settings.beta1, settings.beta2),
             weight_decay=settings.weight_decay,
@@ -41,7 +56,7 @@ class Descent:
             )
         rate = learning_rate(step, peak=s.lr, warmup=s.warmup, total=self.total, decay=s.decay)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return norm

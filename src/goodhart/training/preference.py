@@ -52,7 +52,7 @@ def judge_quality(model: PreferenceModel, pairs: Pairs) -> tuple[Judgement, Floa
     loss = (loss - ((1 - p) * np.log(r[:, 1]) + p * np.log1p(-r[:, 1]))) / 2
     verdict, truth = both_orders(r, "hard"), np.sign(p - 0.5)
     agreed = (np.sign(verdict - 0.5) * truth + 1) / 2
-    flips = (r[:, 0] > 0.5) == (r[:, 1] > 0.5)
+    flips = (r[:, 0] - 0.5) * (r[:, 1] - 0.5) > 0  # an undecided order names no winner
     return Judgement(len(p), float(loss.mean()), float(agreed.mean()), float(flips.mean())), agreed
 
 
@@ -62,14 +62,16 @@ def fit(
     validation: Pairs,
     settings: Preference,
     seed: int,
-    say: Callable[[dict[str, float]], None],
-) -> list[dict[str, float]]:
+    say: Callable[[dict[str, int | float]], None],
+) -> list[dict[str, int | float]]:
     """Maximise E[1/2 log r(x,yw,yl) + 1/2 log(1 - r(x,yl,yw))] by random order (arXiv 2405.08448, equation 5).
 
     Stops at the validation plateau by the rule of `Preference`; the model ends with the weights
     of the lowest validation loss. Returns the looks at the validation set, step 0 included.
     """
-    descent = Descent(model.parameters(), settings.optimisation, settings.steps)
+    descent = Descent(
+        model.parameters(), settings.optimisation, settings.steps, model.head.parameters(), settings.head_factor
+    )
     looks = [_look(model, validation, 0)]
     best, kept = looks[0]["loss"], copy.deepcopy(model.state_dict())
     since = 0
@@ -91,7 +93,7 @@ def fit(
     return looks
 
 
-def _look(model: PreferenceModel, validation: Pairs, step: int) -> dict[str, float]:
+def _look(model: PreferenceModel, validation: Pairs, step: int) -> dict[str, int | float]:
     model.eval()
     found = judge_quality(model, validation)[0]
     return {"step": step, "loss": found.loss, "accuracy": found.accuracy, "flips": found.flips}

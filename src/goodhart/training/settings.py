@@ -58,5 +58,7 @@ class Preference:
     """Steps between two looks at the validation loss."""
     patience: int = 2
     """Stop after so many looks without a new lowest validation loss; the model of the lowest is kept."""
-    optimisation: Optimisation = Optimisation(lr=3e-4, warmup=20)
+    head_factor: float = 50.0
+    """The head moves at so many times the trunk's learning rate."""
+    optimisation: Optimisation = Optimisation(lr=1e-4, warmup=10)
     """The optimiser."""

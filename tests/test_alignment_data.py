@@ -1,0 +1,187 @@
+"""Pairs, labellers and sources: what flows between the slots of an algorithm."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from goodhart.alignment.batch import Pairs
+from goodhart.alignment.labellers import DataLabels, JudgeLabels, both_orders
+from goodhart.alignment.pair_table import read_pairs, write_pairs
+from goodhart.alignment.sources import DataSource, PolicySource, places
+from goodhart.errors import GoodhartError
+from goodhart.tasks.prompt_table import write_prompts
+from goodhart.tasks.prompts import Prompt
+from tiny_models import prompt
+
+PROMPTS = [prompt(i, 2, 3 + i) for i in range(4)]
+FIRST = [[5, 1], [6], [7, 8, 1], []]
+SECOND = [[9], [10, 11, 1], [12, 1], [13]]
+LABEL = np.array([1.0, 0.0, 0.5, 0.25])
+KNOWN = np.array([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0], [-0.0, -8.0]])
+WHOLE = Pairs(PROMPTS, FIRST, SECOND, LABEL, KNOWN)
+
+
+class Says:
+    """A judge with given answers."""
+
+    def __init__(self, r):
+        self.r = np.asarray(r, dtype=np.float64)
+
+    def prefer(self, pairs):
+        return self.r[: len(pairs)]
+
+
+def same(one, other):
+    assert [p.id for p in one.prompts] == [p.id for p in other.prompts]
+    assert one.responses == other.responses
+    np.testing.assert_array_equal(one.label, other.label)
+    np.testing.assert_array_equal(one.reference, other.reference)
+
+
+def test_swapping_exchanges_responses_labels_and_log_probabilities():
+    swapped = WHOLE.swapped()
+    assert swapped.responses == [(b, a) for a, b in WHOLE.responses]
+    assert swapped.label.tolist() == [0.0, 1.0, 0.5, 0.75]
+    assert swapped.reference.tolist() == [[-2, -1], [-4, -3], [-6, -5], [-8, 0]]
+    same(swapped.swapped(), WHOLE)
+
+
+def test_taking_and_cutting_keep_rows_together():
+    same(WHOLE.take([2, 0]), Pairs(*([s[2], s[0]] for s in (PROMPTS, FIRST, SECOND)), LABEL[[2, 0]], KNOWN[[2, 0]]))
+    same(WHOLE[1:3], WHOLE.take([1, 2]))
+    bare = Pairs(PROMPTS, FIRST, SECOND)
+    assert bare.take([1]).label is None
+    assert bare.swapped()[:2].reference is None
+    assert len(WHOLE.take([3, 3, 3, 0, 1])) == 5
+
+
+def test_the_reference_per_token_divides_by_each_length():
+    found = WHOLE.with_mean_reference().reference
+    np.testing.assert_allclose(found, KNOWN / [[2, 1], [1, 3], [3, 2], [1, 1]])
+    assert Pairs(PROMPTS, FIRST, SECOND).with_mean_reference().reference is None
+
+
+@pytest.mark.parametrize("label", [[1, 0, 0.5, 1.1], [1, 0, 0.5, -0.1], [1, 0, 0.5, np.nan], [1, 0, 0.5]])
+def test_a_label_is_a_probability_for_each_pair(label):
+    with pytest.raises(ValueError, match="probability in"):
+        WHOLE.labelled(np.array(label, dtype=np.float64))
+
+
+probability = st.floats(0, 1)
+
+
+@given(probability, probability)
+def test_a_verdict_asks_both_orders(r12, r21):
+    r = np.array([[r12, r21]])
+    hard, soft = float(both_orders(r, "hard")[0]), float(both_orders(r, "soft")[0])
+    assert hard == (1.0 if r12 > r21 else 0.0 if r12 < r21 else 0.5)
+    assert soft == pytest.approx((r12 + 1 - r21) / 2)
+    turned = r[:, ::-1].copy()
+    assert both_orders(turned, "hard")[0] == 1 - hard
+    assert both_orders(turned, "soft")[0] == pytest.approx(1 - soft)
+
+
+@given(probability)
+def test_a_judge_who_always_names_the_first_says_nothing(r):
+    assert both_orders(np.array([[r, r]]), "hard").tolist() == [0.5]
+    assert both_orders(np.array([[r, r]]), "soft")[0] == pytest.approx(0.5)
+
+
+def test_judge_labels_by_mode():
+    judge = Says([[0.9, 0.2], [0.3, 0.6], [0.5, 0.5], [0.7, 0.7]])
+    assert JudgeLabels(judge, "hard", 0).label(WHOLE, 0).label.tolist() == [1, 0, 0.5, 0.5]
+    np.testing.assert_allclose(JudgeLabels(judge, "soft", 0).label(WHOLE, 0).label, [0.85, 0.35, 0.5, 0.5])
+    assert JudgeLabels(judge, "hard", 0).label(WHOLE, 0).responses == WHOLE.responses
+
+
+def test_the_coins_are_keyed_by_step_and_have_the_soft_label_as_their_bias():
+    size, labeller = 4000, JudgeLabels(Says([[0.9, 0.4]] * 4000), "bernoulli", 7)
+    pairs = Pairs([PROMPTS[0]] * size, [[5]] * size, [[6]] * size)
+    coins = [labeller.label(pairs, step).label for step in (0, 1)]
+    assert set(coins[0].tolist()) == {0.0, 1.0}
+    assert binomtest(int(coins[0].sum()), size, 0.75).pvalue > 0.01
+    assert 0.3 < (coins[0] != coins[1]).mean() < 0.45  # 2 p (1 - p) = 0.375
+    np.testing.assert_array_equal(labeller.label(pairs, 0).label, coins[0])
+    assert not np.array_equal(JudgeLabels(labeller.judge, "bernoulli", 8).label(pairs, 0).label, coins[0])
+
+
+def test_certain_coins_always_fall_the_same_way():
+    labeller = JudgeLabels(Says([[1, 0], [0, 1], [1, 0], [0, 1]]), "bernoulli", 0)
+    assert all(labeller.label(WHOLE, step).label.tolist() == [1, 0, 1, 0] for step in range(50))
+
+
+def test_data_labels_are_the_data_and_must_be_there():
+    assert DataLabels().label(WHOLE, 3) is WHOLE
+    with pytest.raises(ValueError, match="step 3 carry no label"):
+        DataLabels().label(Pairs(PROMPTS, FIRST, SECOND), 3)
+
+
+@given(st.integers(1, 20), st.integers(1, 25), st.integers(0, 3))
+def test_every_epoch_takes_every_item_once_in_an_order_of_its_own(size, batch, seed):
+    steps = -(-3 * size // batch)
+    walk = [i for step in range(steps) for i in places(step, batch, size, seed)]
+    epochs = [walk[e * size : (e + 1) * size] for e in range(3)]
+    assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+    if size > 6:
+        assert epochs[0] != epochs[1] != epochs[2]
+        assert places(0, size, size, seed + 1) != epochs[0]
+
+
+class Echo:
+    """A policy whose responses say which prompt, seed and sample was asked for."""
+
+    def sample(self, prompts, samples, *, seed, purpose, first_sample):
+        self.purpose = purpose
+        return [[[p.number, seed, first_sample + k] for k in range(samples)] for p in prompts]
+
+
+def test_a_data_source_walks_its_pairs():
+    source = DataSource(WHOLE, 3, 5)
+    same(source.draw(2, Echo()), WHOLE.take(places(2, 3, 4, 5)))
+
+
+def test_a_policy_source_asks_for_two_fresh_samples_of_each_prompt():
+    policy, source, seen = Echo(), PolicySource(PROMPTS, 3, 5), set()
+    for step in range(8):
+        pairs = source.draw(step, policy)
+        chosen = [PROMPTS[i] for i in places(step, 3, 4, 5)]
+        assert list(pairs.prompts) == chosen
+        assert pairs.first == [[p.number, 5, 2 * step] for p in chosen]
+        assert pairs.second == [[p.number, 5, 2 * step + 1] for p in chosen]
+        assert pairs.label is None
+        seen |= {tuple(r) for pair in pairs.responses for r in pair}
+    assert len(seen) == 8 * 3 * 2  # no draw is used twice
+    assert policy.purpose == "online pair"
+
+
+def prompt_table(path):
+    texts = [{"prompt": p.id, "split": "train", "text": "t", "tokens": list(p.tokens)} for p in PROMPTS]
+    names = ("prompt", "split", "package", "text", "tokens", "reference", "reference_tokens")
+    write_prompts(path, {name: [row.get(name) for row in texts] for name in names})
+    return path
+
+
+@pytest.mark.parametrize("pairs", [WHOLE, Pairs(PROMPTS, FIRST, SECOND)], ids=["scored", "bare"])
+def test_pairs_are_read_as_they_were_written(pairs, tmp_path):
+    table = prompt_table(tmp_path / "prompts.parquet")
+    write_pairs(tmp_path / "pairs.parquet", pairs, list("abcd"), ["train", "test", "train", "train"], list("klmn"))
+    found, ids, kinds = read_pairs(tmp_path / "pairs.parquet", "train", table)
+    expected = pairs.take([0, 2, 3])
+    assert (ids, kinds) == (["a", "c", "d"], ["k", "m", "n"])
+    assert found.responses == expected.responses
+    assert found.prompts == expected.prompts
+    if pairs.label is None:
+        assert found.label is None
+        assert found.reference is None
+    else:
+        same(found, expected)
+
+
+def test_a_pair_whose_prompt_is_unknown_is_an_error(tmp_path):
+    table = prompt_table(tmp_path / "prompts.parquet")
+    lost = Pairs([Prompt("f" * 12, (2,))], [[5]], [[6]])
+    write_pairs(tmp_path / "pairs.parquet", lost, ["a"], ["train"], ["k"])
+    with pytest.raises(GoodhartError, match="ffffffffffff"):
+        read_pairs(tmp_path / "pairs.parquet", "train", table)

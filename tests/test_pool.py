@@ -1,0 +1,115 @@
+"""Initial pairs: who writes them, which side is preferred, and that everything is keyed by the prompt."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from goodhart.alignment.pair_table import read_pairs
+from goodhart.config import plain_data
+from goodhart.errors import GoodhartError
+from goodhart.models.checkpoint import load_tokenizer
+from goodhart.study.pool_recipe import FIXED_LINE, initial_pairs
+from goodhart.study.spec import Pool, Task
+from goodhart.study.workplace import Workplace
+from goodhart.tasks.prompt_table import assign_splits, write_prompts
+from goodhart.tasks.similarity import similarity
+from micro_study import write_model
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished pool over 60 prompts: (its folder, the prompt table, the tokenizer)."""
+    folder = tmp_path_factory.mktemp("pool")
+    lines = [f"Return {WORDS[i % 8]} of {WORDS[i // 8]}." for i in range(60)]
+    write_model(folder / "sft" / "final", [*lines, FIXED_LINE])
+    write_model(folder / "sft" / "early", [*lines, FIXED_LINE])
+    tokenizer = load_tokenizer(folder / "sft" / "final")
+    encode = [tokenizer.encode(line, add_special_tokens=False) for line in lines]
+    (folder / "prompts").mkdir()
+    write_prompts(
+        folder / "prompts" / "prompts.parquet",
+        {
+            "prompt": [f"{i:016x}" for i in range(60)],
+            "split": ["train"] * 40 + ["validation"] * 10 + ["test"] * 10,
+            "package": ["p"] * 60,
+            "text": lines,
+            "tokens": [ids[:5] for ids in encode],
+            "reference": lines,
+            "reference_tokens": [[*ids, tokenizer.eos_token_id] for ids in encode],
+        },
+    )
+    return folder, tokenizer
+
+
+def run(folder: Path, name: str, **changes):
+    pool = replace(Pool(pairs=30, samples=0.3, early=0.1, human=0.2, mismatched=0.2, degenerate=0.2), **changes)
+    settings = {"task": plain_data(Task(max_response=16)), "pool": plain_data(pool)}
+    (folder / name).mkdir()
+    inputs = {"sft": folder / "sft", "prompts": folder / "prompts"}
+    return initial_pairs(Workplace(settings, inputs, folder / name)), pool
+
+
+def test_pairs_are_labelled_by_similarity_and_keyed(made):
+    folder, tokenizer = made
+    result, _ = run(folder, "one")
+    run(folder, "two")
+    for name in ("pairs.parquet", "probes.parquet"):
+        assert pq.read_table(folder / "one" / name).equals(pq.read_table(folder / "two" / name))
+    counts = {"train": 30, "validation": 10, "test": 10}
+    for split, count in counts.items():
+        pairs, _, _ = read_pairs(folder / "one" / "pairs.parquet", split, folder / "prompts" / "prompts.parquet")
+        assert len(pairs) == count
+        texts = [[tokenizer.decode(r, skip_special_tokens=True) for r in side] for side in (pairs.first, pairs.second)]
+        lines = pq.read_table(folder / "prompts" / "prompts.parquet").to_pylist()
+        reference = {row["prompt"]: row["reference"] for row in lines}
+        wanted = [reference[p.id] for p in pairs.prompts]
+        a, b = (similarity(side, wanted) for side in texts)
+        decided = a != b
+        np.testing.assert_array_equal(pairs.label[decided], (a > b)[decided].astype(float))
+        assert set(pairs.label) <= {0.0, 1.0}
+    assert result["kinds"]
+
+
+def test_a_prompts_pair_does_not_depend_on_how_many_there_are(made):
+    folder, _ = made
+    run(folder, "few", pairs=10)
+    run(folder, "many", pairs=40)
+    table = folder / "prompts" / "prompts.parquet"
+    few, _, kinds = read_pairs(folder / "few" / "pairs.parquet", "train", table)
+    many, _, _ = read_pairs(folder / "many" / "pairs.parquet", "train", table)
+    by_prompt = {p.id: pair for p, pair in zip(many.prompts, many.responses, strict=True)}
+    own = [i for i, kind in enumerate(kinds) if kind != "mismatched"]
+    assert own
+    assert all(by_prompt[few.prompts[i].id] == few.responses[i] for i in own)
+
+
+def test_probes_put_the_side_that_should_win_first(made):
+    folder, tokenizer = made
+    run(folder, "probes")
+    probes, _, kinds = read_pairs(folder / "probes" / "probes.parquet", "test", folder / "prompts" / "prompts.parquet")
+    assert set(probes.label) == {1.0}
+    assert len(set(kinds)) == 6
+    assert [kinds.count(kind) for kind in sorted(set(kinds))] == [10] * 6
+    junk = {kind: probes.second[kinds.index(f"sample over {kind}")] for kind in ("empty", "fixed line", "repetition")}
+    assert junk["empty"] == [tokenizer.eos_token_id]
+    assert tokenizer.decode(junk["fixed line"], skip_special_tokens=True) == FIXED_LINE
+    assert junk["repetition"][:2] * 4 == junk["repetition"][:8]
+
+
+def test_similarity_is_one_for_the_line_itself_and_zero_for_nothing():
+    found = similarity(["Return the value.", "", "xyz"], ["Return the value."] * 3)
+    assert found[0] == pytest.approx(1)
+    assert found[1] == 0
+    assert 0 <= found[2] < 0.2
+
+
+def test_splits_are_exact_and_too_few_prompts_are_an_error():
+    splits = assign_splits([*range(100)], 10, 20)
+    assert [splits.count(name) for name in ("evaluation", "validation", "test")] == [20, 10, 70]
+    with pytest.raises(GoodhartError, match="held-out prompts do not suffice"):
+        assign_splits([*range(90)], 10, 20)

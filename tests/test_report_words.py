@@ -1,0 +1,160 @@
+"""The report's sentences, numbers and marks."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goodhart.analysis.crossfit import Curve
+from goodhart.analysis.gap import Gap, Range, SettingGaps
+from goodhart.analysis.interval import Interval
+from goodhart.report.cost import STAGES, cost_grid, shares
+from goodhart.report.export import _plain
+from goodhart.report.grid import Grid, duration, flattened, interval, number
+from goodhart.report.judges import measured, quality_grid
+from goodhart.report.provenance import cell_grid, data_grids, settings_grid
+from goodhart.report.theme import canvas, png, shown, styles
+from goodhart.report.verdict import answer, gap_line, spelled_share, verdict
+from synthetic_study import Made, cells, record
+
+
+def found(estimate, low, high, seeds=2):
+    return Interval(estimate, low, high, (high - low) / 4, 9.0, seeds, 24)
+
+
+def gap_of(mean):
+    reach = Range(1.0, 9.0) if mean else Range(9.0, 1.0)
+    curve = Curve(np.array([2.0, 6.0]), (mean, mean), mean) if mean else None
+    return Gap("online", "offline", "golden_vs_policy", reach, curve)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "meaning"),
+    [(0.01, 0.1, "online is ahead"), (-0.1, -0.01, "offline is ahead"), (-0.1, 0.1, "interval contains 0: undecided")],
+)
+def test_the_verdict_follows_the_interval(low, high, meaning):
+    mean = found((low + high) / 2, low, high)
+    assert verdict(mean, "online", "offline") == meaning
+    assert gap_line(gap_of(mean)).endswith(meaning)
+
+
+@pytest.mark.parametrize("edge", [(0.0, 0.1), (-0.1, 0.0)])
+def test_an_interval_that_touches_zero_decides_nothing(edge):
+    assert "undecided" in verdict(found(0.05, *edge), "online", "offline")
+
+
+def test_the_answer_names_interval_range_and_winner():
+    text = answer(gap_of(found(-0.0812, -0.12, -0.041)), SettingGaps((), found(0.01, -0.02, 0.04)))
+    assert "−0.081 [−0.120, −0.041]" in text
+    assert "1.0 to 9.0 nats" in text
+    assert "offline wins more often than online" in text
+    assert "+0.010 [−0.020, +0.040]" in text
+    assert "seeds and prompts" in text
+    assert "prompts only" in answer(gap_of(found(0.1, 0.05, 0.15, seeds=1)), None)
+
+
+def test_without_a_common_range_nothing_is_claimed():
+    assert "cannot compare" in answer(gap_of(None), SettingGaps((), None))
+    assert "nothing is claimed" in gap_line(gap_of(None))
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_numbers_have_a_true_minus_sign_and_no_nan(value):
+    text = number(value)
+    assert "-" not in text
+    assert (text == "–") == (not math.isfinite(value))
+
+
+def test_intervals_of_shares_stay_between_0_and_1():
+    assert spelled_share(found(0.9, 0.7, 1.1)) == "0.900 [0.700, 1.000]"
+    assert spelled_share(found(0.1, -0.1, 0.3)) == "0.100 [0.000, 0.300]"
+    assert interval(0.5, math.nan, math.nan) == "0.500"
+
+
+def test_columns_of_numbers_are_told_from_text():
+    rows = (("a", "0.531 [−0.335, +0.727]", "1,024", "–", "KL 1 to 2"), ("3", "+1 ± 2", "7", "2e−05", "4"))
+    assert Grid("", ("",) * 5, rows).numeric == (False, True, True, True, False)
+
+
+def test_durations():
+    assert [duration(s) for s in (1.0, 300.0, 10800.0)] == ["1.0 s", "5.0 min", "3.0 h"]
+
+
+def test_every_setting_is_listed():
+    study = record(Made(), "name")["study"]
+
+    def leaves(tree):
+        return sum(leaves(value) if isinstance(value, dict) else 1 for value in tree.values())
+
+    rows = dict(settings_grid(study).rows)
+    assert len(rows) == leaves(study)
+    assert rows["arms.online.beta"] == "0.1, 0.03"
+    assert rows["golden_policy.labeller"] == "golden"
+    assert dict(flattened({"a": {}, "b": {"c": True}})) == {"a": "{}", "b.c": "yes"}
+
+
+def test_cost_counts_every_second_once():
+    made = cells(Made(arms=("online", "beta=2 beta=x")))
+    parts = shares(made)
+    assert sum(part.total for part in parts) == pytest.approx(sum(cell["seconds"] for cell in made))
+    assert sum(part.cells for part in parts) == len(made)
+    assert {"runs: online", "runs: beta=2 beta=x", "measuring"} <= {part.group for part in parts}
+    online = next(part for part in parts if part.group == "runs: online")
+    assert online.seconds["generate"] == pytest.approx(4 * 12.0)
+    assert len(cost_grid(parts).header) == len(STAGES) + 3
+
+
+def test_the_four_numbers_of_the_golden_model_are_shown():
+    made = record(Made(), "name")
+    names = set(measured(made, "golden"))
+    assert {"held-out initial pairs", "probe: own prompt over another", "probe: human line over sample"} <= names
+    assert {f"probe: sample over {n}" for n in ("repetition", "fixed line", "empty")} <= names
+    assert len(quality_grid(made).rows) == len(names) + len(measured(made, "proxy"))
+
+
+def test_what_was_left_out_is_counted():
+    text = str(data_grids(record(Made(), "name")["data"]))
+    for wanted in ("no body", "23,017", "human line longer than 24 tokens", "2,080", "pandas", "12 ties"):
+        assert wanted in text
+    people = str(data_grids(record(Made(hidden=False), "name")["data"]))
+    assert "chosen/rejected" in people
+
+
+def test_every_file_of_every_cell_has_its_digest():
+    made = cells(Made())
+    grid = cell_grid(made)
+    assert len(grid.rows) == len(made)
+    assert all("abababababababab  model/weights.safetensors" in row[2] for row in grid.rows)
+
+
+def test_json_has_no_nan_and_keeps_keys():
+    mean = dataclasses.replace(found(0.1, 0.0, 0.2), se=math.nan)
+    plain = _plain({("held_out", "hidden"): Curve(np.array([1.0, math.inf]), (mean,), mean)})
+    assert plain["held_out/hidden"]["budgets"] == [1.0, None]
+    assert plain["held_out/hidden"]["mean"]["se"] is None
+    assert plain["held_out/hidden"]["mean"]["estimate"] == 0.1
+
+
+def test_arms_differ_in_more_than_colour():
+    looks = list(styles([f"arm {i}" for i in range(12)]).values())
+    assert len({(look.colour, look.marker) for look in looks}) == 12
+    assert len({look.marker for look in looks[:6]}) == len({look.colour for look in looks[:6]}) == 6
+    assert len({str(look.line) for look in looks[:4]}) == 4
+
+
+@given(st.text(min_size=1))
+def test_names_in_figures_are_short_and_never_dropped(name):
+    assert len(shown(name)) <= 33
+    assert not shown(name).startswith("_")
+
+
+def test_the_same_figure_has_the_same_bytes():
+    def drawn():
+        with canvas(2.0, 1.0) as figure:
+            figure.subplots().set_title("$x_1 = \\frac{$ 中")  # broken mathematics and a missing glyph
+            return png(figure, 40)
+
+    assert drawn() == drawn()

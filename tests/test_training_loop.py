@@ -1,0 +1,305 @@
+"""The alignment loop with tiny language models: accumulation, resumption, one loop for every source, faults."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from goodhart.alignment.batch import Pairs
+from goodhart.alignment.labellers import DataLabels, JudgeLabels
+from goodhart.alignment.sources import DataSource, PolicySource
+from goodhart.errors import GoodhartError
+from goodhart.training import supervised
+from goodhart.training.alignment import train
+from goodhart.training.optimiser import Descent, cuts
+from goodhart.training.schedule import learning_rate
+from goodhart.training.settings import Optimisation, Supervised
+from tiny_models import END, gpt2, llama, naive_logp, policy_of, prompt
+
+STEPS = 4
+PROMPTS = [prompt(100 + i, *tokens) for i, tokens in enumerate([[2, 3], [4], [5, 6, 7], [8, 9], [10]])]
+DATA = Pairs(
+    PROMPTS,
+    [[11, 12, END], [13, END], [14, 2, 3, 4], [5, END], [6, 7, END]],
+    [[8, END], [9, 10, 11, END], [12, END], [13, 14, 15, 2, 3], [END]],
+    np.array([1.0, 0.0, 0.5, 0.25, 1.0]),
+)
+
+
+class LengthJudge:
+    """The longer response is the better one, with a bias towards the first, so that the orders differ."""
+
+    def prefer(self, pairs):
+        gap = np.array([len(a) - len(b) for a, b in pairs.responses])
+        return np.stack([1 / (1 + np.exp(-gap - 0.3)), 1 / (1 + np.exp(gap - 0.3))], axis=1)
+
+
+ARMS = {
+    "online": lambda: (PolicySource(PROMPTS, 4, 0), JudgeLabels(LengthJudge(), "soft", 0)),
+    "coins": lambda: (PolicySource(PROMPTS, 4, 0), JudgeLabels(LengthJudge(), "bernoulli", 0)),
+    "offline": lambda: (DataSource(DATA, 4, 0), DataLabels()),
+}
+every_arm = pytest.mark.parametrize("arm", ARMS)
+
+
+@dataclass
+class Run:
+    """A policy on its way."""
+
+    micro_batch: int = 0
+    make: object = llama
+    lr: float = 1e-2
+    policy: object = field(init=False)
+    descent: Descent = field(init=False)
+
+    def __post_init__(self):
+        self.policy = policy_of(self.make())
+        settings = Optimisation(lr=self.lr, warmup=2, decay="linear", weight_decay=0.01, micro_batch=self.micro_batch)
+        self.descent = Descent(self.policy.parameters(), settings, STEPS)
+
+    def go(self, source, labeller, *, start=0, steps=STEPS, loss="ipo"):
+        reference = policy_of(self.make())
+        how = {"loss": loss, "beta": 0.2, "steps": steps, "start": start}
+        return list(train(self.policy, reference, source, labeller, self.descent, **how))
+
+    @property
+    def weights(self):
+        return torch.cat([p.detach().flatten() for p in self.policy.parameters()])
+
+
+@every_arm
+@pytest.mark.parametrize("micro_batch", [1, 3, 4])
+def test_accumulation_does_not_change_the_result(arm, micro_batch):
+    whole, cut = Run(), Run(micro_batch)
+    first, second = (run.go(*ARMS[arm](), steps=2) for run in (whole, cut))
+    torch.testing.assert_close(cut.weights, whole.weights, rtol=1e-4, atol=1e-5)
+    for a, b in zip(first, second, strict=True):
+        assert (a.loss, a.margin, a.gradient_norm) == pytest.approx((b.loss, b.margin, b.gradient_norm), rel=1e-3)
+    assert (whole.weights - Run().weights).abs().max() > 1e-3
+
+
+@every_arm
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(arm, make, tmp_path):
+    uninterrupted = Run(make=make)
+    steps = uninterrupted.go(*ARMS[arm]())
+    for stop in range(1, STEPS):
+        before, after = Run(make=make), Run(make=make)
+        before.go(*ARMS[arm](), steps=stop)
+        before.descent.save(tmp_path / "state.pt", stop)
+        start = after.descent.load(tmp_path / "state.pt")
+        assert start == stop
+        rest = after.go(*ARMS[arm](), start=start)
+        assert torch.equal(after.weights, uninterrupted.weights)
+        assert [s.loss for s in rest] == [s.loss for s in steps[stop:]]
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_run_that_forgets_its_optimiser_is_another_run(tmp_path):
+    uninterrupted, before, after = Run(), Run(), Run()
+    uninterrupted.go(*ARMS["offline"]())
+    before.go(*ARMS["offline"](), steps=2)
+    after.policy.model.load_state_dict(before.policy.model.state_dict())
+    after.go(*ARMS["offline"](), start=2)
+    assert not torch.equal(after.weights, uninterrupted.weights)
+
+
+@dataclass
+class Recorder:
+    """Passes labelled pairs on and keeps them."""
+
+    inner: object
+    kept: list = field(default_factory=list)
+
+    def label(self, pairs, step):
+        self.kept.append(self.inner.label(pairs, step))
+        return self.kept[-1]
+
+
+@dataclass
+class Replay:
+    """A recorded stream, in its order."""
+
+    stream: list
+
+    def draw(self, step, policy):
+        return self.stream[step]
+
+
+def test_an_ordered_replay_of_an_online_stream_is_the_online_run_bit_for_bit():
+    online, replayed = Run(), Run()
+    source, labeller = ARMS["online"]()
+    recorder = Recorder(labeller)
+    online.go(source, recorder)
+    replayed.go(Replay(recorder.kept), DataLabels())
+    assert torch.equal(replayed.weights, online.weights)
+    shuffled = Run()
+    shuffled.go(Replay(recorder.kept[::-1]), DataLabels())
+    assert not torch.equal(shuffled.weights, online.weights)
+
+
+@pytest.mark.parametrize("batch", [2, 4, 7])
+def test_online_and_offline_see_the_same_prompts_at_the_same_step(batch):
+    policy = policy_of(llama())
+    for step in range(6):
+        drawn = [s.draw(step, policy) for s in (PolicySource(PROMPTS, batch, 3), DataSource(DATA, batch, 3))]
+        assert [p.id for p in drawn[0].prompts] == [p.id for p in drawn[1].prompts]
+
+
+def test_known_reference_log_probabilities_are_those_of_the_reference():
+    """Offline pairs carry them from their cell; online ones are scored in the step: the result is the same."""
+    with torch.no_grad():
+        known = policy_of(llama()).log_probs(DATA.prompt_tokens, DATA.responses).double().numpy()
+    asked, told = Run(), Run()
+    asked.go(DataSource(DATA, 4, 0), DataLabels(), steps=2)
+    told.go(DataSource(Pairs(DATA.prompts, DATA.first, DATA.second, DATA.label, known), 4, 0), DataLabels(), steps=2)
+    torch.testing.assert_close(told.weights, asked.weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "value"), [("ipo", 0.25), ("dpo", math.log(2))])
+def test_the_first_step_starts_at_the_reference_and_the_record_says_what_happened(loss, value):
+    run = Run(lr=2e-3)
+    first, *_, last = run.go(DataSource(DATA, 5, 0), DataLabels(), loss=loss)
+    assert (first.step, last.step) == (1, STEPS)
+    assert first.loss == pytest.approx(value, rel=1e-6)
+    assert abs(first.margin) < 1e-4
+    lengths = [len(r) for pair in DATA.responses for r in pair]
+    assert first.tokens == pytest.approx(np.mean(lengths))
+    assert set(first.seconds) == {"generate", "label", "reference", "train"}
+    assert last.loss < value
+    assert last.margin > 0.1
+    assert last.accuracy > 0.5
+
+
+@every_arm
+def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_the_parameters(arm):
+    run = Run()
+    run.go(*ARMS[arm](), steps=1)
+    before = run.weights.clone()
+    broken = Pairs(DATA.prompts, DATA.first, DATA.second, DATA.label, np.full((5, 2), [0.0, math.nan]))
+    with pytest.raises(GoodhartError, match=r"not finite at step 1; lower the learning rate \(now 0\.01\)"):
+        run.go(DataSource(broken, 4, 0), DataLabels(), start=1)
+    assert torch.equal(run.weights, before)
+
+
+@pytest.mark.parametrize(("gradient", "loss"), [(math.inf, 1.0), (math.nan, 1.0), (1.0, math.inf), (1.0, math.nan)])
+def test_no_parameter_moves_on_a_value_that_is_not_finite(gradient, loss):
+    parameter = nn.Parameter(torch.tensor([1.0, 2.0]))
+    descent = Descent([parameter], Optimisation(), 10)
+    parameter.grad = torch.tensor([gradient, 1.0])
+    with pytest.raises(GoodhartError, match="not finite"):
+        descent.step(0, loss)
+    assert parameter.tolist() == [1.0, 2.0]
+
+
+def test_the_first_steps_are_those_of_adam_with_clipping():
+    parameter = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    settings = Optimisation(lr=0.1, warmup=2, clip=1.0, weight_decay=0.5, beta1=0.8, beta2=0.9)
+    descent = Descent([parameter], settings, 10)
+    value, first, second = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    for step, gradient in enumerate([np.array([3.0, 4.0]), np.array([0.3, -0.4]), np.array([-6.0, 8.0])]):
+        parameter.grad = torch.from_numpy(gradient.copy())
+        norm = descent.step(step, 0.0)
+        assert norm == pytest.approx(np.linalg.norm(gradient))
+        clipped = gradient / max(1.0, norm)
+        first, second = 0.8 * first + 0.2 * clipped, 0.9 * second + 0.1 * clipped**2
+        rate = 0.1 * min(1.0, (step + 1) / 2)
+        direction = first / (1 - 0.8 ** (step + 1)) / (np.sqrt(second / (1 - 0.9 ** (step + 1))) + 1e-8)
+        value = value * (1 - rate * 0.5) - rate * direction
+        np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-5)
+        assert parameter.grad is None
+
+
+def test_fast_parameters_move_at_a_multiple_of_the_rate():
+    slow, fast = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    descent = Descent([slow, fast], Optimisation(lr=0.1, warmup=2, clip=1e9), 10, [fast], 20.0)
+    for step, rate in enumerate([0.05, 0.1]):  # Adam's steps under a constant gradient are its rate
+        before = float(slow.detach()[0]), float(fast.detach()[0])
+        slow.grad, fast.grad = torch.full((2,), 3.0), torch.full((1,), -7.0)
+        descent.step(step, 0.0)
+        assert before[0] - slow.tolist()[0] == pytest.approx(rate, rel=1e-4)
+        assert fast.tolist()[0] - before[1] == pytest.approx(20 * rate, rel=1e-4)
+
+
+def test_parameters_that_are_frozen_are_left_alone():
+    free, frozen = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2), requires_grad=False)
+    assert Descent([free, frozen], Optimisation(), 1).parameters == [free]
+
+
+counts = st.integers(1, 60)
+
+
+@given(st.integers(0, 200), counts, counts)
+def test_the_schedule_rises_linearly_and_stays_or_falls_linearly(step, warmup, more):
+    total = warmup + more
+    rate = {d: learning_rate(step, peak=3.0, warmup=warmup, total=total, decay=d) for d in ("constant", "linear")}
+    if step < warmup:
+        assert rate["constant"] == rate["linear"] == pytest.approx(3 * (step + 1) / warmup)
+    else:
+        assert rate["constant"] == 3.0
+        assert rate["linear"] == pytest.approx(3 * max(0, total - step) / more)
+
+
+def test_the_schedule_at_its_corners():
+    linear = [learning_rate(s, peak=1.0, warmup=2, total=6, decay="linear") for s in range(8)]
+    assert linear == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert learning_rate(0, peak=1.0, warmup=0, total=4, decay="linear") == 1.0
+    assert learning_rate(5, peak=1.0, warmup=5, total=5, decay="linear") == 0.0
+
+
+@given(st.integers(1, 50), st.integers(0, 60))
+def test_cuts_part_a_batch(size, micro_batch):
+    parts = [list(range(size))[cut] for cut in cuts(size, micro_batch)]
+    assert [i for part in parts for i in part] == list(range(size))
+    assert all(1 <= len(part) <= (micro_batch or size) for part in parts)
+
+
+DEMONSTRATIONS = [[11, 12, END], [13, END], [14, 2, 3, 4, END], [5, END], [6, 7, END]]
+
+
+def taught(*, micro_batch=0, steps=6, start=0, state=None, save=None):
+    policy = policy_of(llama())
+    settings = Supervised(steps=steps, batch=3, optimisation=Optimisation(lr=1e-2, warmup=2, micro_batch=micro_batch))
+    descent = Descent(policy.parameters(), settings.optimisation, 6)
+    begun = descent.load(state) if state else start
+    told = list(supervised.fit(policy, PROMPTS, DEMONSTRATIONS, settings, descent, 0, begun))
+    if save:
+        descent.save(save, steps)
+    return policy, told
+
+
+def test_supervised_training_descends_on_nats_per_token():
+    policy, told = taught(steps=0)
+    model = policy.model
+    with torch.no_grad():
+        values = [naive_logp(model, p.tokens, d) for p, d in zip(PROMPTS, DEMONSTRATIONS, strict=True)]
+    expected = -float(torch.cat(values).mean())
+    assert told == []
+    for batch in (1, 2, 64):
+        found = supervised.nats_per_token(policy, PROMPTS, DEMONSTRATIONS, batch)
+        assert found == pytest.approx(expected, rel=1e-5)
+    policy, told = taught()
+    assert [step for step, _ in told] == [1, 2, 3, 4, 5, 6]
+    assert supervised.nats_per_token(policy, PROMPTS, DEMONSTRATIONS) < expected - 0.5
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_supervised_accumulation_does_not_change_the_result(micro_batch):
+    (whole, told), (cut, also) = taught(steps=2), taught(steps=2, micro_batch=micro_batch)
+    for own, other in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+    assert [loss for _, loss in told] == pytest.approx([loss for _, loss in also], rel=1e-5)
+
+
+def test_supervised_training_resumes_bit_for_bit(tmp_path):
+    whole, told = taught()
+    taught(steps=4, save=tmp_path / "state.pt")
+    resumed, rest = taught(state=tmp_path / "state.pt")
+    assert rest == told[4:]
+    for own, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(own, other)
