@@ -142,17 +142,17 @@ def test_a_data_source_walks_its_pairs():
     same(source.draw(2, Echo()), WHOLE.take(places(2, 3, 4, 5)))
 
 
-def test_a_policy_source_asks_for_two_fresh_samples_of_each_prompt():
-    policy, source, seen = Echo(), PolicySource(PROMPTS, 3, 5), set()
+@pytest.mark.parametrize("batch", [1, 3, 4, 10])
+def test_a_policy_source_asks_for_two_samples_of_each_prompt_that_were_never_asked_for(batch):
+    policy, source, seen = Echo(), PolicySource(PROMPTS, batch, 5), set()
     for step in range(8):
         pairs = source.draw(step, policy)
-        chosen = [PROMPTS[i] for i in places(step, 3, 4, 5)]
-        assert list(pairs.prompts) == chosen
-        assert pairs.first == [[p.number, 5, 2 * step] for p in chosen]
-        assert pairs.second == [[p.number, 5, 2 * step + 1] for p in chosen]
+        assert list(pairs.prompts) == [PROMPTS[i] for i in places(step, batch, 4, 5)]
+        for given_, pair in zip(pairs.prompts, pairs.responses, strict=True):
+            assert [response[:2] for response in pair] == [[given_.number, 5]] * 2
         assert pairs.label is None
-        seen |= {tuple(r) for pair in pairs.responses for r in pair}
-    assert len(seen) == 8 * 3 * 2  # no draw is used twice
+        seen |= {tuple(response) for pair in pairs.responses for response in pair}
+    assert len(seen) == 8 * batch * 2
     assert policy.purpose == "online pair"
 
 

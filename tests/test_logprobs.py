@@ -90,6 +90,19 @@ def test_branches_do_not_see_each_other(layout):
     torch.testing.assert_close(found, sequence_logps(model, PROMPTS, others, pad=0, layout=layout)[:, 0])
 
 
+@on_both
+@everywhere
+def test_the_states_asked_for_are_those_at_the_tokens(make, layout):
+    model = make()
+    slots = response_logits(model, PROMPTS, RESPONSES, pad=0, layout=layout, states=True)
+    for j, slot in enumerate(slots):
+        for i, tokens in enumerate(PROMPTS):
+            whole = torch.tensor([[*tokens, *RESPONSES[i][j]]])
+            states = model(input_ids=whole, output_hidden_states=True, use_cache=False).hidden_states[-1][0]
+            expected = states[len(tokens) :]
+            torch.testing.assert_close(slot.states[i, : len(expected)], expected, rtol=1e-4, atol=1e-5)
+
+
 @everywhere
 def test_an_empty_response_has_probability_one(layout):
     found = sequence_logps(llama(), [[2, 3], [4]], [[[], [5]], [[6], []]], pad=0, layout=layout)
@@ -122,18 +135,18 @@ class IgnoresTheMask(nn.Module):
     def get_input_embeddings(self):
         return self.inner.get_input_embeddings()
 
-    def forward(self, input_ids, attention_mask, position_ids, logits_to_keep=0, use_cache=False):
+    def forward(self, input_ids, attention_mask, position_ids, logits_to_keep=0, **_):
         plain = attention_mask if attention_mask.dim() == 2 else None
-        return self.inner(input_ids=input_ids, attention_mask=plain, logits_to_keep=logits_to_keep, use_cache=use_cache)
+        return self.inner(input_ids=input_ids, attention_mask=plain, logits_to_keep=logits_to_keep, use_cache=False)
 
 
 class RefusesTheMask(IgnoresTheMask):
     """A model that takes two-dimensional masks only."""
 
-    def forward(self, input_ids, attention_mask, position_ids, logits_to_keep=0, use_cache=False):
+    def forward(self, input_ids, attention_mask, position_ids, **_):
         if attention_mask.dim() != 2:
             raise ValueError("the mask must be two-dimensional")
-        return self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)
+        return self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
 
 
 @on_both

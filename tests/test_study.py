@@ -42,7 +42,17 @@ def test_rows_have_the_schema_and_every_checkpoint(finished):
     assert rows.num_rows == len(checkpoints) * (16 + 8)
 
 
-def test_sft_has_no_divergence_from_itself_and_ties_with_nobody_else(finished):
+def test_the_study_is_not_vacuous(finished):
+    """Golden labels decide, online and offline policies move, and they move differently."""
+    labels = rows_of(finished[1], "pairs").column("label").to_pylist()
+    assert {0.0, 1.0} <= set(labels)
+    last = [r for r in rows_of(finished[1]).to_pylist() if r["step"] == 6]
+    kl = {arm: [r["kl"] for r in last if r["arm"] == arm] for arm in ("online", "offline")}
+    assert min(sum(values) / len(values) for values in kl.values()) > 1e-3
+    assert kl["online"] != kl["offline"]
+
+
+def test_sft_has_no_divergence_from_itself(finished):
     rows = [r for r in rows_of(finished[1]).to_pylist() if r["arm"] == "sft"]
     assert max(abs(r["kl"]) for r in rows) < 1e-6
     assert max(abs(r["logp"] - r["ref_logp"]) for r in rows) < 1e-5

@@ -34,4 +34,9 @@ class ModelJudge:
         for start in range(0, len(prompts), self.batch):
             cut = slice(start, start + self.batch)
             parts.append(self.model.against(prompts[cut], responses[cut], [texts[cut] for texts in opponents]))
-        return torch.cat(parts).double().sigmoid().cpu().numpy() if parts else np.zeros((0, len(opponents), 2))
+        if not parts:
+            return np.zeros((0, len(opponents), 2))
+        r = torch.cat(parts).double().sigmoid().cpu().numpy()
+        same = np.array([[list(a) == list(b) for a, b in zip(responses, texts, strict=True)] for texts in opponents]).T
+        r[same] = r[same].mean(axis=1, keepdims=True)  # rounding must not break the tie of a response with itself
+        return r

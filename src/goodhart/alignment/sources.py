@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol, runtime_checkable
 
 from goodhart.alignment.batch import Pairs
@@ -65,9 +66,17 @@ class PolicySource:
     seed: int
 
     def draw(self, step: int, policy: Generator) -> Pairs:
-        """Two fresh responses for each prompt of the step. The numbers 2*step and 2*step+1 name the two samples."""
+        """Two fresh responses for each prompt of the step; those of epoch e are a prompt's samples 2e and 2e + 1.
+
+        So a prompt that ends one epoch and begins the next within a step gets four different samples.
+        """
         chosen = [self.prompts[i] for i in places(step, self.batch, len(self.prompts), self.seed)]
-        drawn = policy.sample(chosen, 2, seed=self.seed, purpose="online pair", first_sample=2 * step)
-        first: list[Tokens] = [two[0] for two in drawn]
-        second: list[Tokens] = [two[1] for two in drawn]
+        positions = range(step * self.batch, (step + 1) * self.batch)
+        first: list[Tokens] = []
+        second: list[Tokens] = []
+        for epoch, group in groupby(positions, lambda position: position // len(self.prompts)):
+            part = chosen[len(first) : len(first) + len(list(group))]
+            drawn = policy.sample(part, 2, seed=self.seed, purpose="online pair", first_sample=2 * epoch)
+            first.extend(two[0] for two in drawn)
+            second.extend(two[1] for two in drawn)
         return Pairs(chosen, first, second)

@@ -10,7 +10,11 @@ from typing import Any
 from goodhart.errors import GoodhartError
 
 BASE_MODELS = Path(__file__).parent.parent / "base_models"
-_FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+_FILES = (
+    *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja"),
+)
+"""What a model is: notes that lie beside it change nothing."""
 
 
 @dataclass(frozen=True, slots=True)

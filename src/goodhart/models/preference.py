@@ -150,8 +150,8 @@ class _Reading:
 
 
 def _features(found: _Reading, bare: Float[Tensor, " row"]) -> Float[Tensor, "row feature"]:
-    length = found.length.clamp(min=1)
-    numbers = [found.logp / length, bare / length, (found.logp - bare) / 10, length / 10]
+    count = found.length.clamp(min=1)
+    numbers = [found.logp / count, bare / count, (found.logp - bare) / 10, found.length / 10]
     return torch.cat([found.state, torch.stack(numbers, dim=1)], dim=1)
 
 

@@ -77,7 +77,7 @@ def execute(store: Store, cells: list[Cell], workers: int, watch: Watch) -> Prog
 def _ready(waiting: dict[str, Cell], store: Store) -> list[Cell]:
     """Cells whose inputs are done; training before measuring, since runs are longest."""
     ready = [c for c in waiting.values() if all(store.has(needed.id) for needed in c.inputs.values())]
-    return sorted(ready, key=lambda cell: cell.kind == "evaluation")
+    return sorted(ready, key=lambda cell: cell.kind in ("evaluation", "quality"))
 
 
 def _result(future: Future[bool], cell: Cell) -> bool:

@@ -45,6 +45,8 @@ class Graph:
     proxy: Cell
     golden_policy: Cell
     opponents: Cell
+    quality: dict[str, Cell]
+    """How well each preference model judges, by role."""
     runs: dict[str, list[Cell]]
     """Training runs by arm."""
     measured: list[Measured]
@@ -52,7 +54,7 @@ class Graph:
     @property
     def targets(self) -> list[Cell]:
         """What must be there in the end."""
-        return [*(m.cell for m in self.measured), self.proxy, self.opponents]
+        return [*(m.cell for m in self.measured), self.opponents, *self.quality.values()]
 
 
 def settings_of(arm: Arm) -> Iterator[tuple[str, Arm]]:
@@ -91,7 +93,13 @@ def build_graph(study: Study) -> Graph:
         {**trunk, "golden_policy": golden_policy},
         "opponents",
     )
-    graph = Graph(prompts, sft, pairs, golden, labels, proxy, golden_policy, opponents, {}, [])
+    quality = {
+        role: Cell(
+            "quality", {}, {"prompts": prompts, "pairs": labelled, "model": model}, f"quality of the {role} model"
+        )
+        for role, model, labelled in (("golden", golden, pairs), ("proxy", proxy, labels))
+    }
+    graph = Graph(prompts, sft, pairs, golden, labels, proxy, golden_policy, opponents, quality, {}, [])
     _measure(graph, study, SFT, sft, None, 0, [0])
     _measure(graph, study, GOLDEN_POLICY, golden_policy, baseline_arm, 0, baseline_arm.checkpoint_steps())
     for name, arm in study.arms.items():

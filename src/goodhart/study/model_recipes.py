@@ -30,6 +30,9 @@ from goodhart.training import preference, supervised
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Preference, Supervised
 
+TRAIN_PAIRS = 256
+"""Training pairs on which a preference model's quality is measured beside the held-out ones."""
+
 
 def load_policy(path: Path | str, max_tokens: int, reduction: str = "sum") -> tuple[LanguagePolicy, Any]:
     """A policy with the keyed sampler, and its tokenizer. Raises GoodhartError if its context is too short."""
@@ -101,23 +104,27 @@ def preference_model(work: Workplace) -> dict[str, Any]:
         work.say(int(record["step"]), settings.steps, note)
 
     looks = preference.fit(model, data, validation, settings, work.settings["seed"], say)
-    began = work.charge("train", began)
+    work.charge("train", began)
     (work.folder / "model").mkdir(exist_ok=True)
     model.save(work.folder / "model")
-    result: dict[str, Any] = {
-        "looks": looks,
-        "training pairs": len(data),
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }
+    return {"looks": looks, "training pairs": len(data), "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def judge_quality(work: Workplace) -> dict[str, Any]:
+    """How well a preference model judges held-out pairs and, in the docstrings task, its probes; nothing is written."""
+    index, source = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"]
+    model = PreferenceModel.load(work.inputs["model"] / "model").to(device())
+    began = time.perf_counter()
+    train, _, _ = read_pairs(source / "pairs.parquet", "train", index)
+    result: dict[str, Any] = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
     test, _, kinds = read_pairs(source / "pairs.parquet", "test", index)
     if len(test):
         result["test"] = _quality(model, test)
-        result["test by kind"] = {k: _quality(model, test.take(_where(kinds, k))) for k in sorted(set(kinds))}
-    result["train"] = _quality(model, data[: min(len(data), 256)])
+        by_kind = sorted(set(kinds)) if len(set(kinds)) > 1 else []
+        result["test by kind"] = {k: _quality(model, test.take(_where(kinds, k))) for k in by_kind}
     if (source / "probes.parquet").exists():
-        probes, _, probe_kinds = read_pairs(source / "probes.parquet", "test", index)
-        found = {k: _quality(model, probes.take(_where(probe_kinds, k))) for k in dict.fromkeys(probe_kinds)}
-        result["probes"] = found
+        probes, _, names = read_pairs(source / "probes.parquet", "test", index)
+        result["probes"] = {k: _quality(model, probes.take(_where(names, k))) for k in dict.fromkeys(names)}
     work.charge("evaluate", began)
     return result
 

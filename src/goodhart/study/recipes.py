@@ -8,7 +8,7 @@ from typing import Any
 from goodhart.store import Store
 from goodhart.study.cell import Cell
 from goodhart.study.data_recipes import corpus, docstring_part, docstring_prompts, preference_prompts
-from goodhart.study.model_recipes import golden_labels, preference_model, sft
+from goodhart.study.model_recipes import golden_labels, judge_quality, preference_model, sft
 from goodhart.study.pool_recipe import initial_pairs
 from goodhart.study.record import machine, versions
 from goodhart.study.run_recipes import alignment_run, evaluation, opponents
@@ -22,6 +22,7 @@ RECIPES: dict[str, Recipe] = {
     "sft": sft,
     "pairs": initial_pairs,
     "preference": preference_model,
+    "quality": judge_quality,
     "labels": golden_labels,
     "run": alignment_run,
     "opponents": opponents,

@@ -75,9 +75,9 @@ def _record(store: Store, study: Study, graph: Graph, cost: dict[str, Any]) -> d
             if cell.kind in ("corpus", "prompts", "preferences", "pairs")
         },
         "sft": records[graph.sft.id]["result"],
-        "golden": records[graph.golden.id]["result"],
+        "golden": {**records[graph.golden.id]["result"], **records[graph.quality["golden"].id]["result"]},
         "labels": records[graph.labels.id]["result"],
-        "proxy": records[graph.proxy.id]["result"],
+        "proxy": {**records[graph.proxy.id]["result"], **records[graph.quality["proxy"].id]["result"]},
         "cells": [_line(cell, records[cell.id]) for cell in cells],
     }
 
