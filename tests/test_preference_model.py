@@ -10,7 +10,7 @@ from goodhart.alignment.batch import Pairs
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.labellers import both_orders
 from goodhart.models.preference import PreferenceModel
-from goodhart.training.preference import fit, judge_quality, random_order
+from goodhart.training.preference import fit, judge_quality
 from goodhart.training.settings import Optimisation, Preference
 from tiny_models import llama, naive_logp, prompt
 
@@ -208,22 +208,6 @@ def test_a_response_ties_with_itself(kind):
 
 def test_a_bradley_terry_model_never_flips():
     assert judge_quality(judge("bradley-terry"), pairs(np.ones(3)))[0].flips == 0
-
-
-def test_random_order_swaps_half_of_the_pairs_with_their_labels():
-    data = task(400, seed=0)
-    mixed = random_order(data, seed=0, step=3)
-    swapped = np.array(
-        [
-            a == d and b == c and a != b
-            for a, b, c, d in zip(data.first, data.second, mixed.first, mixed.second, strict=True)
-        ]
-    )
-    assert 0.4 < swapped.mean() < 0.6
-    np.testing.assert_array_equal(mixed.label, np.where(swapped, 1 - data.label, data.label))
-    assert [p.id for p in mixed.prompts] == [p.id for p in data.prompts]
-    assert random_order(data, seed=0, step=3).first == mixed.first
-    assert random_order(data, seed=0, step=4).first != mixed.first
 
 
 def task(size, seed):

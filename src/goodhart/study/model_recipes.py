@@ -30,6 +30,8 @@ from goodhart.training import preference, supervised
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Preference, Supervised
 
+HELD_OUT_PAIRS = 512
+"""At most so many pairs of each held-out split are labelled too: to stop the proxy, and to measure."""
 TRAIN_PAIRS = 256
 """Training pairs on which a preference model's quality is measured beside the held-out ones."""
 
@@ -168,7 +170,7 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
     policy, _ = load_policy(work.inputs["sft"] / "final", 1)
     parts: list[tuple[Pairs, list[str], str]] = []
     agreement: dict[str, float] = {}
-    for split, number in (("train", settings.number), ("validation", 512), ("test", 512)):
+    for split, number in (("train", settings.number), ("validation", HELD_OUT_PAIRS), ("test", HELD_OUT_PAIRS)):
         pairs, ids, kinds = read_pairs(work.inputs["pairs"] / "pairs.parquet", split, index)
         chosen = [i for i, kind in enumerate(kinds) if kind in ("samples", "people")][:number]
         if split == "train" and len(chosen) < number:

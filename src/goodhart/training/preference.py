@@ -16,7 +16,6 @@ from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.labellers import both_orders
 from goodhart.alignment.sources import places
 from goodhart.models.preference import PreferenceModel
-from goodhart.randomness import stream
 from goodhart.training.optimiser import Descent, cuts
 from goodhart.training.settings import Preference
 
@@ -32,15 +31,6 @@ class Judgement:
     """Share of pairs in which the sign over both orders agrees with the label; ties one half."""
     flips: float
     """Share of pairs in which the two orders alone would name different winners."""
-
-
-def random_order(pairs: Pairs, seed: int, step: int) -> Pairs:
-    """Each pair in a keyed random order, so that position carries no information."""
-    swap = stream(seed, "pair order", step).random(len(pairs)) < 0.5
-    first = [b if s else a for a, b, s in zip(pairs.first, pairs.second, swap, strict=True)]
-    second = [a if s else b for a, b, s in zip(pairs.first, pairs.second, swap, strict=True)]
-    label = None if pairs.label is None else np.where(swap, 1 - pairs.label, pairs.label)
-    return Pairs(pairs.prompts, first, second, label)
 
 
 def judge_quality(model: PreferenceModel, pairs: Pairs) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
@@ -64,7 +54,10 @@ def fit(
     seed: int,
     say: Callable[[dict[str, int | float]], None],
 ) -> list[dict[str, int | float]]:
-    """Maximise E[1/2 log r(x,yw,yl) + 1/2 log(1 - r(x,yl,yw))] by random order (arXiv 2405.08448, equation 5).
+    """Maximise E[1/2 log r(x,yw,yl) + 1/2 log(1 - r(x,yl,yw))] (arXiv 2405.08448, equation 5).
+
+    Both orders of every pair stand in its batch: drawing one of them at random has the same expectation, but the
+    noise of the draw teaches a small model to prefer a place.
 
     Stops at the validation plateau by the rule of `Preference`; the model ends with the weights
     of the lowest validation loss. Returns the looks at the validation set, step 0 included.
@@ -104,13 +97,14 @@ def _descend(
 ) -> float:
     model.train()
     chosen = places(step, settings.batch, len(data), seed)
-    batch = random_order(data.take(chosen), seed, step)
+    batch = data.take(chosen)
     total = 0.0
     for cut in cuts(len(batch), settings.optimisation.micro_batch):
         part = batch[cut]
-        logits = model.logits(part.prompt_tokens, part.first, part.second)
+        logits = model.both(part.prompt_tokens, part.first, part.second)
         label = torch.as_tensor(part.label, dtype=logits.dtype, device=logits.device)
-        loss = binary_cross_entropy_with_logits(logits, label, reduction="sum") / len(batch)
+        targets = torch.stack([label, 1 - label], dim=1)
+        loss = binary_cross_entropy_with_logits(logits, targets, reduction="sum") / (2 * len(batch))
         loss.backward()
         total += float(loss.detach())
     descent.step(step, total)
