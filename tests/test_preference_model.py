@@ -110,15 +110,6 @@ def test_empty_responses_are_judged_too(kind):
 
 
 @every_kind
-@torch.no_grad()
-def test_several_opponents_in_one_pass_are_as_one_by_one(kind):
-    model = judge(kind)
-    together = model.against(PROMPTS, FIRST, [SECOND, FIRST[::-1]])
-    torch.testing.assert_close(together[:, 0], model.both(PROMPTS, FIRST, SECOND), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(together[:, 1], model.both(PROMPTS, FIRST, FIRST[::-1]), rtol=1e-4, atol=1e-4)
-
-
-@every_kind
 def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
     model = judge(kind)
     model.save(tmp_path)
@@ -234,6 +225,22 @@ def test_it_learns_what_is_easy(kind):
     assert looks[-1]["accuracy"] > 0.9
     assert [look["step"] for look in looks] == [0, 10, 20, 30]
     assert [s["step"] for s in said if "accuracy" not in s] == list(range(1, 31))
+
+
+def test_the_order_in_which_a_pair_is_given_teaches_nothing():
+    """Both orders stand in the batch, so a set that is turned round, labels too, gives the same model."""
+    models = [judge("pairwise", head=0) for _ in range(2)]
+    for model, data in zip(models, (task(32, 1), task(32, 1).swapped()), strict=True):
+        fit(model, data, task(8, 2), settings(steps=4), seed=0, say=lambda _: None)
+    for own, other in zip(*(m.parameters() for m in models), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_said_is_that_of_the_batch_in_both_orders():
+    model, data, said = judge("pairwise"), task(16, 1), []
+    before = judge_quality(model, data)[0].loss
+    fit(model, data, task(8, 2), settings(steps=1, batch=16), seed=0, say=said.append)
+    assert said[0]["loss"] == pytest.approx(before, rel=1e-4)
 
 
 def test_accumulation_does_not_change_the_fit():
