@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 from goodhart.report import provenance, statistics
@@ -35,7 +36,7 @@ def write_report(folder: Path, findings: Findings | None = None, resolution: int
     (folder / "figures").mkdir(exist_ok=True)
     for picture in (picture for section in sections for picture in section.pictures):
         path = folder / "figures" / f"{picture.name}.png"
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         temporary.write_bytes(picture.png)
         temporary.replace(path)
     write_atomically(folder / "summary.json", to_json(found))

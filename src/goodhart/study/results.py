@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def write_results(store: Store, study: Study, graph: Graph, cost: dict[str, Any]
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # another run of the study may write it too
     pq.write_table(table, temporary)
     temporary.replace(path)
 
