@@ -6,11 +6,14 @@ import textwrap
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from goodhart.errors import GoodhartError
 from goodhart.tasks import docstrings
-from goodhart.tasks.docstring_text import documents, prompt_text
+from goodhart.tasks.docstring_text import BEGIN, FOREIGN_CLOSING, RESPOND, documents, prompt_frame, prompt_text
 from goodhart.tasks.docstrings import Docstring, split_docstring
+from goodhart.tasks.tokenizer import train_tokenizer
 
 BODY = "The body tells more about it in at least eight plain words."
 
@@ -97,6 +100,21 @@ def test_prompts_never_hold_the_summary_line():
     for item in found:
         assert prompt_text(item).startswith(item.name + "\n")
         assert item.summary not in prompt_text(item).split("\n", 1)[1][: len(item.summary)]
+
+
+def test_a_prompt_is_framed_by_special_tokens_or_for_a_foreign_tokenizer_by_words():
+    own = train_tokenizer([BODY], 300)
+    assert own.convert_ids_to_tokens([i for part in prompt_frame(own) for i in part]) == [BEGIN, RESPOND]
+    foreign = Tokenizer(models.BPE(unk_token=None))
+    foreign.pre_tokenizer, foreign.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    foreign.train_from_iterator(
+        [BODY],
+        trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<s>", "</s>"]),
+    )
+    for named, expected in (({"bos_token": "<s>"}, "<s>"), ({}, "")):
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=foreign, eos_token="</s>", **named)
+        opening, closing = prompt_frame(tokenizer)
+        assert (tokenizer.decode(opening), tokenizer.decode(closing)) == (expected, FOREIGN_CLOSING)
 
 
 def test_identity_ignores_case_and_spacing():

@@ -6,12 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from transformers import LlamaForCausalLM
 
-from goodhart.models.logprobs import choose_layout, response_logits, sequence_logps
+from goodhart.models.logprobs import choose_layout, response_laws, sequence_logps
 from goodhart.models.packing import pack, pad_right
 from tiny_models import MODELS, gradients, llama, naive_logp, policy_of
 
-LAYOUTS = ["shared prompt", "plain"]
+LAYOUTS = ["shared prompt", "shared prompt, whole model", "plain"]
 PROMPTS = [[2, 3, 4, 5, 6], [7], [8, 9, 10]]
 RESPONSES = [[[11, 12, 1], [13, 1]], [[1], [14, 15, 2, 3, 4]], [[5, 6], [7, 8, 1]]]
 WEIGHTS = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.7]])
@@ -41,14 +42,16 @@ def test_values_and_gradients_are_those_of_one_sequence_at_a_time(make, layout):
 @everywhere
 def test_every_token_has_its_own_value_and_padding_has_zero(make, layout):
     model = make()
-    slots = response_logits(model, PROMPTS, RESPONSES, pad=0, layout=layout)
-    for j, slot in enumerate(slots):
+    laws = response_laws(model, PROMPTS, RESPONSES, pad=0, layout=layout)
+    assert laws.counts().tolist() == [[len(r) for r in row] for row in RESPONSES]
+    reals = laws.real.split(list(laws.widths), dim=1)
+    for j, (real, logp) in enumerate(zip(reals, laws.columns(laws.logp()), strict=True)):
         for i, tokens in enumerate(PROMPTS):
             length = len(RESPONSES[i][j])
-            assert slot.real[i].tolist() == [t < length for t in range(slot.real.shape[1])]
-            assert slot.logp()[i, length:].tolist() == [0.0] * (slot.real.shape[1] - length)
+            assert real[i].tolist() == [t < length for t in range(real.shape[1])]
+            assert logp[i, length:].tolist() == [0.0] * (real.shape[1] - length)
             torch.testing.assert_close(
-                slot.logp()[i, :length], naive_logp(model, tokens, RESPONSES[i][j]), rtol=1e-5, atol=1e-5
+                logp[i, :length], naive_logp(model, tokens, RESPONSES[i][j]), rtol=1e-5, atol=1e-5
             )
 
 
@@ -94,13 +97,13 @@ def test_branches_do_not_see_each_other(layout):
 @everywhere
 def test_the_states_asked_for_are_those_at_the_tokens(make, layout):
     model = make()
-    slots = response_logits(model, PROMPTS, RESPONSES, pad=0, layout=layout, states=True)
-    for j, slot in enumerate(slots):
+    laws = response_laws(model, PROMPTS, RESPONSES, pad=0, layout=layout, states=True)
+    for j, found in enumerate(laws.states.split(list(laws.widths), dim=1)):
         for i, tokens in enumerate(PROMPTS):
             whole = torch.tensor([[*tokens, *RESPONSES[i][j]]])
             states = model(input_ids=whole, output_hidden_states=True, use_cache=False).hidden_states[-1][0]
             expected = states[len(tokens) :]
-            torch.testing.assert_close(slot.states[i, : len(expected)], expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found[i, : len(expected)], expected, rtol=1e-4, atol=1e-5)
 
 
 @everywhere
@@ -118,11 +121,30 @@ def test_layouts_agree_on_any_batch(data):
     branches = data.draw(st.integers(1, 3))
     prompts = [data.draw(st.lists(token, min_size=1, max_size=6)) for _ in range(rows)]
     responses = [[data.draw(st.lists(token, max_size=5)) for _ in range(branches)] for _ in range(rows)]
-    shared, plain = (sequence_logps(SHARED_MODEL, prompts, responses, pad=0, layout=layout) for layout in LAYOUTS)
-    torch.testing.assert_close(shared, plain, rtol=1e-4, atol=1e-4)
+    found = [sequence_logps(SHARED_MODEL, prompts, responses, pad=0, layout=layout) for layout in LAYOUTS]
+    for shared in found[:-1]:
+        torch.testing.assert_close(shared, found[-1], rtol=1e-4, atol=1e-4)
 
 
 SHARED_MODEL = llama(seed=3)
+
+
+class ScalesItsLogits(LlamaForCausalLM):
+    """A model whose logits are more than its output layer on the trunk's states."""
+
+    def forward(self, *arguments, **named):
+        out = super().forward(*arguments, **named)
+        out.logits = 3 * out.logits
+        return out
+
+
+def test_a_model_that_scales_its_logits_keeps_the_shared_prompt_and_its_own_head():
+    model = ScalesItsLogits(llama().config).eval()
+    policy = policy_of(model)
+    assert policy.layout == "shared prompt, whole model"
+    torch.testing.assert_close(policy.log_probs(PROMPTS, RESPONSES), naive(model), rtol=1e-5, atol=1e-5)
+    wrong = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt")
+    assert (wrong - naive(model)).abs().max() > 0.1
 
 
 class IgnoresTheMask(nn.Module):
@@ -165,7 +187,7 @@ def test_a_model_without_free_masks_is_found_out_and_scored_plainly(make, kind):
 
 def test_the_probe_would_notice_a_wrong_layout():
     model = IgnoresTheMask(llama())
-    shared = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt")
+    shared = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt, whole model")
     assert (shared - naive(model.inner)).abs().max() > 0.1
 
 

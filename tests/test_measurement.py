@@ -32,7 +32,7 @@ def measured(model, chosen=slice(None), *, seed=0, hidden=True):
         policy_of(model),
         policy_of(llama()),
         PROMPTS[chosen],
-        Opponents(GOLDEN[chosen], SFT[chosen]),
+        Opponents.of(JUDGES, PROMPTS[chosen], GOLDEN[chosen], SFT[chosen]),
         JUDGES,
         eos=END,
         decode=lambda tokens: " ".join(map(str, tokens)),
@@ -72,7 +72,7 @@ def test_against_its_own_response_a_policy_wins_half():
     model = llama(seed=3)
     own = measured(model)["response"]
     rows = measure(
-        policy_of(model), policy_of(llama()), PROMPTS, Opponents(own, own), JUDGES,
+        policy_of(model), policy_of(llama()), PROMPTS, Opponents.of(JUDGES, PROMPTS, own, own), JUDGES,
         eos=END, decode=str, hidden=None, seed=0,
     )  # fmt: skip
     assert rows["golden_vs_policy"] == rows["proxy_vs_sft"] == [0.5] * 4

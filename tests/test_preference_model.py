@@ -83,8 +83,13 @@ def test_several_opponents_are_judged_as_each_alone(kind, layout):
     assert found.shape == (3, 3, 2)
     for j, opponents in enumerate(others):
         torch.testing.assert_close(found[:, j], model.both(PROMPTS, FIRST, opponents), rtol=1e-4, atol=1e-4)
-    r = ModelJudge(model, batch=2).prefer_each(PROMPTS, FIRST, others)
-    np.testing.assert_allclose(r, found.sigmoid().numpy(), rtol=1e-4, atol=1e-5)
+    judging = ModelJudge(model, batch=2)
+    known = judging.alone(PROMPTS, others)
+    assert known.shape == (3, 3)
+    for r in (judging.prefer_each(PROMPTS, FIRST, others), judging.prefer_each(PROMPTS, FIRST, others, known)):
+        np.testing.assert_allclose(r, found.sigmoid().numpy(), rtol=1e-4, atol=1e-5)
+    shifted = judging.prefer_each(PROMPTS, FIRST, others, known + 1)
+    assert np.median(np.abs(shifted / found.sigmoid().numpy() - 1)) > 0.1
 
 
 @every_kind

@@ -14,9 +14,10 @@ from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import DataLabels, JudgeLabels
 from goodhart.alignment.sources import DataSource, PolicySource
 from goodhart.errors import GoodhartError
+from goodhart.models.packing import cuts
 from goodhart.training import supervised
 from goodhart.training.alignment import train
-from goodhart.training.optimiser import Descent, cuts
+from goodhart.training.optimiser import Descent
 from goodhart.training.schedule import learning_rate
 from goodhart.training.settings import Optimisation, Supervised
 from tiny_models import END, gpt2, llama, naive_logp, policy_of, prompt

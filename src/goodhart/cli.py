@@ -102,6 +102,12 @@ class Pretrain:
     """Optimiser steps of 16 rows of 256 tokens."""
     peak: float = 2e-3
     """Peak learning rate."""
+    summary: float = 0.3
+    """Share of rows from the task's own prompts and summaries."""
+    code: float = 0.3
+    """Share of rows from code followed by its first docstring line."""
+    prose: float = 0.3
+    """Share of rows from whole docstrings; the rest is source text."""
     threads: int = 1
     """PyTorch threads."""
     compile: bool = False

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from goodhart.alignment.batch import Pairs
-from goodhart.models.packing import Tokens
+from goodhart.models.packing import Tokens, cuts
 from goodhart.models.preference import PreferenceModel
 
 
@@ -27,16 +27,34 @@ class ModelJudge:
 
     @torch.no_grad()
     def prefer_each(
-        self, prompts: Sequence[Tokens], responses: Sequence[Tokens], opponents: Sequence[Sequence[Tokens]]
+        self,
+        prompts: Sequence[Tokens],
+        responses: Sequence[Tokens],
+        opponents: Sequence[Sequence[Tokens]],
+        known: Float[np.ndarray, "response opponent"] | None = None,
     ) -> Float[np.ndarray, "response opponent 2"]:
-        """The same for several opponents of each response: the prompt, and a scored response, are computed once."""
+        """The same for several opponents of each response: the prompt, and a scored response, are computed once.
+
+        `known` is what `alone` gave for the opponents.
+        """
         parts: list[torch.Tensor] = []
-        for start in range(0, len(prompts), self.batch):
-            cut = slice(start, start + self.batch)
-            parts.append(self.model.against(prompts[cut], responses[cut], [texts[cut] for texts in opponents]))
+        for cut in cuts(len(prompts), self.batch):
+            theirs = None if known is None else self._tensor(known[cut])
+            texts = [texts[cut] for texts in opponents]
+            parts.append(self.model.against(prompts[cut], responses[cut], texts, known=theirs))
         if not parts:
             return np.zeros((0, len(opponents), 2))
         r = torch.cat(parts).double().sigmoid().cpu().numpy()
         same = np.array([[list(a) == list(b) for a, b in zip(responses, texts, strict=True)] for texts in opponents]).T
         r[same] = r[same].mean(axis=1, keepdims=True)  # rounding must not break the tie of a response with itself
         return r
+
+    @torch.no_grad()
+    def alone(self, prompts: Sequence[Tokens], texts: Sequence[Sequence[Tokens]]) -> Float[np.ndarray, "prompt text"]:
+        """What the judge needs of responses that will be opponents again and again (see `PreferenceModel.alone`)."""
+        parts = [self.model.alone(prompts[cut], [t[cut] for t in texts]) for cut in cuts(len(prompts), self.batch)]
+        return torch.cat(parts).double().cpu().numpy()
+
+    def _tensor(self, values: Float[np.ndarray, "..."]) -> torch.Tensor:
+        weight = next(self.model.parameters())
+        return torch.as_tensor(values, dtype=weight.dtype, device=weight.device)

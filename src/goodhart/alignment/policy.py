@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from goodhart.models.logprobs import Layout, choose_layout, response_logits
+from goodhart.models.logprobs import Layout, choose_layout, response_laws
 from goodhart.models.packing import Tokens
 from goodhart.sampling.keyed import Draws, Sampler
 from goodhart.tasks.prompts import Prompt
@@ -50,9 +49,6 @@ class LanguagePolicy:
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
     ) -> Float[Tensor, "row response"]:
         """Log policy(response | prompt) in nats, reduced over the response's tokens by sum or mean."""
-        slots = response_logits(self.model, prompts, responses, pad=self.pad, layout=self.layout)
-        sums = torch.stack([slot.logp().sum(1) for slot in slots], dim=1)
-        if self.reduction == "sum":
-            return sums
-        counts = torch.stack([slot.real.sum(1).clamp(min=1) for slot in slots], dim=1)
-        return sums / counts
+        laws = response_laws(self.model, prompts, responses, pad=self.pad, layout=self.layout)
+        sums = laws.sums(laws.logp())
+        return sums if self.reduction == "sum" else sums / laws.counts().clamp(min=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,20 +19,35 @@ from goodhart.tasks.prompts import Prompt
 
 
 @dataclass(frozen=True, slots=True)
+class Judges:
+    """The two preference models."""
+
+    golden: ModelJudge
+    proxy: ModelJudge
+
+    @property
+    def by_name(self) -> dict[str, ModelJudge]:
+        """The judges by the name that columns give them."""
+        return {"golden": self.golden, "proxy": self.proxy}
+
+
+@dataclass(frozen=True, slots=True)
 class Opponents:
     """The fixed responses that a checkpoint's responses are judged against, one for each prompt."""
 
     policy: Sequence[Tokens]
     """By the golden policy."""
     sft: Sequence[Tokens]
+    known: Mapping[str, Float[np.ndarray, "prompt 2"]]
+    """By judge, what it needs of (policy, sft) again and again; see `ModelJudge.alone`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Judges:
-    """The two preference models."""
-
-    golden: ModelJudge
-    proxy: ModelJudge
+    @classmethod
+    def of(
+        cls, judges: Judges, prompts: Sequence[Prompt], policy: Sequence[Tokens], sft: Sequence[Tokens]
+    ) -> Opponents:
+        """The opponents with what the judges need of them."""
+        tokens = [p.tokens for p in prompts]
+        return cls(policy, sft, {name: judge.alone(tokens, [policy, sft]) for name, judge in judges.by_name.items()})
 
 
 Decode = Callable[[Tokens], str]
@@ -71,8 +86,9 @@ def measure(
         "ref_logp": found.ref_logp.tolist(),
         "hidden": [None] * len(prompts) if hidden is None else hidden(texts).tolist(),
     }
-    for name, judge in (("golden", judges.golden), ("proxy", judges.proxy)):
-        r = judge.prefer_each([p.tokens for p in prompts], responses, [opponents.policy, opponents.sft])
+    for name, judge in judges.by_name.items():
+        both = [opponents.policy, opponents.sft]
+        r = judge.prefer_each([p.tokens for p in prompts], responses, both, opponents.known[name])
         columns[f"{name}_vs_policy"] = both_orders(r[:, 0], "hard").tolist()
         columns[f"{name}_vs_sft"] = both_orders(r[:, 1], "hard").tolist()
     return columns

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from goodhart.alignment.policy import LanguagePolicy
-from goodhart.models.logprobs import ResponseLogits, response_logits
+from goodhart.models.logprobs import Laws, response_laws
 from goodhart.models.packing import Tokens
 
 
@@ -50,22 +50,20 @@ def divergence(
     parts: list[tuple[Tensor, ...]] = []
     for start in range(0, len(prompts), batch):
         cut = slice(start, start + batch)
-        parts.append(_part(_slot(policy, prompts[cut], responses[cut]), _slot(reference, prompts[cut], responses[cut])))
+        parts.append(_part(_laws(policy, prompts[cut], responses[cut]), _laws(reference, prompts[cut], responses[cut])))
     columns = [torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True)]
     return Divergence(*columns)
 
 
-def _slot(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> ResponseLogits:
+def _laws(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> Laws:
     rows = [[response] for response in responses]
-    return response_logits(policy.model, prompts, rows, pad=policy.pad, layout=policy.layout)[0]
+    return response_laws(policy.model, prompts, rows, pad=policy.pad, layout=policy.layout)
 
 
-def _part(own: ResponseLogits, other: ResponseLogits) -> tuple[Tensor, ...]:
+def _part(own: Laws, other: Laws) -> tuple[Tensor, ...]:
     log_p, log_q = own.logits.log_softmax(-1), other.logits.log_softmax(-1)
-    real, count = own.real, own.real.sum(1).clamp(min=1)
-    kl = torch.where(real, token_kl(log_p, log_q), 0.0).sum(1)
-    entropy = torch.where(real, -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(-1), 0.0).sum(1) / count
-    chosen = own.tokens[..., None]
-    logp = torch.where(real, log_p.gather(-1, chosen)[..., 0], 0.0).sum(1)
-    ref_logp = torch.where(real, log_q.gather(-1, chosen)[..., 0], 0.0).sum(1)
-    return kl, entropy, logp, ref_logp
+    chosen = own.tokens[:, None]
+    entropy = -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(-1)
+    values = (token_kl(log_p, log_q), entropy, log_p.gather(-1, chosen)[:, 0], log_q.gather(-1, chosen)[:, 0])
+    kl, entropy, logp, ref_logp = (own.sums(value)[:, 0] for value in values)
+    return kl, entropy / own.counts()[:, 0].clamp(min=1), logp, ref_logp

@@ -4,36 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from goodhart.models.packing import Packed, Tokens, additive, pack, pad_right
+from goodhart.models.packing import Tokens, additive, pack, pad_right
 
-Layout = Literal["shared prompt", "plain"]
-"""How responses are scored: behind one shared prompt, or one padded row for each response."""
+Layout = Literal["shared prompt", "shared prompt, whole model", "plain"]
+"""How responses are scored, the fastest first.
+
+shared prompt: all responses behind one prompt; the trunk runs alone, and its output layer on real response tokens only.
+shared prompt, whole model: the same rows, for models whose logits are more than an output layer on the trunk's states.
+plain: one right-padded row for each response.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class ResponseLogits:
-    """The laws of the next token at every response position, and the tokens that stood there."""
+class Laws:
+    """The law of the next token at every real response token, row by row and response by response."""
 
-    logits: Float[Tensor, "row position vocabulary"]
+    logits: Float[Tensor, "token vocabulary"]
     """float32, unnormalised."""
-    tokens: Int[Tensor, "row position"]
-    real: Bool[Tensor, "row position"]
-    states: Float[Tensor, "row position hidden"] | None = None
+    tokens: Int[Tensor, " token"]
+    """What stood there."""
+    real: Bool[Tensor, "row column"]
+    """Where the real tokens are; the responses of a row stand side by side, `widths` columns each."""
+    widths: tuple[int, ...]
+    states: Float[Tensor, "row column hidden"] | None = None
     """The trunk's last states at the tokens themselves, where they were asked for."""
 
-    def logp(self) -> Float[Tensor, "row position"]:
-        """Log p(token | prompt, earlier tokens) in nats, 0 on padding."""
-        flat = torch.nn.functional.cross_entropy(self.logits.flatten(0, 1), self.tokens.flatten(), reduction="none")
-        return torch.where(self.real, -flat.view_as(self.tokens), 0.0)
+    def logp(self) -> Float[Tensor, " token"]:
+        """Log p(token | prompt, earlier tokens) in nats."""
+        return -torch.nn.functional.cross_entropy(self.logits, self.tokens, reduction="none")
+
+    def columns(self, values: Float[Tensor, " token"]) -> list[Float[Tensor, "row position"]]:
+        """One value for each token, laid out by response; 0 on padding."""
+        places = self.real.flatten().nonzero().squeeze(1)
+        flat = values.new_zeros(self.real.numel()).index_copy(0, places, values)
+        return list(flat.view(self.real.shape).split(list(self.widths), dim=1))
+
+    def sums(self, values: Float[Tensor, " token"]) -> Float[Tensor, "row response"]:
+        """One value for each token, summed over each response."""
+        return torch.stack([part.sum(1) for part in self.columns(values)], dim=1)
+
+    def counts(self) -> Int[Tensor, "row response"]:
+        """Real tokens of each response."""
+        return torch.stack([part.sum(1) for part in self.real.split(list(self.widths), dim=1)], dim=1)
 
 
-def response_logits(
+def response_laws(
     model: Any,
     prompts: Sequence[Tokens],
     responses: Sequence[Sequence[Tokens]],
@@ -41,49 +62,68 @@ def response_logits(
     pad: int,
     layout: Layout,
     states: bool = False,
-) -> list[ResponseLogits]:
-    """Next-token logits at the response positions, one entry per response slot (first responses, second, ...)."""
-    if layout == "shared prompt":
-        return _shared(model, pack(prompts, responses, pad), states)
-    return [_plain(model, prompts, [row[j] for row in responses], pad, states) for j in range(len(responses[0]))]
+) -> Laws:
+    """Next-token logits at the response tokens; every prompt has the same number of responses."""
+    if layout == "plain":
+        return _plain(model, prompts, responses, pad, states)
+    return _shared(model, prompts, responses, pad, states, whole=layout == "shared prompt, whole model")
 
 
-def _shared(model: Any, packed: Packed, states: bool) -> list[ResponseLogits]:
-    device = next(model.parameters()).device
-    out = model(
-        input_ids=packed.input_ids.to(device),
-        attention_mask=additive(packed.allowed.to(device), next(model.parameters()).dtype),
-        position_ids=packed.position_ids.to(device),
-        logits_to_keep=packed.kept,
-        output_hidden_states=states,
-        use_cache=False,
+def _shared(
+    model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], pad: int, states: bool, *, whole: bool
+) -> Laws:
+    packed = pack(prompts, responses, pad)
+    weight = next(model.parameters())
+    inputs = {
+        "input_ids": packed.input_ids.to(weight.device),
+        "attention_mask": additive(packed.allowed.to(weight.device), weight.dtype),
+        "position_ids": packed.position_ids.to(weight.device),
+        "use_cache": False,
+    }
+    length = packed.input_ids.shape[1]
+    predictors = (packed.prompt_width - 1 + packed.predictors()).expand_as(packed.real)
+    starts = torch.arange(len(prompts))[:, None] * length
+    chosen = (starts + predictors)[packed.real].to(weight.device)
+    if whole:
+        out = model(**inputs, output_hidden_states=states)
+        logits = out.logits.flatten(0, 1).index_select(0, chosen)
+        hidden = out.hidden_states[-1] if states else None
+    else:
+        hidden = model.base_model(**inputs).last_hidden_state
+        logits = model.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, chosen))
+    return Laws(
+        logits.float(),
+        packed.input_ids[:, packed.prompt_width :][packed.real].to(weight.device),
+        packed.real.to(weight.device),
+        packed.widths,
+        hidden[:, packed.prompt_width :] if states and hidden is not None else None,
     )
-    laws = packed.split(out.logits.index_select(1, packed.predictors().to(device)).float())
-    tokens = packed.split(packed.input_ids[:, packed.prompt_width :].to(device))
-    real = packed.split(packed.real.to(device))
-    last = packed.split(out.hidden_states[-1][:, packed.prompt_width :]) if states else [None] * len(laws)
-    return [ResponseLogits(*slot) for slot in zip(laws, tokens, real, last, strict=True)]
 
 
 def _plain(
-    model: Any, prompts: Sequence[Tokens], responses: Sequence[Tokens], pad: int, states: bool
-) -> ResponseLogits:
+    model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], pad: int, states: bool
+) -> Laws:
     device = next(model.parameters()).device
-    ids, real = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)], pad)
-    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    ids, present = pad_right([[*p, *r] for p, row in zip(prompts, responses, strict=True) for r in row], pad)
     out = model(
         input_ids=ids.to(device),
-        attention_mask=real.long().to(device),
-        position_ids=positions.to(device),
+        attention_mask=present.long().to(device),
+        position_ids=torch.arange(ids.shape[1]).expand_as(ids).to(device),
         output_hidden_states=states,
         use_cache=False,
     )
-    tokens, token_real = pad_right(responses, pad)
-    starts = torch.tensor([len(p) for p in prompts])
+    slots = len(responses[0])
+    tokens, real = pad_right([r for row in responses for r in row], pad)
+    starts = torch.tensor([len(p) for p in prompts]).repeat_interleave(slots)
     columns = starts[:, None] + torch.arange(tokens.shape[1])
-    laws = _at(out.logits, columns - 1).float()
-    last = _at(out.hidden_states[-1], columns) if states else None
-    return ResponseLogits(laws, tokens.to(device), token_real.to(device), last)
+    predictors = (torch.arange(len(ids))[:, None] * ids.shape[1] + columns - 1)[real].to(device)
+    return Laws(
+        out.logits.flatten(0, 1).index_select(0, predictors).float(),
+        tokens[real].to(device),
+        real.view(len(prompts), -1).to(device),
+        (tokens.shape[1],) * slots,
+        _at(out.hidden_states[-1], columns).unflatten(0, (len(prompts), slots)).flatten(1, 2) if states else None,
+    )
 
 
 def _at(values: Float[Tensor, "row column size"], columns: Int[Tensor, "row position"]) -> Tensor:
@@ -96,25 +136,28 @@ def sequence_logps(
     model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], *, pad: int, layout: Layout
 ) -> Float[Tensor, "row response"]:
     """Log p(response | prompt) in nats: the sum over the response's tokens, its end token included."""
-    slots = response_logits(model, prompts, responses, pad=pad, layout=layout)
-    return torch.stack([slot.logp().sum(1) for slot in slots], dim=1)
+    laws = response_laws(model, prompts, responses, pad=pad, layout=layout)
+    return laws.sums(laws.logp())
 
 
 def choose_layout(model: Any, pad: int) -> Layout:
-    """`shared prompt` if the model gives the plain forward's log-probabilities with it, else `plain`.
+    """The fastest layout that gives the plain forward's log-probabilities.
 
-    Models that ignore or refuse a four-dimensional mask or explicit positions are found out here, once.
+    Models that ignore or refuse a four-dimensional mask or explicit positions, or that do more than multiply the
+    trunk's states by an output matrix (scaled or capped logits), are found out here, once.
     """
     size = model.get_input_embeddings().num_embeddings
     draw = torch.Generator().manual_seed(0)
     text = [torch.randint(0, size, (n,), generator=draw).tolist() for n in (5, 3, 4, 2, 1, 6)]
     probe = (text[:2], [text[2:4], text[4:6]])
-    with torch.inference_mode():
-        try:
-            shared = sequence_logps(model, *probe, pad=pad, layout="shared prompt")
-        except (TypeError, ValueError, RuntimeError, IndexError):
-            return "plain"
-        plain = sequence_logps(model, *probe, pad=pad, layout="plain")
     half = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
-    close = torch.allclose(shared, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3)
-    return "shared prompt" if close else "plain"
+    with torch.inference_mode():
+        plain = sequence_logps(model, *probe, pad=pad, layout="plain")
+        for layout in get_args(Layout)[:-1]:
+            try:
+                found = sequence_logps(model, *probe, pad=pad, layout=layout)
+            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+                continue
+            if torch.allclose(found, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3):
+                return layout
+    return "plain"

@@ -108,3 +108,9 @@ def pad_right(rows: Sequence[Tokens], pad: int) -> tuple[Int[Tensor, "row length
         ids[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
         real[i, : len(row)] = True
     return ids, real
+
+
+def cuts(size: int, micro_batch: int) -> list[slice]:
+    """The slices of a batch that are computed at a time."""
+    width = micro_batch or size
+    return [slice(start, min(start + width, size)) for start in range(0, size, width)]

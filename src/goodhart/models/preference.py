@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from goodhart.models.logprobs import Layout, ResponseLogits, response_logits
+from goodhart.models.logprobs import Layout, response_laws
 from goodhart.models.packing import Tokens
 
 Kind = Literal["pairwise", "bradley-terry"]
@@ -80,48 +80,50 @@ class PreferenceModel(nn.Module):
         opponents: Sequence[Sequence[Tokens]],
         *,
         orders: int = 2,
+        known: Float[Tensor, "pair opponent"] | None = None,
     ) -> Float[Tensor, "pair opponent order"]:
-        """The same for several opponents of each response, with one pass over the prompt."""
-        rows = list(zip(responses, *opponents, strict=True))
-        bare = self._bare_logps(prompts, rows)
+        """The same for several opponents of each response, with one pass over the prompt.
+
+        `known` is what `alone` gave for the opponents; it saves computing it again.
+        """
+        texts = [responses, *opponents]
+        alone = self.alone(prompts, texts if known is None else texts[:1])
+        if known is not None:
+            alone = torch.cat([alone, known], dim=1)
         if self.kind == "bradley-terry":
-            read = self._read(prompts, [[(text,) for text in row] for row in rows])
-            scores = [self.head(_features(found[0], bare[:, j])) for j, found in enumerate(read)]
-            margin = scores[0] - torch.cat(scores[1:], dim=1)
+            margin = alone[:, :1] - alone[:, 1:]
             return torch.stack([margin, -margin][:orders], dim=2)
-        places = [order for j in range(1, len(opponents) + 1) for order in ((0, j), (j, 0))[:orders]]
-        read = self._read(prompts, [[(row[a], row[b]) for a, b in places] for row in rows])
+        places = [order for j in range(1, len(texts)) for order in ((0, j), (j, 0))[:orders]]
+        read = self._read(prompts, [[(row[a], row[b]) for a, b in places] for row in zip(*texts, strict=True)])
         logits = [
-            self.head(torch.cat([_features(one, bare[:, a]), _features(two, bare[:, b])], dim=1))
+            self.head(torch.cat([_features(one, alone[:, a]), _features(two, alone[:, b])], dim=1))
             for (one, two), (a, b) in zip(read, places, strict=True)
         ]
         return torch.cat(logits, dim=1).unflatten(1, (len(opponents), orders))
 
-    def _bare_logps(self, prompts: Sequence[Tokens], rows: Sequence[Sequence[Tokens]]) -> Float[Tensor, "row response"]:
-        """Log p(y) in nats without the prompt: behind its first and last token alone, the frame of an empty one."""
+    def alone(self, prompts: Sequence[Tokens], texts: Sequence[Sequence[Tokens]]) -> Float[Tensor, "pair text"]:
+        """What a judgement needs of a response whatever its opponent is, for one or more responses to each prompt.
+
+        bradley-terry: the score. pairwise: log p(y) in nats without the prompt, behind its first and last token
+        alone (the frame of an empty prompt).
+        """
+        rows = list(zip(*texts, strict=True))
         frames = [[prompt[0], prompt[-1]] for prompt in prompts]
-        slots = response_logits(self.language_model, frames, rows, pad=self.pad, layout=self.layout)
-        return torch.stack([slot.logp().sum(1) for slot in slots], dim=1)
+        laws = response_laws(self.language_model, frames, rows, pad=self.pad, layout=self.layout)
+        bare = laws.sums(laws.logp())
+        if self.kind == "pairwise":
+            return bare
+        read = self._read(prompts, [[(text,) for text in row] for row in rows])
+        return torch.cat([self.head(_features(found[0], bare[:, j])) for j, found in enumerate(read)], dim=1)
 
     def _read(self, prompts: Sequence[Tokens], branches: Sequence[Sequence[Sequence[Tokens]]]) -> list[list[_Reading]]:
         """For every branch slot (a chain of responses, each followed by a separator) what is read of its responses."""
         chains = [[[t for text in chain for t in (*text, self.separator)] for chain in row] for row in branches]
-        slots = response_logits(self.language_model, prompts, chains, pad=self.pad, layout=self.layout, states=True)
-        return [self._readings(slot, [row[j] for row in branches]) for j, slot in enumerate(slots)]
-
-    def _readings(self, slot: ResponseLogits, chains: Sequence[Sequence[Tokens]]) -> list[_Reading]:
-        assert slot.states is not None
-        logp, column = slot.logp(), torch.arange(slot.tokens.shape[1], device=slot.tokens.device)
-        start = torch.zeros(len(chains), dtype=torch.long, device=column.device)
-        readings: list[_Reading] = []
-        for k in range(len(chains[0])):
-            length = torch.tensor([len(chain[k]) for chain in chains], device=column.device)
-            inside = (column >= start[:, None]) & (column < (start + length)[:, None])
-            end = (start + length)[:, None, None].expand(-1, 1, slot.states.shape[-1])
-            state = slot.states.gather(1, end).squeeze(1)
-            readings.append(_Reading(state, torch.where(inside, logp, 0.0).sum(1), length))
-            start = start + length + 1
-        return readings
+        laws = response_laws(self.language_model, prompts, chains, pad=self.pad, layout=self.layout, states=True)
+        assert laws.states is not None
+        logps, states = laws.columns(laws.logp()), laws.states.split(list(laws.widths), dim=1)
+        slots = enumerate(zip(logps, states, strict=True))
+        return [_readings(logp, state, [row[j] for row in branches]) for j, (logp, state) in slots]
 
     def save(self, folder: Path) -> None:
         """Write the language model as a Hugging Face checkpoint, with the head and its settings beside it."""
@@ -147,6 +149,24 @@ class _Reading:
     logp: Float[Tensor, " row"]
     """log p(y | what stands before it), nats."""
     length: Int[Tensor, " row"]
+
+
+def _readings(
+    logp: Float[Tensor, "row position"],
+    states: Float[Tensor, "row position hidden"],
+    chains: Sequence[Sequence[Tokens]],
+) -> list[_Reading]:
+    column = torch.arange(logp.shape[1], device=logp.device)
+    start = torch.zeros(len(chains), dtype=torch.long, device=logp.device)
+    readings: list[_Reading] = []
+    for k in range(len(chains[0])):
+        length = torch.tensor([len(chain[k]) for chain in chains], device=logp.device)
+        inside = (column >= start[:, None]) & (column < (start + length)[:, None])
+        end = (start + length)[:, None, None].expand(-1, 1, states.shape[-1])
+        state = states.gather(1, end).squeeze(1)
+        readings.append(_Reading(state, torch.where(inside, logp, 0.0).sum(1), length))
+        start = start + length + 1
+    return readings
 
 
 def _features(found: _Reading, bare: Float[Tensor, " row"]) -> Float[Tensor, "row feature"]:

@@ -8,12 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
 from goodhart.models.packing import Tokens, additive
 from goodhart.randomness import uniforms
+from goodhart.sampling.cache import decoding_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class KeyedSampler:
     def _decode(
         self, model: Any, prompts: Sequence[Tokens], samples: int, u: Float[np.ndarray, "row sample token"]
     ) -> list[list[list[int]]]:
-        state = _Decoding.begin(model, prompts, samples, self.pad)
+        state = _Decoding.begin(model, prompts, samples, self.pad, self.max_tokens)
         uniform = torch.from_numpy(u).to(state.device)
         out = np.full(u.shape, -1, dtype=np.int64)
         for t in range(self.max_tokens):
@@ -100,7 +100,9 @@ class _Decoding:
     rows: Int[Tensor, " row"]
     open: Tensor
     logits: Tensor
-    visible: Tensor
+    mask: Tensor
+    """Additive, for all columns that there may ever be; each step takes those that are filled."""
+    filled: int
     lengths: Tensor
     steps: int = 0
 
@@ -109,8 +111,9 @@ class _Decoding:
         return self.logits.device
 
     @classmethod
-    def begin(cls, model: Any, prompts: Sequence[Tokens], samples: int, pad: int) -> _Decoding:
-        device = next(model.parameters()).device
+    def begin(cls, model: Any, prompts: Sequence[Tokens], samples: int, pad: int, longest: int) -> _Decoding:
+        weight = next(model.parameters())
+        device = weight.device
         width = max(len(p) for p in prompts)
         ids = torch.full((len(prompts), width), pad, dtype=torch.long)
         real = torch.zeros((len(prompts), width), dtype=torch.bool)
@@ -122,10 +125,10 @@ class _Decoding:
         allowed = (torch.ones(width, width, dtype=torch.bool).tril()[None] & real[:, None, :]) | torch.eye(
             width, dtype=torch.bool
         )[None]
-        cache = DynamicCache(config=model.config)
+        cache = decoding_cache(model.config, width + samples * (longest - 1))
         logits = model(
             input_ids=ids.to(device),
-            attention_mask=additive(allowed.to(device), next(model.parameters()).dtype),
+            attention_mask=additive(allowed.to(device), weight.dtype),
             position_ids=positions.to(device),
             past_key_values=cache,
             use_cache=True,
@@ -136,7 +139,8 @@ class _Decoding:
             rows=torch.arange(len(prompts), device=device),
             open=torch.ones(len(prompts), samples, dtype=torch.bool, device=device),
             logits=logits.expand(-1, samples, -1),
-            visible=real.to(device),
+            mask=_decoding_mask(real, samples, longest, weight.dtype).to(device),
+            filled=width,
             lengths=lengths.to(device),
         )
 
@@ -146,18 +150,24 @@ class _Decoding:
         if bool((~still).sum() * 4 >= len(still)):  # compacting copies the cache, so not for every single row
             keep = still.nonzero().squeeze(1)
             self.cache.batch_select_indices(keep)
-            self.rows, self.open, self.visible = self.rows[keep], self.open[keep], self.visible[keep]
+            self.rows, self.open, self.mask = self.rows[keep], self.open[keep], self.mask[keep]
             self.lengths, tokens = self.lengths[keep], tokens[keep]
-        count, samples = tokens.shape
-        same_sample = torch.eye(samples, dtype=torch.bool, device=self.device).repeat(1, self.steps + 1)
-        allowed = torch.cat(
-            [self.visible[:, None, :].expand(-1, samples, -1), same_sample.expand(count, -1, -1)], dim=2
-        )
+        samples = tokens.shape[1]
+        self.filled += samples
         self.logits = model(
             input_ids=tokens,
-            attention_mask=additive(allowed, next(model.parameters()).dtype),
+            attention_mask=self.mask[..., : self.filled],
             position_ids=(self.lengths + self.steps)[:, None].expand(-1, samples),
             past_key_values=self.cache,
             use_cache=True,
         ).logits
         self.steps += 1
+
+
+def _decoding_mask(
+    real: Bool[Tensor, "row width"], samples: int, longest: int, dtype: torch.dtype
+) -> Float[Tensor, "row 1 sample column"]:
+    """What every sample may attend to: its prompt, and its own column of every step."""
+    own = torch.eye(samples, dtype=torch.bool).repeat(1, longest - 1)
+    allowed = torch.cat([real[:, None].expand(-1, samples, -1), own.expand(len(real), -1, -1)], dim=2)
+    return additive(allowed, dtype)

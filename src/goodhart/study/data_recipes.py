@@ -22,12 +22,16 @@ from goodhart.store import sha256
 from goodhart.study.spec import Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks import docstrings
-from goodhart.tasks.docstring_text import BEGIN, RESPOND, prompt_text
+from goodhart.tasks.docstring_text import prompt_frame, prompt_text
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_data import load_preferences
 from goodhart.tasks.preference_tokens import encode_example
 from goodhart.tasks.prompt_table import assign_splits, write_prompts
 from goodhart.tasks.prompts import Prompt
+
+
+CHARACTERS_PER_TOKEN = 8
+"""Of a text, so many characters for each token that a prompt may have are tokenized: twice the usual number."""
 
 
 def docstring_part(work: Workplace) -> dict[str, Any]:
@@ -76,17 +80,22 @@ def docstring_prompts(work: Workplace) -> dict[str, Any]:
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(locate(work.settings["tokenizer"]))
     rows = pq.read_table(work.inputs["corpus"] / "corpus.parquet").to_pylist()
-    bodies = tokenizer([row["text"][:600] for row in rows], add_special_tokens=False)["input_ids"]
-    lines = tokenizer([row["summary"] for row in rows], add_special_tokens=False)["input_ids"]
-    begin, respond = tokenizer.convert_tokens_to_ids([BEGIN, RESPOND])
+    backend = tokenizer.backend_tokenizer
+    texts = [row["text"][: CHARACTERS_PER_TOKEN * task.max_prompt] for row in rows]
+    bodies = [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    lines = [found.ids for found in backend.encode_batch_fast([r["summary"] for r in rows], add_special_tokens=False)]
+    opening, closing = prompt_frame(tokenizer)
+    room = task.max_prompt - len(opening) - len(closing)
+    if room < 1:
+        raise GoodhartError(f"task.max_prompt is {task.max_prompt}: no token is left for the prompt's text", "raise it")
     kept: list[dict[str, Any]] = []
     reasons: Counter[str] = Counter()
     for row, body, line in zip(rows, bodies, lines, strict=True):
         if len(line) + 1 > task.max_response:
             reasons[f"human line longer than {task.max_response} tokens"] += 1
             continue
-        tokens = [begin, *body[: task.max_prompt - 2], respond]
-        reasons["prompt cut to its beginning (kept)"] += len(body) > task.max_prompt - 2
+        tokens = [*opening, *body[:room], *closing]
+        reasons["prompt cut to its beginning (kept)"] += len(body) > room
         kept.append({**row, "tokens": tokens, "line": [*line, tokenizer.eos_token_id]})
     held_out = [row for row in kept if row["side"] == "held_out"]
     order = permutation(len(held_out), 0, "held-out split").tolist()
@@ -98,7 +107,7 @@ def docstring_prompts(work: Workplace) -> dict[str, Any]:
             "prompt": [r["id"] for r in kept],
             "split": [r.get("split", "train") for r in kept],
             "package": [r["package"] for r in kept],
-            "text": tokenizer.batch_decode([r["tokens"] for r in kept], skip_special_tokens=True),
+            "text": backend.decode_batch([r["tokens"] for r in kept], skip_special_tokens=True),
             "tokens": [r["tokens"] for r in kept],
             "reference": [r["summary"] for r in kept],
             "reference_tokens": [r["line"] for r in kept],

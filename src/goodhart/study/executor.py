@@ -21,7 +21,7 @@ from goodhart.study.cell import Cell
 POLL_SECONDS = 0.5
 _WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
+    "TOKENIZERS_PARALLELISM": "true",  # the one cell that tokenizes much runs when nothing else can
     # glibc gives large blocks back to the kernel at every free; keeping them saves a quarter of a step
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**36),

@@ -90,7 +90,7 @@ def build_graph(study: Study) -> Graph:
     opponents = Cell(
         "opponents",
         {"step": last, "train_evaluation": study.task.train_evaluation, **small},
-        {**trunk, "golden_policy": golden_policy},
+        {**trunk, "golden_policy": golden_policy, "golden": golden, "proxy": proxy},
         "opponents",
     )
     quality = {

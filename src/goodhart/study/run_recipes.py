@@ -108,7 +108,10 @@ class Panel:
 
 
 def opponents(work: Workplace) -> dict[str, Any]:
-    """`responses.parquet`: what the golden policy and the SFT policy write for the evaluated prompts."""
+    """`responses.parquet`: what the golden policy and the SFT policy write for the evaluated prompts.
+
+    Beside them stands what the judges need of these responses in every judgement.
+    """
     panel = Panel.read(work)
     prompts = [row.prompt for row in panel.rows]
     columns: dict[str, list[Any]] = {"prompt": [p.id for p in prompts]}
@@ -117,6 +120,9 @@ def opponents(work: Workplace) -> dict[str, Any]:
         policy, _ = load_policy(folder, work.settings["max_response"])
         drawn = policy.sample(prompts, 1, seed=0, purpose=f"opponent {name}")
         columns[name] = [two[0] for two in drawn]
+    judges = Judges(judge(work.inputs["golden"]), judge(work.inputs["proxy"]))
+    known = Opponents.of(judges, prompts, columns["policy"], columns["sft"]).known
+    columns |= {name: values.tolist() for name, values in known.items()}
     pq.write_table(pa.table(columns), work.folder / "responses.parquet")
     table = {
         "prompt": columns["prompt"],
@@ -143,7 +149,11 @@ def evaluation(work: Workplace) -> dict[str, Any]:
         policy,
         sft,
         [row.prompt for row in panel.rows],
-        Opponents([r["policy"] for r in theirs], [r["sft"] for r in theirs]),
+        Opponents(
+            [r["policy"] for r in theirs],
+            [r["sft"] for r in theirs],
+            {name: np.array([r[name] for r in theirs]) for name in judges.by_name},
+        ),
         judges,
         eos=tokenizer.eos_token_id,
         decode=lambda tokens: tokenizer.decode(list(tokens), skip_special_tokens=True),

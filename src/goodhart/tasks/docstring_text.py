@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from goodhart.randomness import permutation
 from goodhart.tasks import docstrings
@@ -14,6 +14,9 @@ from goodhart.tasks.docstrings import Docstring
 
 BEGIN, RESPOND, END, PAD = "<|begin|>", "<|respond|>", "<|end|>", "<|pad|>"
 """The special tokens of the built-in tokenizer: before a prompt, before a response, after a text, padding."""
+
+FOREIGN_CLOSING = "\nIn one line:"
+"""What stands between a prompt's text and the response for models without the built-in tokenizer."""
 
 Kind = Literal["summary", "code", "prose", "source"]
 
@@ -25,6 +28,15 @@ class Document:
     kind: Kind
     head: str
     tail: str
+
+
+def prompt_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The ids before and behind a prompt's text: special tokens of the built-in tokenizer, or words for any other."""
+    vocabulary = tokenizer.get_vocab()
+    if BEGIN in vocabulary and RESPOND in vocabulary:
+        return [vocabulary[BEGIN]], [vocabulary[RESPOND]]
+    opening = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    return opening, list(tokenizer.encode(FOREIGN_CLOSING, add_special_tokens=False))
 
 
 def prompt_text(item: Docstring) -> str:

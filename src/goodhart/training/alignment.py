@@ -17,9 +17,9 @@ from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import Labeller
 from goodhart.alignment.losses import MARGINS, pair_loss
 from goodhart.alignment.sources import Source
-from goodhart.models.packing import Tokens
+from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
-from goodhart.training.optimiser import Descent, cuts
+from goodhart.training.optimiser import Descent
 
 
 @runtime_checkable

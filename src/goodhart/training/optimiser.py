@@ -76,9 +76,3 @@ class Descent:
                 parameter.copy_(value)
         self.optimiser.load_state_dict(state["optimiser"])
         return int(state["step"])
-
-
-def cuts(size: int, micro_batch: int) -> list[slice]:
-    """The slices of a batch that are computed at a time."""
-    width = micro_batch or size
-    return [slice(start, min(start + width, size)) for start in range(0, size, width)]

@@ -15,8 +15,9 @@ from goodhart.alignment.batch import Pairs
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.labellers import both_orders
 from goodhart.alignment.sources import places
+from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
-from goodhart.training.optimiser import Descent, cuts
+from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Preference
 
 

@@ -8,10 +8,10 @@ import torch
 
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.sources import places
-from goodhart.models.logprobs import response_logits
-from goodhart.models.packing import Tokens
+from goodhart.models.logprobs import response_laws
+from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
-from goodhart.training.optimiser import Descent, cuts
+from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Supervised
 
 
@@ -39,8 +39,8 @@ def fit(
 
 
 def _sums(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> torch.Tensor:
-    slots = response_logits(policy.model, prompts, [[r] for r in responses], pad=policy.pad, layout=policy.layout)
-    return slots[0].logp().sum(1)
+    laws = response_laws(policy.model, prompts, [[r] for r in responses], pad=policy.pad, layout=policy.layout)
+    return laws.sums(laws.logp())[:, 0]
 
 
 @torch.no_grad()
