@@ -29,7 +29,6 @@ from goodhart.tasks.preference_tokens import encode_example
 from goodhart.tasks.prompt_table import assign_splits, write_prompts
 from goodhart.tasks.prompts import Prompt
 
-
 CHARACTERS_PER_TOKEN = 8
 """Of a text, so many characters for each token that a prompt may have are tokenized: twice the usual number."""
 
