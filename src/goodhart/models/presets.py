@@ -32,7 +32,11 @@ def preset_config(name: str, *, vocab_size: int, bos: int, eos: int, pad: int) -
     """The Hugging Face configuration of a preset. Raises GoodhartError for a name that is none."""
     if name not in PRESETS:
         raise GoodhartError(f"there is no model preset {name!r}", f"choose one of {', '.join(PRESETS)}")
-    shape = PRESETS[name]
+    return config_of(PRESETS[name], vocab_size=vocab_size, bos=bos, eos=eos, pad=pad)
+
+
+def config_of(shape: Preset, *, vocab_size: int, bos: int, eos: int, pad: int) -> LlamaConfig:
+    """The Hugging Face configuration of a shape."""
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.hidden,

@@ -19,7 +19,7 @@ from goodhart.store import Store
 from goodhart.study.cell import Cell
 
 POLL_SECONDS = 0.5
-_WORKER_ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "true",  # the one cell that tokenizes much runs when nothing else can
     # glibc gives large blocks back to the kernel at every free; keeping them saves a quarter of a step
@@ -93,7 +93,7 @@ def _result(future: Future[bool], cell: Cell) -> bool:
 @contextmanager
 def _pool(workers: int) -> Generator[ProcessPoolExecutor]:
     before = dict(os.environ)
-    os.environ.update(_WORKER_ENVIRONMENT)
+    os.environ.update(WORKER_ENVIRONMENT)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),))
     try:
         yield pool

@@ -7,13 +7,15 @@ parsed, never imported.
 from __future__ import annotations
 
 import ast
+import gc
 import importlib.util
 import inspect
 import sys
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,23 +173,40 @@ def collect(packages: list[str]) -> tuple[list[Docstring], Counter[str]]:
     """Every usable docstring of the packages in a stable order, and the count of each reason for leaving one out."""
     found: list[Docstring] = []
     reasons: Counter[str] = Counter()
-    for package in packages:
-        for path in package_files(package):
-            source = read_source(path)
-            if source is None:
-                reasons["file not UTF-8"] += 1
-                continue
-            tree = parse(source)
-            if tree is None:
-                reasons["file does not parse"] += 1
-                continue
-            for name, _, text in documented_nodes(tree):
-                parts = split_docstring(inspect.cleandoc(text))
-                if isinstance(parts, str):
-                    reasons[parts] += 1
-                else:
-                    found.append(Docstring(package.split(":")[-1], name, *parts))
+    with _no_collection():
+        for package in packages:
+            for path in package_files(package):
+                _collect_file(package.split(":")[-1], path, found, reasons)
     return found, reasons
+
+
+def _collect_file(package: str, path: Path, found: list[Docstring], reasons: Counter[str]) -> None:
+    source = read_source(path)
+    if source is None:
+        reasons["file not UTF-8"] += 1
+        return
+    tree = parse(source)
+    if tree is None:
+        reasons["file does not parse"] += 1
+        return
+    for name, _, text in documented_nodes(tree):
+        parts = split_docstring(inspect.cleandoc(text))
+        if isinstance(parts, str):
+            reasons[parts] += 1
+        else:
+            found.append(Docstring(package, name, *parts))
+
+
+@contextmanager
+def _no_collection() -> Generator[None]:
+    """Without Python's cyclic collector: it walks syntax trees, which have no cycles, for a quarter of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def train_packages() -> list[str]:

@@ -1,0 +1,358 @@
+"""One preference step, Goodhart against TRL: online and offline IPO, interleaved in one process on one thread.
+
+Run: python benchmarks/step.py [--models tiny small large] [--steps 15] [--batch 32]. A parity check comes first: for
+the same weights and tokens both sides must give the same loss and gradient, or nothing is timed. TRL runs at its best
+of the settings below, found by short trials. `large` has about 30 million random weights; the others ship with the
+package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from goodhart.study.executor import WORKER_ENVIRONMENT
+
+if __name__ == "__main__" and os.environ.get("MALLOC_MMAP_MAX_") is None:
+    os.environ.update(WORKER_ENVIRONMENT)  # glibc reads its settings at the start only; both sides profit from them
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+import numpy as np
+import torch
+import transformers
+import trl
+from datasets import Dataset, disable_progress_bars
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaForCausalLM
+from transformers.utils import logging
+from trl import DPOConfig, DPOTrainer
+from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+
+from goodhart.alignment.batch import Pairs
+from goodhart.alignment.labellers import DataLabels
+from goodhart.alignment.policy import LanguagePolicy
+from goodhart.alignment.sources import DataSource, PolicySource
+from goodhart.models.checkpoint import find, load_model, load_tokenizer
+from goodhart.models.presets import Preset, config_of
+from goodhart.sampling.keyed import KeyedSampler
+from goodhart.tasks import docstrings
+from goodhart.tasks.docstring_text import prompt_frame, prompt_text
+from goodhart.tasks.prompts import Prompt
+from goodhart.training.alignment import Step, train
+from goodhart.training.optimiser import Descent
+from goodhart.training.settings import Optimisation
+
+LARGE = Preset(hidden=512, layers=9, heads=8, feed_forward=1408)
+BETA, PROMPT_TOKENS, RESPONSE_TOKENS = 0.1, 48, 24
+STILL = Optimisation(lr=1e-7, warmup=1)
+"""So small a rate that the lengths of responses, and so the work, stay what they are."""
+CALM = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "gradient_checkpointing": False}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How TRL is set up."""
+
+    attention: str
+    bf16: bool
+
+    def __str__(self) -> str:
+        return f"{self.attention}, {'bf16 autocast' if self.bf16 else 'float32'}"
+
+
+VARIANTS = [Variant(attention, bf16) for bf16 in (False, True) for attention in ("sdpa", "eager")]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model with a batch of prompts and a pair of responses for each."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    pairs: Pairs
+
+    @property
+    def policy(self) -> LanguagePolicy:
+        sampler = KeyedSampler(self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, RESPONSE_TOKENS)
+        return LanguagePolicy.of(copy.deepcopy(self.model), sampler, self.tokenizer.pad_token_id)
+
+
+class LongerWins:
+    """A labeller that costs nothing, on both sides the same."""
+
+    def label(self, pairs: Pairs, step: int) -> Pairs:  # noqa: ARG002 - the protocol's signature
+        lengths = np.array([[len(a), len(b)] for a, b in pairs.responses])
+        return pairs.labelled((lengths[:, 0] >= lengths[:, 1]).astype(np.float64))
+
+
+def prepare(name: str, batch: int) -> Bench:
+    """The model, prompts from the standard library's docstrings, and two responses of the model to each."""
+    tokenizer = load_tokenizer(find("tiny").path)
+    if name == "large":
+        torch.manual_seed(0)
+        ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+        model: Any = LlamaForCausalLM(config_of(LARGE, vocab_size=len(tokenizer), **ids)).eval()
+    else:
+        model = load_model(find(name).path)
+    found, _ = docstrings.collect(["argparse", "email", "json", "logging", "multiprocessing", "tkinter", "unittest"])
+    opening, closing = prompt_frame(tokenizer)
+    texts = [tokenizer.encode(prompt_text(item), add_special_tokens=False) for item in found]
+    tokens = [[*opening, *ids[: PROMPT_TOKENS - 2], *closing] for ids in texts]
+    stable = [t for t in tokens if tokenizer.encode(tokenizer.decode(t), add_special_tokens=False) == t][:batch]
+    prompts = [Prompt(f"{i:016x}", tuple(t)) for i, t in enumerate(stable)]
+    bench = Bench(name, model, tokenizer, Pairs(prompts, [], []))
+    drawn = bench.policy.sample(prompts, 2, seed=0, purpose="benchmark")
+    pairs = Pairs(prompts, [two[0] for two in drawn], [two[1] for two in drawn])
+    return replace(bench, pairs=LongerWins().label(pairs, 0))
+
+
+def settings(variant: Variant, batch: int) -> dict[str, Any]:
+    return {**CALM, "beta": BETA, "per_device_train_batch_size": batch, "bf16": variant.bf16, "learning_rate": STILL.lr}
+
+
+def trl_online(bench: Bench, variant: Variant, folder: str) -> Any:
+    """TRL's OnlineDPOTrainer on the bench's prompts."""
+    texts = [bench.tokenizer.decode(list(p.tokens)) for p in bench.pairs.prompts]
+    model, reference = (copy.deepcopy(bench.model) for _ in range(2))
+    for each in (model, reference):
+        each.set_attn_implementation(variant.attention)
+    args = OnlineDPOConfig(
+        folder, loss_type="ipo", max_new_tokens=RESPONSE_TOKENS, temperature=1.0, top_p=1.0, top_k=0,
+        **settings(variant, len(texts)),
+    )  # fmt: skip
+    trainer = OnlineDPOTrainer(
+        model=model,
+        ref_model=reference,
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": texts}),
+        processing_class=bench.tokenizer,
+        reward_funcs=[lambda completion_ids, **_: [float((np.array(ids) > 0).sum()) for ids in completion_ids]],
+    )
+    trainer.create_optimizer()
+    return trainer
+
+
+def trl_offline(bench: Bench, variant: Variant, folder: str, *, cached: bool) -> tuple[Any, dict[str, Any]]:
+    """TRL's DPOTrainer and the bench's pairs as its batch, with reference log-probabilities if they are cached."""
+    model, reference = (copy.deepcopy(bench.model) for _ in range(2))
+    for each in (model, reference):
+        each.set_attn_implementation(variant.attention)
+    data = Dataset.from_dict({"prompt": ["return the"], "chosen": [" sum"], "rejected": [" file"]})
+    args = DPOConfig(folder, loss_type=["ipo"], precompute_ref_log_probs=cached, **settings(variant, len(bench.pairs)))
+    trainer = DPOTrainer(
+        model=model, ref_model=reference, args=args, train_dataset=data, processing_class=bench.tokenizer
+    )
+    assert bench.pairs.label is not None
+    rows: list[dict[str, Any]] = []
+    with torch.no_grad():
+        known = bench.policy.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses).tolist()
+    for prompt, two, label, logp in zip(
+        bench.pairs.prompts, bench.pairs.responses, bench.pairs.label, known, strict=True
+    ):
+        w, y = (0, 1) if label > 0.5 else (1, 0)
+        row = {"prompt_ids": list(prompt.tokens), "chosen_ids": list(two[w]), "rejected_ids": list(two[y])}
+        rows.append({**row, **({"ref_chosen_logps": logp[w], "ref_rejected_logps": logp[y]} if cached else {})})
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1  # what `train` would set
+    return trainer, trainer.data_collator(rows)
+
+
+def finish(trainer: Any) -> None:
+    """What HF's Trainer does after a backward pass."""
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+
+
+def trl_online_step(trainer: Any) -> Callable[[], None]:
+    texts = list(trainer.train_dataset["prompt"])
+
+    def step() -> None:
+        trainer.training_step(trainer.model, {"prompt": texts})
+        finish(trainer)
+
+    return step
+
+
+def trl_offline_step(trainer: Any, batch: dict[str, Any]) -> Callable[[], None]:
+    def step() -> None:
+        trainer.training_step(trainer.model, batch)
+        finish(trainer)
+
+    return step
+
+
+def our_steps(bench: Bench, *, online: bool, cached: bool) -> Callable[[], Step]:
+    """Goodhart's loop, a step a call."""
+    policy, reference = bench.policy, bench.policy
+    policy.model.train()
+    size = len(bench.pairs)
+    if online:
+        source: Any = PolicySource(bench.pairs.prompts, size, 0)
+        labeller: Any = LongerWins()
+    else:
+        with torch.no_grad():
+            known = reference.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses).double().numpy()
+        source = DataSource(replace(bench.pairs, reference=known if cached else None), size, 0)
+        labeller = DataLabels()
+    descent = Descent(policy.parameters(), STILL, 10**6)
+    steps = train(policy, reference, source, labeller, descent, loss="ipo", beta=BETA, steps=10**6)
+    return lambda: next(steps)
+
+
+def slope(model: Any) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def same(what: str, ours: tuple[float, torch.Tensor], theirs: tuple[float, torch.Tensor]) -> None:
+    """Stop unless loss and gradient agree (TRL's margin is 1/(2 beta), ours 1/2 of beta times it: a factor beta^2)."""
+    loss, gradient = ours
+    their_loss, their_gradient = theirs[0] * BETA**2, theirs[1] * BETA**2
+    off = float((gradient - their_gradient).norm() / gradient.norm())
+    if abs(loss - their_loss) > 1e-3 * abs(loss) or off > 1e-2:
+        sys.exit(f"{what}: not the same computation (loss {loss} and {their_loss}, gradients differ by {off:.1%})")
+    print(f"  parity {what}: loss {loss:.6f} and {their_loss:.6f}, gradients differ by {off:.1e} of their norm")
+
+
+def our_gradient(bench: Bench, reduction: str) -> tuple[float, torch.Tensor]:
+    from goodhart.alignment.losses import MARGINS, pair_loss
+
+    policy = replace(bench.policy, reduction=reduction)
+    with torch.no_grad():
+        known = policy.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses)
+    policy.model.load_state_dict(moved(bench).state_dict())
+    rho = policy.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses) - known
+    label = torch.as_tensor(bench.pairs.label, dtype=rho.dtype)
+    loss = pair_loss(MARGINS["ipo"], rho[:, 0], rho[:, 1], label, beta=BETA).mean()
+    loss.backward()
+    return float(loss.detach()), slope(policy.model)
+
+
+def moved(bench: Bench) -> Any:
+    """The model a little away from the reference, so that the log-ratios are not all zero."""
+    model = copy.deepcopy(bench.model)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.02 * p.std() * torch.randn(p.shape, generator=draw))
+    return model
+
+
+def parity(bench: Bench, folder: str) -> None:
+    """Same weights and tokens: same loss and gradients, online and offline."""
+    plain = Variant("sdpa", bf16=False)
+    online = trl_online(bench, plain, folder)
+    online.model.load_state_dict(moved(bench).state_dict())
+    width = max(len(p.tokens) for p in bench.pairs.prompts)
+    pad, texts = bench.tokenizer.pad_token_id, [*bench.pairs.first, *bench.pairs.second]
+    fronts = [[pad] * (width - len(p.tokens)) + list(p.tokens) for p in bench.pairs.prompts] * 2
+    front_mask = [[0] * (width - len(p.tokens)) + [1] * len(p.tokens) for p in bench.pairs.prompts] * 2
+    back = [[*t, *[pad] * (RESPONSE_TOKENS - len(t))] for t in texts]
+    back_mask = [[1] * len(t) + [0] * (RESPONSE_TOKENS - len(t)) for t in texts]
+    online._generate = lambda *_: (*map(torch.tensor, (fronts, front_mask, back, back_mask)), {})
+    lengths = [float(len(t)) for t in texts]
+    online.reward_funcs = [lambda **_: lengths]
+    loss = online.training_step(online.model, {"prompt": list(online.train_dataset["prompt"])})
+    same("online", our_gradient(bench, "sum"), (float(loss), slope(online.model)))
+    offline, batch = trl_offline(bench, plain, folder, cached=False)
+    offline.model.load_state_dict(moved(bench).state_dict())
+    loss = offline.training_step(offline.model, batch)
+    same("offline", our_gradient(bench, "mean"), (float(loss), slope(offline.model)))
+
+
+def timed(step: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def best_variant(make: Callable[[Variant], Callable[[], None]]) -> tuple[Variant, Callable[[], None]]:
+    """The variant with the shortest step; the first call of each is not counted."""
+    trials: list[tuple[float, int, Callable[[], None]]] = []
+    for i, variant in enumerate(VARIANTS):
+        step = make(variant)
+        step()
+        trials.append((min(timed(step) for _ in range(2)), i, step))
+    seconds = "; ".join(f"{VARIANTS[i]} {s * 1e3:.0f} ms" for s, i, _ in trials)
+    print(f"  TRL trials: {seconds}")
+    _, i, step = min(trials, key=lambda trial: trial[:2])
+    return VARIANTS[i], step
+
+
+def compare(name: str, theirs: Callable[[], None], ours: Callable[[], Step], steps: int) -> None:
+    """Interleaved steps: medians, and the median of the ratios of neighbours."""
+    theirs()
+    ours()
+    pairs: list[tuple[float, float]] = []
+    stages: list[dict[str, float]] = []
+    for _ in range(steps):
+        pairs.append((timed(theirs), began := time.perf_counter()))
+        stages.append(ours().seconds)
+        pairs[-1] = (pairs[-1][0], time.perf_counter() - began)
+    a, b = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
+    ratio = statistics.median(x / y for x, y in pairs)
+    shares = ", ".join(f"{k} {statistics.median(s[k] for s in stages) * 1e3:.0f}" for k in stages[0])
+    with FlopCounterMode(display=False) as counter:
+        ours()
+    rate = counter.get_total_flops() / (b / 1e3)
+    print(f"  {name:32s} TRL {a:7.0f} ms   Goodhart {b:7.0f} ms   ratio {ratio:.2f}   ({shares} ms)")
+    print(
+        f"  {'':32s} {rate / 1e9:.0f} GFLOP/s, {rate / matrix_rate():.0%} of a float32 matrix product on this core",
+        flush=True,
+    )
+
+
+def matrix_rate() -> float:
+    """FLOP/s of a float32 product of 1024 x 1024 matrices on one thread, the best of ten."""
+    a = torch.randn(1024, 1024)
+    return 2 * 1024**3 / min(timed(lambda: a @ a) for _ in range(10))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["tiny", "small", "large"], choices=["tiny", "small", "large"])
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=32)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    print(f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, one thread")
+    print(f"{platform.processor() or platform.machine()}, {matrix_rate() / 1e9:.0f} GFLOP/s in float32 matrix products")
+    for name in args.models:
+        table(prepare(name, args.batch), args.steps)
+
+
+def table(bench: Bench, steps: int) -> None:
+    """All comparisons for one model."""
+    mean = np.mean([len(r) for two in bench.pairs.responses for r in two])
+    size = sum(p.numel() for p in bench.model.parameters()) / 1e6
+    print(
+        f"{bench.name}: {size:.1f}M parameters, {len(bench.pairs)} prompts, responses of {mean:.1f} tokens on average"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        parity(bench, folder)
+        variant, step = best_variant(lambda v: trl_online_step(trl_online(bench, v, folder)))
+        compare(f"online ({variant})", step, our_steps(bench, online=True, cached=False), steps)
+        for cached in (False, True):
+            variant, step = best_variant(
+                lambda v, cached=cached: trl_offline_step(*trl_offline(bench, v, folder, cached=cached))
+            )
+            label = f"offline{', cached reference' * cached} ({variant})"
+            compare(label, step, our_steps(bench, online=False, cached=cached), steps)
+
+
+if __name__ == "__main__":
+    main()
