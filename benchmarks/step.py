@@ -297,7 +297,7 @@ def compare(name: str, theirs: Callable[[], None], ours: Callable[[], Step], ste
     stages: list[dict[str, float]] = []
     for _ in range(steps):
         pairs.append((timed(theirs), began := time.perf_counter()))
-        stages.append(ours().seconds)
+        stages.append({name: spent.seconds for name, spent in ours().stages.items()})
         pairs[-1] = (pairs[-1][0], time.perf_counter() - began)
     a, b = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
     ratio = statistics.median(x / y for x, y in pairs)

@@ -104,7 +104,11 @@ def test_cost_counts_every_second_once():
     assert {"runs: online", "runs: beta=2 beta=x", "measuring"} <= {part.group for part in parts}
     online = next(part for part in parts if part.group == "runs: online")
     assert online.seconds["generate"] == pytest.approx(4 * 12.0)
-    assert len(cost_grid(parts).header) == len(STAGES) + 3
+    assert online.tokens == 4 * 35_000
+    assert online.use == pytest.approx(0.4)
+    assert next(part for part in parts if part.group == "data").use is None
+    grid = cost_grid(parts)
+    assert {len(row) for row in grid.rows} == {len(grid.header)} == {len(STAGES) + 5}
 
 
 def test_the_four_numbers_of_the_golden_model_are_shown():

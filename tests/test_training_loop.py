@@ -170,7 +170,7 @@ def test_the_first_step_starts_at_the_reference_and_the_record_says_what_happene
     assert abs(first.margin) < 1e-4
     lengths = [len(r) for pair in DATA.responses for r in pair]
     assert first.tokens == pytest.approx(np.mean(lengths))
-    assert set(first.seconds) == {"generate", "label", "reference", "train"}
+    assert set(first.stages) == {"generate", "label", "reference", "train"}
     assert last.loss < value
     assert last.margin > 0.1
     assert last.accuracy > 0.5

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from goodhart.models.meter import count_responses
 from goodhart.models.packing import Tokens, additive, pack, pad_right
 
 Layout = Literal["shared prompt", "shared prompt, whole model", "plain"]
@@ -64,6 +65,7 @@ def response_laws(
     states: bool = False,
 ) -> Laws:
     """Next-token logits at the response tokens; every prompt has the same number of responses."""
+    count_responses(model, prompts, responses)
     if layout == "plain":
         return _plain(model, prompts, responses, pad, states)
     return _shared(model, prompts, responses, pad, states, whole=layout == "shared prompt, whole model")

@@ -36,6 +36,10 @@ class Share:
     group: str
     cells: int
     seconds: Mapping[str, float]
+    tokens: int
+    """That went through a model."""
+    use: float | None
+    """Operations of models per second of the stages that ran them, as a share of the machine's matrix-product rate."""
 
     @property
     def total(self) -> float:
@@ -44,30 +48,48 @@ class Share:
 
 
 def shares(cells: list[dict[str, Any]]) -> list[Share]:
-    """The cells' seconds in the order of the work; each arm's training runs are a part of their own."""
-    found: dict[str, dict[str, float]] = {}
-    count: dict[str, int] = {}
+    """The cells' accounts in the order of the work; each arm's training runs are a part of their own."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
         group = _GROUPS.get(cell["kind"]) or f"runs: {cell['label'].rsplit(' beta=', 1)[0]}"
-        seconds = found.setdefault(group, dict.fromkeys(STAGES, 0.0))
-        count[group] = count.get(group, 0) + 1
+        groups.setdefault(group, []).append(cell)
+    return [_share(group, groups[group]) for group in sorted(groups, key=lambda group: group == "measuring")]
+
+
+def _share(group: str, cells: list[dict[str, Any]]) -> Share:
+    seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    tokens, operations, possible = 0, 0.0, 0.0
+    for cell in cells:
         for stage, spent in cell["stages"].items():
-            seconds[stage if stage in seconds else "other"] += spent
-        seconds["other"] += max(0.0, cell["seconds"] - sum(cell["stages"].values()))
-    ordered = sorted(found, key=lambda group: group == "measuring")
-    return [Share(group, count[group], found[group]) for group in ordered]
+            seconds[stage if stage in seconds else "other"] += spent["seconds"]
+            tokens += spent["tokens"]
+            if spent["operations"]:
+                operations += spent["operations"]
+                possible += spent["seconds"] * cell["matrix rate"]
+        seconds["other"] += max(0.0, cell["seconds"] - sum(spent["seconds"] for spent in cell["stages"].values()))
+    return Share(group, len(cells), seconds, tokens, operations / possible if possible else None)
 
 
 def cost_grid(parts: list[Share]) -> Grid:
-    """Seconds by part and stage."""
-    rows = [(p.group, str(p.cells), *(f"{p.seconds[s]:.1f}" for s in STAGES), f"{p.total:.1f}") for p in parts]
+    """Seconds by part and stage, tokens, and how much of the machine's arithmetic was used."""
+    rows = [_row(p.group, p.cells, p.seconds, p.tokens, p.use) for p in parts]
     sums = {stage: sum(p.seconds[stage] for p in parts) for stage in STAGES}
-    total = (str(sum(p.cells for p in parts)), *(f"{sums[s]:.1f}" for s in STAGES), f"{sum(sums.values()):.1f}")
+    total = _row("all", sum(p.cells for p in parts), sums, sum(p.tokens for p in parts), None)
     note = (
         "Seconds of one process each, as measured when the cell was made; a cell that an earlier study made counts "
-        "too. “Other” is loading, saving and checking digests, and stages that a cell does not time."
+        "too. “Other” is loading, saving and checking digests, and stages that a cell does not time. Tokens are real "
+        "ones that went through a model, prompts included. The last column is the models’ arithmetic on those tokens "
+        "(arXiv 2204.02311, appendix B) per second of the stages that ran a model, as a share of the rate at which "
+        "the same process multiplied large float32 matrices."
     )
-    return Grid("Seconds by part and stage", ("part", "cells", *STAGES, "all"), (*rows, ("all", *total)), note)
+    columns = ("part", "cells", *STAGES, "all", "tokens", "of the matrix rate")
+    return Grid("Seconds by part and stage", columns, (*rows, total), note)
+
+
+def _row(name: str, cells: int, seconds: Mapping[str, float], tokens: int, use: float | None) -> tuple[str, ...]:
+    spent = (f"{seconds[stage]:.1f}" for stage in STAGES)
+    share = "" if use is None else f"{use:.0%}"
+    return (name, str(cells), *spent, f"{sum(seconds.values()):.1f}", f"{tokens:,}" if tokens else "", share)
 
 
 def cost_sentence(cost: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from goodhart.models.meter import count
 from goodhart.models.packing import Tokens, additive
 from goodhart.randomness import uniforms
 from goodhart.sampling.cache import decoding_cache
@@ -125,6 +126,7 @@ class _Decoding:
         allowed = (torch.ones(width, width, dtype=torch.bool).tril()[None] & real[:, None, :]) | torch.eye(
             width, dtype=torch.bool
         )[None]
+        count(model, int(lengths.sum()), len(prompts), float((lengths.double() ** 2).sum()) / 2)
         cache = decoding_cache(model.config, width + samples * (longest - 1))
         logits = model(
             input_ids=ids.to(device),
@@ -152,7 +154,9 @@ class _Decoding:
             self.cache.batch_select_indices(keep)
             self.rows, self.open, self.mask = self.rows[keep], self.open[keep], self.mask[keep]
             self.lengths, tokens = self.lengths[keep], tokens[keep]
-        samples = tokens.shape[1]
+        samples, still_open = tokens.shape[1], int(self.open.sum())
+        reach = float((self.open.sum(1) * (self.lengths + self.steps + 1)).sum())
+        count(model, still_open, still_open, reach)
         self.filled += samples
         self.logits = model(
             input_ids=tokens,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def sft(work: Workplace) -> dict[str, Any]:
     descent = Descent(policy.parameters(), settings.optimisation, settings.steps)
     state = work.state / "training.pt"
     start = descent.load(state) if state.exists() else 0
-    began = time.perf_counter()
+    work.watch.start()
     for step, loss in supervised.fit(
         policy, [r.prompt for r in train], [r.demonstration for r in train], settings, descent, 0, start
     ):
@@ -68,7 +67,7 @@ def sft(work: Workplace) -> dict[str, Any]:
         if step == settings.early:
             save_policy(policy.model, tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
             descent.save(state, step)
-    work.charge("train", began)
+    work.watch.lap("train")
     save_policy(policy.model, tokenizer, work.folder / "final", work, "SFT policy")
     policy.model.eval()
     held_out = read_prompts(work.inputs["prompts"] / "prompts.parquet", "validation")
@@ -99,14 +98,14 @@ def preference_model(work: Workplace) -> dict[str, Any]:
     if len(data) == 0 or len(validation) == 0:
         raise GoodhartError("there are no training or no validation pairs", "raise task.held_out or task.validation")
     model = _initial_model(work, settings)
-    began = time.perf_counter()
+    work.watch.start()
 
     def say(record: dict[str, float]) -> None:
         note = f"accuracy {record['accuracy']:.3f}" if "accuracy" in record else f"loss {record['loss']:.3f}"
         work.say(int(record["step"]), settings.steps, note)
 
     looks = preference.fit(model, data, validation, settings, work.settings["seed"], say)
-    work.charge("train", began)
+    work.watch.lap("train")
     (work.folder / "model").mkdir(exist_ok=True)
     model.save(work.folder / "model")
     return {"looks": looks, "training pairs": len(data), "parameters": sum(p.numel() for p in model.parameters())}
@@ -116,7 +115,7 @@ def judge_quality(work: Workplace) -> dict[str, Any]:
     """How well a preference model judges held-out pairs and, in the docstrings task, its probes; nothing is written."""
     index, source = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"]
     model = PreferenceModel.load(work.inputs["model"] / "model").to(device())
-    began = time.perf_counter()
+    work.watch.start()
     train, _, _ = read_pairs(source / "pairs.parquet", "train", index)
     result: dict[str, Any] = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
     test, _, kinds = read_pairs(source / "pairs.parquet", "test", index)
@@ -127,7 +126,7 @@ def judge_quality(work: Workplace) -> dict[str, Any]:
     if (source / "probes.parquet").exists():
         probes, _, names = read_pairs(source / "probes.parquet", "test", index)
         result["probes"] = {k: _quality(model, probes.take(_where(names, k))) for k in dict.fromkeys(names)}
-    work.charge("evaluate", began)
+    work.watch.lap("evaluate")
     return result
 
 
@@ -181,14 +180,14 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
         if not chosen:
             continue
         before = pairs.take(chosen)
-        began = time.perf_counter()
+        work.watch.start()
         after = JudgeLabels(judge, settings.mode, 0).label(before, 0)
-        began = work.charge("label", began)
+        work.watch.lap("label")
         assert after.label is not None
         assert before.label is not None
         agreement[split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(before.label - 0.5)).mean() / 2)
         scored = _with_reference(policy, after)
-        work.charge("reference", began)
+        work.watch.lap("reference")
         parts.append((scored, [ids[i] for i in chosen], split))
     _write_parts(work.folder / "pairs.parquet", parts)
     rows = pq.read_table(work.folder / "pairs.parquet", columns=["split", "label"]).to_pylist()

@@ -105,7 +105,9 @@ def initial_pairs(work: Workplace) -> dict[str, Any]:
     tests = [r for r in rows if r.split == "test"][: pool.test_pairs]
     chosen = [train[int(i)] for i in order] + [r for r in rows if r.split == "validation"] + tests
     plans = [_plan(chosen, i, pool) for i in range(len(chosen))]
+    work.watch.start()
     writers = Writers(work, task, plans)
+    work.watch.lap("generate")
     drafts = [_draft(writers, plans, i) for i in range(len(plans))]
     ties = _write(work, writers, drafts, "pairs.parquet")
     places = [i for i, plan in enumerate(plans) if plan.row.split == "test"]

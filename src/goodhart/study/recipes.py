@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from goodhart.models.checkpoint import device
+from goodhart.models.meter import matrix_rate
 from goodhart.store import Store
 from goodhart.study.cell import Cell
 from goodhart.study.data_recipes import corpus, docstring_part, docstring_prompts, preference_prompts
@@ -59,8 +61,8 @@ def _record(cell: Cell, work: Workplace, result: dict[str, Any], seconds: float)
         "spec": cell.spec(),
         "result": result,
         "seconds": round(seconds, 3),
-        "stages": {stage: round(s, 3) for stage, s in work.stages.items()},
-        "tokens": work.tokens,
+        "stages": {stage: spent.plain() for stage, spent in work.watch.stages.items()},
+        "matrix rate": matrix_rate(device()),
         "versions": versions(),
         "machine": machine(),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from goodhart.alignment.pair_table import read_pairs
 from goodhart.alignment.sources import DataSource, PolicySource, Source
 from goodhart.evaluation.checkpoint import Hidden, Judges, Opponents, classify, measure
 from goodhart.models.checkpoint import device
+from goodhart.models.meter import Spent
 from goodhart.models.preference import PreferenceModel
 from goodhart.store import write_atomically
 from goodhart.study.model_recipes import load_policy, save_policy
@@ -62,14 +62,13 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
                 )
                 descent.save(state, step.step)
     for record in kept:
-        for stage, seconds in record["seconds"].items():
-            work.stages[stage] = work.stages.get(stage, 0.0) + seconds
-    work.tokens["responses"] = round(sum(r["tokens"] for r in kept) * 2 * arm.batch)
+        for stage, spent in record["stages"].items():
+            work.watch.stages[stage] = work.watch.stages.get(stage, Spent()) + Spent(**spent)
     return {"last": kept[-1], "layout": policy.layout}
 
 
 def _tell(work: Workplace, arm: Arm, step: Step) -> None:
-    rate = 1 / max(1e-9, sum(step.seconds.values()))
+    rate = 1 / max(1e-9, sum(spent.seconds for spent in step.stages.values()))
     work.say(step.step, arm.steps, f"loss {step.loss:.3f}, margin {step.margin:+.2f} nats, {rate:.1f} steps/s")
 
 
@@ -120,8 +119,10 @@ def opponents(work: Workplace) -> dict[str, Any]:
         policy, _ = load_policy(folder, work.settings["max_response"])
         drawn = policy.sample(prompts, 1, seed=0, purpose=f"opponent {name}")
         columns[name] = [two[0] for two in drawn]
+        work.watch.lap("generate")
     judges = Judges(judge(work.inputs["golden"]), judge(work.inputs["proxy"]))
     known = Opponents.of(judges, prompts, columns["policy"], columns["sft"]).known
+    work.watch.lap("label")
     columns |= {name: values.tolist() for name, values in known.items()}
     pq.write_table(pa.table(columns), work.folder / "responses.parquet")
     table = {
@@ -143,7 +144,7 @@ def evaluation(work: Workplace) -> dict[str, Any]:
     panel = Panel.read(work)
     theirs = pq.read_table(work.inputs["opponents"] / "responses.parquet").to_pylist()
     judges = Judges(judge(work.inputs["golden"]), judge(work.inputs["proxy"]))
-    began = time.perf_counter()
+    work.watch.start()
     hidden = _hidden_measure([row.reference for row in panel.rows])
     columns = measure(
         policy,
@@ -170,7 +171,7 @@ def evaluation(work: Workplace) -> dict[str, Any]:
         found = classify(policy, pairs[:size])
         parts.append(pa.table({**found, "pair": ids[:size], "split": [name] * size}))
     pq.write_table(pa.concat_tables(parts), work.folder / "pairs.parquet")
-    work.charge("evaluate", began)
+    work.watch.lap("evaluate")
     mean = {k: sum(map(float, columns[k])) / len(panel.rows) for k in ("kl", "golden_vs_policy", "golden_vs_sft")}  # type: ignore[arg-type]
     return {"means": mean, "layout": policy.layout}
 

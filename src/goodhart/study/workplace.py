@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from goodhart.config import build
+from goodhart.models.meter import Stopwatch
 from goodhart.store import write_atomically
 
 T = TypeVar("T")
@@ -26,10 +27,8 @@ class Workplace:
     inputs: dict[str, Path]
     folder: Path
     """Where the results go."""
-    stages: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage of the work."""
-    tokens: dict[str, int] = field(default_factory=dict)
-    """Tokens by stage of the work."""
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    """Accounts by stage of the work."""
     _said: float = 0.0
 
     @property
@@ -50,9 +49,3 @@ class Workplace:
             self._said = now
             text = json.dumps({"done": done, "total": total, "note": note})
             write_atomically(self.folder / "progress.json", text)
-
-    def charge(self, stage: str, since: float) -> float:
-        """Add the seconds since `since` (of `time.perf_counter`) to a stage; returns the time now."""
-        now = time.perf_counter()
-        self.stages[stage] = self.stages.get(stage, 0.0) + now - since
-        return now

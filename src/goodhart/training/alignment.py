@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +16,7 @@ from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import Labeller
 from goodhart.alignment.losses import MARGINS, pair_loss
 from goodhart.alignment.sources import Source
+from goodhart.models.meter import Spent, Stopwatch
 from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
 from goodhart.training.optimiser import Descent
@@ -48,20 +48,6 @@ class Policy(Scorer, Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Stopwatch:
-    """Seconds by stage of the work."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.perf_counter)
-
-    def lap(self, stage: str) -> None:
-        """Charge the time since the last lap to a stage."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one optimiser step did; the means are over its pairs."""
@@ -76,8 +62,8 @@ class Step:
     gradient_norm: float
     tokens: float
     """Response length."""
-    seconds: dict[str, float]
-    """By stage: generate, label, reference, train."""
+    stages: dict[str, Spent]
+    """What each stage took: generate, label, reference, train."""
 
 
 def train(
@@ -147,5 +133,5 @@ def _record(
         accuracy=float(agreement.mean()),
         gradient_norm=norm,
         tokens=float(np.mean(lengths)),
-        seconds=watch.seconds,
+        stages=watch.stages,
     )

@@ -1,0 +1,109 @@
+"""What a piece of work took: seconds, tokens, and the arithmetic that language models were asked for."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """The account of one stage."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    """Real tokens that went through a model, prompts included; padding is not counted."""
+    operations: float = 0.0
+    """Floating-point operations of models on those tokens, without what padding, elementwise work or optimisers add."""
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, self.tokens + other.tokens, self.operations + other.operations)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.seconds - other.seconds, self.tokens - other.tokens, self.operations - other.operations)
+
+    def plain(self) -> dict[str, float]:
+        """For a record."""
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+@dataclass(slots=True)
+class _Total:
+    """What this process has asked of language models since it began."""
+
+    tokens: int = 0
+    operations: float = 0.0
+
+    def now(self) -> Spent:
+        """The account at this moment."""
+        return Spent(time.perf_counter(), self.tokens, self.operations)
+
+
+_TOTAL = _Total()
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Accounts by stage of the work."""
+
+    stages: dict[str, Spent] = field(default_factory=dict)
+    _last: Spent = field(default_factory=_TOTAL.now)
+
+    def start(self) -> None:
+        """Leave what was done since the last lap out of the account."""
+        self._last = _TOTAL.now()
+
+    def lap(self, stage: str) -> None:
+        """Charge what was done since the last lap to a stage."""
+        now = _TOTAL.now()
+        self.stages[stage] = self.stages.get(stage, Spent()) + (now - self._last)
+        self._last = now
+
+
+def count(model: Any, tokens: int, predicted: int, attended: float) -> None:
+    """Add a forward pass to the account, and the backward pass that will follow where gradients are on.
+
+    2 N tokens + 2 H V predicted + 4 L H attended operations, with N the parameters that are neither embeddings nor
+    output layer, H the hidden size, V the vocabulary, L the layers and `attended` the (token, earlier token) pairs;
+    three times as much with the backward pass (arXiv 2204.02311, appendix B, whose 6N + 12 L H Q T per token this is).
+    """
+    vocabulary, hidden = model.get_input_embeddings().weight.shape
+    tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None:
+        tables[id(head.weight)] = head.weight.numel()
+    trunk = sum(p.numel() for p in model.parameters()) - sum(tables.values())
+    layers = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
+    forward = 2.0 * trunk * tokens + 2.0 * hidden * vocabulary * predicted + 4.0 * layers * hidden * attended
+    _TOTAL.tokens += tokens
+    _TOTAL.operations += forward * (3 if torch.is_grad_enabled() else 1)
+
+
+def count_responses(model: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> None:
+    """Account for scoring responses, each prompt read once for all of its responses."""
+    tokens = predicted = 0
+    attended = 0.0
+    for prompt, row in zip(prompts, responses, strict=True):
+        lengths = [len(response) for response in row]
+        predicted += sum(lengths)
+        tokens += len(prompt) + sum(lengths)
+        attended += len(prompt) ** 2 / 2 + sum(n * (len(prompt) + n / 2) for n in lengths)
+    count(model, tokens, predicted, attended)
+
+
+@functools.cache
+def matrix_rate(device: str = "cpu") -> float:
+    """Floating-point operations per second of a float32 product of matrices, with the threads that PyTorch has now."""
+    size = 1024 if device == "cpu" else 8192
+    a = torch.randn(size, size, device=device)
+    best = float("inf")
+    for _ in range(10):
+        began = time.perf_counter()
+        float((a @ a)[0, 0])  # reading a number waits for the device
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
