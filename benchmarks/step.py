@@ -318,6 +318,14 @@ def matrix_rate() -> float:
     return 2 * 1024**3 / min(timed(lambda: a @ a) for _ in range(10))
 
 
+def quiet() -> None:
+    """One thread, and nothing but the table on the screen."""
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -325,10 +333,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=32)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    disable_progress_bars()
+    quiet()
     print(f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, one thread")
     print(f"{platform.processor() or platform.machine()}, {matrix_rate() / 1e9:.0f} GFLOP/s in float32 matrix products")
     for name in args.models:
