@@ -37,7 +37,8 @@ def test_rows_have_the_schema_and_every_checkpoint(finished):
     assert rows.schema.equals(schema.ROWS)
     assert rows_of(root, "pairs").schema.equals(schema.PAIR_ROWS)
     checkpoints = {tuple(row[c] for c in ("arm", "seed", "step")) for row in rows.to_pylist()}
-    arms = {(arm, seed, step) for arm in ("online", "offline") for seed in (0, 1) for step in (3, 6)}
+    arms = {(arm, seed, step) for arm in ("online", "offline", "delayed") for seed in (0, 1) for step in (3, 6)}
+    arms |= {("replay", seed, 6) for seed in (0, 1)}
     assert checkpoints == arms | {("sft", 0, 0), ("golden policy", 0, 4)}
     assert rows.num_rows == len(checkpoints) * (16 + 8)
 
@@ -50,6 +51,15 @@ def test_the_study_is_not_vacuous(finished):
     kl = {arm: [r["kl"] for r in last if r["arm"] == arm] for arm in ("online", "offline")}
     assert min(sum(values) / len(values) for values in kl.values()) > 1e-3
     assert kl["online"] != kl["offline"]
+
+
+def test_an_ordered_replay_is_the_online_run_and_a_delayed_one_is_not(finished):
+    def measured(arm):
+        rows = [r for r in rows_of(finished[1]).to_pylist() if (r["arm"], r["step"]) == (arm, 6)]
+        return [(r["seed"], r["prompt"], r["text"], r["kl"], r["logp"], r["golden_vs_policy"]) for r in rows]
+
+    assert measured("replay") == measured("online")
+    assert measured("delayed") != measured("online")
 
 
 def test_sft_has_no_divergence_from_itself(finished):
@@ -166,6 +176,11 @@ def test_a_damaged_cell_is_named(finished, tmp_path):
         ({"golden": {"steps": "many"}}, "golden.steps"),
         ({"labels": {"number": 100000}}, "labels.number"),
         ({"policy": "no/such-model"}, "no/such-model"),
+        ({"arms": {"a": {"source": "stream", "labeller": "data"}}}, "stream"),
+        ({"arms": {"a": {"source": "stream", "stream": "b", "labeller": "data"}}}, "'b'"),
+        ({"arms": {"a": {"refresh": -1}}}, "refresh"),
+        ({"arms": {"on": {}, "a": {"source": "stream", "stream": "on", "labeller": "data", "steps": 61}}}, "61"),
+        ({"arms": {"on": {}, "a": {"source": "stream", "stream": "on", "labeller": "data", "beta": [1]}}}, "beta"),
     ],
 )
 def test_bad_settings_are_one_line_and_lose_nothing(finished, tmp_path, changes, named):
@@ -190,7 +205,7 @@ def test_a_prompt_longer_than_the_context_is_an_error(finished, tmp_path):
 
 def test_a_diverging_run_is_an_error_that_names_the_rate(finished):
     path, root, _ = finished
-    found = goodhart("run", str(path), "arms.online.lr=[1e30]", "--root", str(root))
+    found = goodhart("run", str(path), "arms.offline.lr=[1e30]", "--root", str(root))
     assert found.returncode == 1
     assert "not finite" in found.stderr
     assert "learning rate" in found.stderr

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -12,9 +13,10 @@ from torch import nn
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import DataLabels, JudgeLabels
-from goodhart.alignment.sources import DataSource, PolicySource
+from goodhart.alignment.sources import DataSource, DelayedSource, PolicySource, StreamSource
 from goodhart.errors import GoodhartError
 from goodhart.models.packing import cuts
+from goodhart.study.run_state import SamplerState, Stream
 from goodhart.training import supervised
 from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent
@@ -109,38 +111,109 @@ def test_a_run_that_forgets_its_optimiser_is_another_run(tmp_path):
     assert not torch.equal(after.weights, uninterrupted.weights)
 
 
-@dataclass
-class Recorder:
-    """Passes labelled pairs on and keeps them."""
-
-    inner: object
-    kept: list = field(default_factory=list)
-
-    def label(self, pairs, step):
-        self.kept.append(self.inner.label(pairs, step))
-        return self.kept[-1]
-
-
-@dataclass
-class Replay:
-    """A recorded stream, in its order."""
-
-    stream: list
-
-    def draw(self, step, policy):
-        return self.stream[step]
-
-
-def test_an_ordered_replay_of_an_online_stream_is_the_online_run_bit_for_bit():
-    online, replayed = Run(), Run()
-    source, labeller = ARMS["online"]()
-    recorder = Recorder(labeller)
-    online.go(source, recorder)
-    replayed.go(Replay(recorder.kept), DataLabels())
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_an_ordered_replay_of_an_online_stream_is_the_online_run_bit_for_bit(micro_batch):
+    online, replayed, shuffled = (Run(micro_batch) for _ in range(3))
+    steps = online.go(*ARMS["online"]())
+    recorded = Pairs.joined([step.pairs for step in steps])
+    again = replayed.go(StreamSource(recorded, 4, 0, window=1), DataLabels())
     assert torch.equal(replayed.weights, online.weights)
-    shuffled = Run()
-    shuffled.go(Replay(recorder.kept[::-1]), DataLabels())
+    assert [s.loss for s in again] == [s.loss for s in steps]
+    shuffled.go(StreamSource(recorded, 4, 0, window=2), DataLabels())
     assert not torch.equal(shuffled.weights, online.weights)
+
+
+def test_a_policy_that_samples_is_renewed_when_its_time_has_come():
+    online, always, sometimes, never = (Run() for _ in range(4))
+    online.go(*ARMS["online"]())
+    runs = {1: always, 2: sometimes, 0: never}
+    found = {}
+    for refresh, run in runs.items():
+        source, labeller = ARMS["online"]()
+        found[refresh] = run.go(DelayedSource(source, refresh), labeller)
+    assert torch.equal(always.weights, online.weights)
+    texts = {refresh: [step.pairs.responses for step in steps] for refresh, steps in found.items()}
+    start, inner = Run(), ARMS["online"]()[0]
+    from_start = [inner.draw(step, start.policy).responses for step in range(STEPS)]
+    assert texts[0] == from_start
+    assert texts[2][:2] == from_start[:2]
+    half = Run()
+    source, labeller = ARMS["online"]()
+    half.go(DelayedSource(source, 2), labeller, steps=2)
+    assert texts[2][2:] == [inner.draw(step, half.policy).responses for step in (2, 3)]
+    assert texts[2][2:] != from_start[2:]
+    assert texts[1] != texts[2]
+
+
+@pytest.mark.parametrize("refresh", [0, 2, 3])
+def test_a_delayed_run_goes_on_with_the_policy_that_sampled(refresh, tmp_path):
+    def arm():
+        source, labeller = ARMS["online"]()
+        return DelayedSource(source, refresh), labeller
+
+    uninterrupted = Run()
+    uninterrupted.go(*arm())
+    for stop in range(1, STEPS):
+        before, after = Run(), Run()
+        source, labeller = arm()
+        before.go(source, labeller, steps=stop)
+        SamplerState(tmp_path, source).save(stop)
+        before.descent.save(tmp_path / "state.pt", stop)
+        source, labeller = arm()
+        start = after.descent.load(tmp_path / "state.pt")
+        SamplerState(tmp_path, source).load(start, after.policy)
+        after.go(source, labeller, start=start)
+        assert torch.equal(after.weights, uninterrupted.weights)
+
+
+ANYONE = policy_of(llama())
+
+
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(0, 5), st.integers(0, 3))
+def test_a_window_is_shuffled_within_itself(batch, batches, window, seed):
+    size = batch * batches
+    prompts = [prompt(i, 2) for i in range(size)]
+    data = Pairs(prompts, [[i] for i in range(size)], [[i] for i in range(size)], np.arange(size) / size)
+    source = StreamSource(data, batch, seed, window)
+    seen = [[r[0] for r in source.draw(step, ANYONE).first] for step in range(batches)]
+    width = (window or batches) * batch
+    flat = [i for part in seen for i in part]
+    for start in range(0, size, width):
+        assert sorted(flat[start : start + width]) == list(range(start, min(start + width, size)))
+    if window == 1:
+        assert flat == list(range(size))
+    if window:
+        with pytest.raises(ValueError, match="behind the end"):
+            source.draw(batches, ANYONE)
+    else:
+        assert sorted(i for step in range(batches, 2 * batches) for (i,) in source.draw(step, ANYONE).first) == list(
+            range(size)
+        )
+
+
+def test_a_stream_on_disk_forgets_what_came_after_the_checkpoint(tmp_path):
+    steps = Run().go(*ARMS["online"]())
+    whole = Stream(tmp_path / "whole", 0)
+    for step in steps:
+        whole.add(step)
+    whole.save(STEPS)
+    whole.gather(tmp_path / "whole.parquet")
+    cut = Stream(tmp_path / "cut", 0)
+    for step in steps[:2]:
+        cut.add(step)
+    cut.save(2)
+    cut.add(steps[2])
+    cut.save(3)
+    (tmp_path / "cut" / "000000004.tmp").write_text("half a file")
+    rest = Stream(tmp_path / "cut", 2)
+    for step in steps[2:]:
+        rest.add(step)
+    rest.save(STEPS)
+    rest.gather(tmp_path / "cut.parquet")
+    tables = [pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "cut")]
+    assert tables[0].equals(tables[1])
+    assert tables[0].num_rows == 4 * STEPS
+    assert tables[0].column("label").to_pylist() == [x for s in steps for x in s.pairs.label.tolist()]
 
 
 @pytest.mark.parametrize("batch", [2, 4, 7])

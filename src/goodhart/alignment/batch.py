@@ -60,6 +60,20 @@ class Pairs:
         lengths = np.array([[len(a), len(b)] for a, b in self.responses], dtype=np.float64)
         return replace(self, reference=self.reference / np.maximum(lengths, 1))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
+        """Labelled and scored pairs one after the other. Raises ValueError if a part has no label or reference."""
+        labels, references = [p.label for p in parts], [p.reference for p in parts]
+        if any(x is None for x in (*labels, *references)):
+            raise ValueError("only pairs with labels and reference log-probabilities can be joined")
+        return cls(
+            [prompt for part in parts for prompt in part.prompts],
+            [response for part in parts for response in part.first],
+            [response for part in parts for response in part.second],
+            np.concatenate([x for x in labels if x is not None]),
+            np.concatenate([x for x in references if x is not None]),
+        )
+
     def take(self, chosen: Sequence[int]) -> Pairs:
         """The pairs at the given places, in that order."""
         places = list(chosen)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -44,6 +45,10 @@ class LanguagePolicy:
         """`samples` responses for each prompt; see `goodhart.sampling.keyed`."""
         draws = Draws(seed, purpose, [p.number for p in prompts], first_sample)
         return self.sampler(self.model, [p.tokens for p in prompts], samples, draws)
+
+    def frozen(self) -> LanguagePolicy:
+        """A copy that training does not move."""
+        return replace(self, model=copy.deepcopy(self.model).eval())
 
     def log_probs(
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]

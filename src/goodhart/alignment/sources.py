@@ -25,10 +25,19 @@ class Generator(Protocol):
 
 
 @runtime_checkable
+class Sampling(Generator, Protocol):
+    """A policy that can be held as it is while it goes on being trained."""
+
+    def frozen(self) -> Generator:
+        """A copy that training does not move."""
+        ...
+
+
+@runtime_checkable
 class Source(Protocol):
     """Pairs of a step: a function of (seed, step, policy), so to resume is to call again."""
 
-    def draw(self, step: int, policy: Generator) -> Pairs:
+    def draw(self, step: int, policy: Sampling) -> Pairs:
         """The batch of a step."""
         ...
 
@@ -52,7 +61,7 @@ class DataSource:
     batch: int
     seed: int
 
-    def draw(self, step: int, policy: Generator) -> Pairs:  # noqa: ARG002 - a data set asks no policy
+    def draw(self, step: int, policy: Sampling) -> Pairs:  # noqa: ARG002 - a data set asks no policy
         """The step's pairs of the data set, with their labels."""
         return self.data.take(places(step, self.batch, len(self.data), self.seed))
 
@@ -80,3 +89,49 @@ class PolicySource:
             first.extend(two[0] for two in drawn)
             second.extend(two[1] for two in drawn)
         return Pairs(chosen, first, second)
+
+
+@dataclass(slots=True)
+class DelayedSource:
+    """Two samples of the policy as it was at the last refresh: between online and offline (arXiv 2506.21495).
+
+    The sampling policy is renewed every `refresh` steps: 1 is online, 0 never, so that all samples are the start's.
+    """
+
+    inner: PolicySource
+    refresh: int
+    held: Generator | None = None
+    """The sampling policy; the one part of a source that is not a function of (seed, step, policy)."""
+
+    def draw(self, step: int, policy: Sampling) -> Pairs:
+        """The pairs that a `PolicySource` would draw from the policy that is held."""
+        if self.held is None or (self.refresh and step % self.refresh == 0):
+            self.held = policy.frozen()
+        return self.inner.draw(step, self.held)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSource:
+    """The recorded pairs of an online run: what it saw, whoever wrote it then.
+
+    `window` is how many batches are shuffled together: 1 replays the run in order, 0 shuffles all of it, epoch after
+    epoch (arXiv 2405.08448, section 5.1 and figure 13).
+    """
+
+    data: Pairs
+    """In the order of the run, with its labels and reference log-probabilities."""
+    batch: int
+    seed: int
+    window: int
+
+    def draw(self, step: int, policy: Generator) -> Pairs:  # noqa: ARG002 - a recording asks no policy
+        """The step's pairs. Raises ValueError behind the recording's end."""
+        if self.window == 0:
+            return self.data.take(places(step, self.batch, len(self.data), self.seed))
+        number, place = divmod(step, self.window)
+        start = number * self.window * self.batch
+        size = min(self.window * self.batch, len(self.data) - start)
+        if (place + 1) * self.batch > size:
+            raise ValueError(f"step {step} is behind the end of a stream of {len(self.data)} pairs")
+        order = permutation(size, self.seed, "stream window", number) if self.window > 1 else range(size)
+        return self.data.take([start + int(order[i]) for i in range(place * self.batch, (place + 1) * self.batch)])

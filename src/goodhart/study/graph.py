@@ -106,11 +106,22 @@ def build_graph(study: Study) -> Graph:
         graph.runs[name] = []
         for seed in study.seeds:
             for setting, single in settings_of(arm):
-                judge = {"judge": proxy} if arm.source == "policy" else {}
-                run = _run_cell(single, seed, study, {**trunk, **judge}, f"{name} {setting} seed {seed}")
+                label = f"{name} {setting} seed {seed}"
+                run = _run_cell(single, seed, study, _inputs(study, single, seed, trunk, proxy, setting), label)
                 graph.runs[name].append(run)
                 _measure(graph, study, name, run, single, seed, single.checkpoint_steps())
     return graph
+
+
+def _inputs(study: Study, arm: Arm, seed: int, trunk: dict[str, Cell], proxy: Cell, setting: str) -> dict[str, Cell]:
+    """What a run reads: a policy source its judge, a stream the run that it replays."""
+    online = {**trunk, "judge": proxy}
+    if arm.source == "data":
+        return trunk
+    if arm.source == "policy":
+        return online
+    recorded = replace(study.arms[arm.stream], beta=arm.beta, lr=arm.lr)
+    return {**trunk, "stream": _run_cell(recorded, seed, study, online, f"{arm.stream} {setting} seed {seed}")}
 
 
 def _named(name: str, checkpoint: Checkpoint) -> dict[str, str]:

@@ -200,13 +200,7 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
 
 
 def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:
-    whole = Pairs(
-        [p for pairs, _, _ in parts for p in pairs.prompts],
-        [r for pairs, _, _ in parts for r in pairs.first],
-        [r for pairs, _, _ in parts for r in pairs.second],
-        np.concatenate([pairs.label for pairs, _, _ in parts if pairs.label is not None]),
-        np.concatenate([pairs.reference for pairs, _, _ in parts if pairs.reference is not None]),
-    )
+    whole = Pairs.joined([pairs for pairs, _, _ in parts])
     ids = [i for _, part, _ in parts for i in part]
     splits = [split for pairs, _, split in parts for _ in range(len(pairs))]
     write_pairs(path, whole, ids, splits, ["golden"] * len(whole))

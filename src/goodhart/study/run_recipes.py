@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from jaxtyping import Float
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.labellers import DataLabels, JudgeLabels, Labeller
 from goodhart.alignment.pair_table import read_pairs
-from goodhart.alignment.sources import DataSource, PolicySource, Source
+from goodhart.alignment.sources import DataSource, DelayedSource, PolicySource, Source, StreamSource
 from goodhart.evaluation.checkpoint import Hidden, Judges, Opponents, classify, measure
 from goodhart.models.checkpoint import device
 from goodhart.models.meter import Spent
 from goodhart.models.preference import PreferenceModel
 from goodhart.store import write_atomically
 from goodhart.study.model_recipes import load_policy, save_policy
+from goodhart.study.run_state import STREAM, SamplerState, Stream
 from goodhart.study.spec import Arm
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import PromptRow, find_prompts, read_prompts
@@ -48,19 +49,31 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     start = descent.load(state) if state.exists() else 0
     kept = [json.loads(line) for line in log.read_text().splitlines()[:start]] if start else []
     write_atomically(log, "".join(json.dumps(record) + "\n" for record in kept))
+    stream = Stream(work.state / "stream", start) if arm.source == "policy" else None
+    held = SamplerState(work.state, source) if isinstance(source, DelayedSource) else None
+    if held and start:
+        held.load(start, policy)
     with log.open("a") as file:
         for step in train(
             policy, reference, source, labeller, descent, loss=arm.loss, beta=arm.beta[0], steps=arm.steps, start=start
         ):
-            kept.append(asdict(step))
+            kept.append(step.plain())
             file.write(json.dumps(kept[-1]) + "\n")
             file.flush()
             _tell(work, arm, step)
+            if stream:
+                stream.add(step)
             if step.step in arm.checkpoint_steps():
                 save_policy(
                     policy.model, tokenizer, work.folder / f"step-{step.step}", work, f"Policy at step {step.step}"
                 )
+                if stream:
+                    stream.save(step.step)
+                if held:
+                    held.save(step.step)
                 descent.save(state, step.step)
+    if stream:
+        stream.gather(work.folder / "stream.parquet")
     for record in kept:
         for stage, spent in record["stages"].items():
             work.watch.stages[stage] = work.watch.stages.get(stage, Spent()) + Spent(**spent)
@@ -75,11 +88,17 @@ def _tell(work: Workplace, arm: Arm, step: Step) -> None:
 def _slots(work: Workplace, arm: Arm, seed: int) -> tuple[Source, Labeller]:
     """Source and labeller of the arm; both sources walk the same prompts in the same order."""
     prompts = work.inputs["prompts"] / "prompts.parquet"
+    if arm.source == "stream":
+        recorded, _, _ = read_pairs(work.inputs["stream"] / "stream.parquet", STREAM, prompts)
+        return StreamSource(recorded, arm.batch, seed, arm.window), DataLabels()
     data, _, _ = read_pairs(work.inputs["labels"] / "pairs.parquet", "train", prompts)
     if arm.source == "data":
         known = data if arm.reduction == "sum" else data.with_mean_reference()
         return DataSource(known, arm.batch, seed), DataLabels()
-    return PolicySource(data.prompts, arm.batch, seed), JudgeLabels(judge(work.inputs["judge"]), arm.mode, seed)
+    source: Source = PolicySource(data.prompts, arm.batch, seed)
+    if arm.refresh != 1:
+        source = DelayedSource(source, arm.refresh)
+    return source, JudgeLabels(judge(work.inputs["judge"]), arm.mode, seed)
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,17 @@ class Labels:
 class Arm:
     """One method: an algorithm, a source, a labeller."""
 
-    source: Literal["policy", "data"] = "policy"
-    """Who writes the responses: the policy itself (online) or the golden data set (offline)."""
+    source: Literal["policy", "data", "stream"] = "policy"
+    """Who writes the responses: the policy itself (online), the golden data set (offline), or the recorded stream of
+    another arm's run at the same setting and seed."""
     labeller: Literal["proxy", "golden", "data"] = "proxy"
     """Who labels them. `golden` is for the golden policy alone: a judge trains no arm."""
+    refresh: int = 1
+    """For `policy`: the policy that samples is renewed every so many steps; 1 is online, 0 never renews it."""
+    stream: str = ""
+    """For `stream`: the arm whose pairs are replayed."""
+    window: int = 1
+    """For `stream`: so many batches are shuffled together; 1 replays them in order, 0 shuffles the whole stream."""
     mode: Literal["hard", "soft", "bernoulli"] = "hard"
     """How a preference model's answer becomes a label."""
     loss: Literal["ipo", "dpo"] = "ipo"
@@ -100,10 +107,20 @@ class Arm:
 
     def validate(self, name: str, judge_may_train: bool = False) -> None:
         """Raises GoodhartError for a combination that has no meaning or breaks the separation of roles."""
-        if (self.source == "data") != (self.labeller == "data"):
+        if (self.source in ("data", "stream")) != (self.labeller == "data"):
             raise GoodhartError(
                 f"arm {name!r} has source {self.source!r} with labeller {self.labeller!r}",
-                "a data source carries its own labels (labeller: data); a policy source needs a proxy",
+                "data and streams carry their own labels (labeller: data); a policy source needs a proxy",
+            )
+        if (self.source == "stream") != bool(self.stream) or (self.window != 1 and self.source != "stream"):
+            raise GoodhartError(
+                f"arm {name!r} has source {self.source!r}, stream {self.stream!r} and window {self.window}",
+                "a stream source names the arm that it replays; the others have neither stream nor window",
+            )
+        if self.window < 0 or self.refresh < 0 or (self.refresh != 1 and self.source != "policy"):
+            raise GoodhartError(
+                f"arm {name!r} has source {self.source!r}, window {self.window} and refresh {self.refresh}",
+                "neither is negative, and only a policy source is refreshed",
             )
         if self.labeller == "golden" and not judge_may_train:
             raise GoodhartError(f"arm {name!r} is labelled by the golden model, which is its judge", "use the proxy")
@@ -156,6 +173,8 @@ class Study:
             raise GoodhartError("the study has no arms or no distinct seeds", "give at least one of each")
         for name, arm in self.arms.items():
             arm.validate(name)
+            if arm.source == "stream":
+                self._validate_stream(name, arm)
         self.golden_policy.validate("golden policy", judge_may_train=True)
         if len(self.golden_policy.beta) * len(self.golden_policy.lr) != 1:
             raise GoodhartError(
@@ -168,6 +187,31 @@ class Study:
         if self.task.kind == "preferences" and not self.task.data:
             raise GoodhartError("task.data is empty", "name a Hub id, a file or a folder")
         return self
+
+    def _validate_stream(self, name: str, arm: Arm) -> None:
+        recorded = self.arms.get(arm.stream)
+        if recorded is None or recorded.source != "policy":
+            known = ", ".join(other for other, each in self.arms.items() if each.source == "policy") or "none"
+            raise GoodhartError(
+                f"arm {name!r} replays {arm.stream!r}, which is no arm that samples from its policy",
+                f"name one of: {known}",
+            )
+        if arm.window and (arm.batch != recorded.batch or arm.steps > recorded.steps):
+            raise GoodhartError(
+                f"arm {name!r} asks for {arm.steps} batches of {arm.batch}, but {arm.stream!r} leaves {recorded.steps} "
+                f"of {recorded.batch}",
+                "give it the same batch and no more steps, or window: 0",
+            )
+        if arm.reduction != recorded.reduction:
+            raise GoodhartError(
+                f"arm {name!r} reduces by {arm.reduction}, {arm.stream!r} by {recorded.reduction}",
+                "a stream keeps its reference log-probabilities; give both the same reduction",
+            )
+        if not set(arm.beta) <= set(recorded.beta) or not set(arm.lr) <= set(recorded.lr):
+            raise GoodhartError(
+                f"arm {name!r} has a beta or lr that {arm.stream!r} has not",
+                "a stream is replayed at the setting that it was recorded at",
+            )
 
 
 def read_study(name: str, overrides: list[str]) -> Study:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import Labeller
 from goodhart.alignment.losses import MARGINS, pair_loss
-from goodhart.alignment.sources import Source
+from goodhart.alignment.sources import Generator, Source
 from goodhart.models.meter import Spent, Stopwatch
 from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
@@ -42,9 +42,13 @@ class Policy(Scorer, Protocol):
         ...
 
     def sample(
-        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int = 0
     ) -> list[list[list[int]]]:
         """Responses with keyed random numbers."""
+        ...
+
+    def frozen(self) -> Generator:
+        """A copy that training does not move."""
         ...
 
 
@@ -64,6 +68,13 @@ class Step:
     """Response length."""
     stages: dict[str, Spent]
     """What each stage took: generate, label, reference, train."""
+    pairs: Pairs
+    """What was learnt from, with labels and reference log-probabilities."""
+
+    def plain(self) -> dict[str, Any]:
+        """For a log: everything but the pairs."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("pairs", "stages")}
+        return {**named, "stages": {stage: spent.plain() for stage, spent in self.stages.items()}}
 
 
 def train(
@@ -94,7 +105,7 @@ def train(
         value, delta = _backward(policy, pairs, known, descent, loss, beta)
         norm = descent.step(step, value)
         watch.lap("train")
-        yield _record(step + 1, value, delta, norm, pairs, watch)
+        yield _record(step + 1, value, delta, norm, replace(pairs, reference=known), watch)
 
 
 def _scores(reference: Scorer, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
@@ -134,4 +145,5 @@ def _record(
         gradient_norm=norm,
         tokens=float(np.mean(lengths)),
         stages=watch.stages,
+        pairs=pairs,
     )
