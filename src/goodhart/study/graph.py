@@ -184,7 +184,7 @@ def _measure(graph: Graph, study: Study, name: str, run: Cell, arm: Arm | None, 
         spec = {
             "step": step,
             "seed": 0,
-            "pairs": 256,
+            "pairs": 128,
             "max_response": study.task.max_response,
             "train_evaluation": study.task.train_evaluation,
         }
