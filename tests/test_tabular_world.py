@@ -19,7 +19,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import DataLabels, JudgeLabels
 from goodhart.alignment.policy import LanguagePolicy
-from goodhart.alignment.sources import DataSource, PolicySource
+from goodhart.alignment.sources import DataSource, DelayedSource, PolicySource
 from goodhart.randomness import stream, uniforms
 from goodhart.sampling.keyed import KeyedSampler, inverse_cdf
 from goodhart.training.alignment import train
@@ -43,6 +43,9 @@ class Table:
 
     def log_probs(self, prompts, responses):
         return self.logits.log_softmax(0)[torch.tensor([[r[0] for r in row] for row in responses])]
+
+    def frozen(self):
+        return Table(self.law)
 
     def sample(self, prompts, samples, *, seed, purpose, first_sample):
         ids = np.repeat([p.number for p in prompts], samples)
@@ -145,9 +148,9 @@ def plainly_offline():
     return offline(TABLE, steps=250)
 
 
-def online(table, *, beta=BETA, start=REF, ref=REF, mode="soft", batch=128, steps=100):
+def online(table, *, beta=BETA, start=REF, ref=REF, mode="soft", batch=128, steps=100, refresh=1):
     policy = Table(start)
-    source = PolicySource([prompt(i, 0) for i in range(batch)], batch, 0)
+    source = DelayedSource(PolicySource([prompt(i, 0) for i in range(batch)], batch, 0), refresh)
     labeller = JudgeLabels(TableJudge(table), mode, 0)
     descend(policy, Table(ref), source, labeller, beta=beta, steps=steps, momentum=0.0)
     return policy.law
@@ -223,6 +226,16 @@ def test_online_ipo_ends_at_the_regularised_nash_equilibrium():
     best = BETA * np.log((REF * np.exp(TABLE @ law / BETA)).sum())
     payoff = 0.5 - BETA * float((law * np.log(law / REF)).sum())
     assert 0 <= best - payoff < 1e-3  # nats by which the best response would gain
+
+
+def test_a_policy_that_never_samples_itself_ends_where_offline_data_of_the_reference_would():
+    stale = online(TABLE, refresh=0)
+    assert distance(stale, tilted(REF, TABLE @ REF, BETA)) < 0.03
+    assert distance(stale, equilibrium(REF, TABLE, BETA)) > 0.05
+
+
+def test_a_delay_of_a_few_steps_has_the_same_end():
+    assert distance(online(TABLE, refresh=5), equilibrium(REF, TABLE, BETA)) < 0.03
 
 
 def test_online_coins_end_there_too():

@@ -61,7 +61,7 @@ class DataSource:
     batch: int
     seed: int
 
-    def draw(self, step: int, policy: Sampling) -> Pairs:  # noqa: ARG002 - a data set asks no policy
+    def draw(self, step: int, policy: Generator) -> Pairs:  # noqa: ARG002 - a data set asks no policy
         """The step's pairs of the data set, with their labels."""
         return self.data.take(places(step, self.batch, len(self.data), self.seed))
 
