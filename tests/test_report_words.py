@@ -18,6 +18,7 @@ from goodhart.report.judges import measured, quality_grid
 from goodhart.report.provenance import cell_grid, data_grids, settings_grid
 from goodhart.report.theme import canvas, png, shown, styles
 from goodhart.report.verdict import answer, gap_line, spelled_share, verdict
+from goodhart.study.recipes import RECIPES
 from synthetic_study import Made, cells, record
 
 
@@ -109,6 +110,11 @@ def test_cost_counts_every_second_once():
     assert next(part for part in parts if part.group == "data").use is None
     grid = cost_grid(parts)
     assert {len(row) for row in grid.rows} == {len(grid.header)} == {len(STAGES) + 5}
+
+
+def test_every_kind_of_cell_has_its_part():
+    parts = {kind: shares([{"kind": kind, "label": "x", "stages": {}, "seconds": 1.0}])[0].group for kind in RECIPES}
+    assert {kind for kind, part in parts.items() if part.startswith("runs: ")} == {"run"}
 
 
 def test_the_four_numbers_of_the_golden_model_are_shown():

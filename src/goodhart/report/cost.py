@@ -15,12 +15,14 @@ from goodhart.report.theme import Picture, shown
 STAGES = ("generate", "label", "reference", "train", "evaluate", "other")
 """Stages of the work; `other` is what a cell's clock saw beside them: loading, saving, checking digests."""
 _GROUPS = {
+    "docstrings": "data",
     "corpus": "data",
     "prompts": "data",
     "preferences": "data",
     "pairs": "initial pairs",
     "sft": "SFT policy",
     "preference": "preference models",
+    "quality": "preference models",
     "labels": "golden labels",
     "opponents": "measuring",
     "evaluation": "measuring",
