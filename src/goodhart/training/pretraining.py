@@ -206,7 +206,7 @@ class _Run:
             recent.append(self._step(forward, step))
             done, last = step + 1, step + 1 == self.settings.steps
             if done % LOG_EVERY == 0 or last:
-                record = {"step": done, "loss": round(float(np.mean(recent)), 4)}
+                record: dict[str, int | float] = {"step": done, "loss": round(float(np.mean(recent)), 4)}
                 record["seconds"] = round(time.perf_counter() - began)
                 if done % SAVE_EVERY == 0 or last:
                     own, other = held_out_loss(self.model, self.packed["held_out"][:128], self.respond)
@@ -250,7 +250,7 @@ class _Run:
         torch.save(state, self.state_file.with_suffix(".tmp"))
         self.state_file.with_suffix(".tmp").replace(self.state_file)
 
-    def _log(self, record: dict[str, float]) -> None:
+    def _log(self, record: dict[str, int | float]) -> None:
         with self.log_file.open("a") as log:
             log.write(json.dumps(record) + "\n")
         self.say(json.dumps(record))
