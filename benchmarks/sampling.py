@@ -7,7 +7,6 @@ Lengths are random on the peer's side, so the figure to compare is microseconds 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from typing import Any
@@ -55,11 +54,7 @@ def per_token(work: Any) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["tiny", "small", "large"], choices=["tiny", "small", "large"])
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=32)
-    args = parser.parse_args()
+    args = harness.options(__doc__)
     harness.quiet()
     for name in args.models:
         compare(harness.prepare(name, args.batch), args.steps)

@@ -326,13 +326,18 @@ def quiet() -> None:
     disable_progress_bars()
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def options(description: str | None) -> argparse.Namespace:
+    """Models, steps and batch from the command line."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--models", nargs="+", default=["tiny", "small", "large"], choices=["tiny", "small", "large"])
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=32)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table."""
+    args = options(__doc__)
     quiet()
     print(f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, one thread")
     print(f"{platform.processor() or platform.machine()}, {matrix_rate() / 1e9:.0f} GFLOP/s in float32 matrix products")
