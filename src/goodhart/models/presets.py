@@ -1,4 +1,4 @@
-"""Model presets: ordinary Llama configurations, from about one to fifteen million parameters."""
+"""Model presets: ordinary Llama configurations, from 0.4 to 16 million parameters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class Preset:
 
 
 PRESETS = {
-    "tiny": Preset(hidden=128, layers=4, heads=4, feed_forward=352),  # 1.3M parameters with 4096 tokens
+    "nano": Preset(hidden=64, layers=3, heads=2, feed_forward=176),  # 0.41M parameters with 4096 tokens
+    "tiny": Preset(hidden=128, layers=4, heads=4, feed_forward=352),  # 1.3M
     "small": Preset(hidden=256, layers=5, heads=4, feed_forward=704),  # 5.1M
     "base": Preset(hidden=448, layers=6, heads=7, feed_forward=1216),  # 16.5M
 }
