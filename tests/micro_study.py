@@ -32,12 +32,12 @@ def preference_lines(pairs: int) -> list[dict[str, str]]:
     return lines
 
 
-def write_model(folder: Path, texts: list[str]) -> None:
+def write_model(folder: Path, texts: list[str], hidden: int = 16) -> None:
     tokenizer = train_tokenizer(texts, 320)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=16,
+        hidden_size=hidden,
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -56,7 +56,9 @@ def write_micro_study(folder: Path, **changes: object) -> Path:
     lines = preference_lines(300)
     data = folder / "preferences.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    write_model(folder / "model", [" ".join(line.values()) for line in lines])
+    texts = [" ".join(line.values()) for line in lines]
+    write_model(folder / "model", texts)
+    write_model(folder / "wide", texts, hidden=24)
     model = str(folder / "model")
     small = {"steps": 6, "batch": 8}
     study = {
@@ -83,8 +85,18 @@ def write_micro_study(folder: Path, **changes: object) -> Path:
                         "checkpoints": 2},
             "replay": {"source": "stream", "stream": "online", "labeller": "data", "beta": [0.1], "lr": [0.01],
                        "steps": 6, "batch": 8, "checkpoints": 1},
+            "written": {"source": "samples", "writers": ["sft", "online@3"], "labeller": "data", "beta": [0.1],
+                        "lr": [0.01], "steps": 4, "batch": 8, "checkpoints": 1},
+            "mixed": {"source": "mixture", "parts": {"online": 0.5, "replay": 0.5}, "labeller": "data", "beta": [0.1],
+                      "lr": [0.01], "steps": 4, "batch": 8, "checkpoints": 1},
+            "winners": {"loss": "best-of-2", "beta": [], "lr": [0.01], "steps": 4, "batch": 8, "checkpoints": 1},
+            "wide": {"variant": "wide", "beta": [0.1], "lr": [0.01], "steps": 4, "batch": 8, "checkpoints": 1},
+            "noisy": {"variant": "noisy", "source": "data", "labeller": "data", "beta": [0.1], "lr": [0.01],
+                      "steps": 4, "batch": 8, "checkpoints": 1},
             "delayed": {"refresh": 4, "beta": [0.1], "lr": [0.01], "steps": 6, "batch": 8, "checkpoints": 2},
         },
+        "variants": {"wide": {"policy": str(folder / "wide")}, "noisy": {"labels": {"number": 24, "flip": 0.4}}},
+        "best_of": {"samples": 4, "n": [2, 4]},
         "seeds": [0, 1],
         "resamples": 50,
     }  # fmt: skip

@@ -58,9 +58,9 @@ def test_taking_and_cutting_keep_rows_together():
 
 
 def test_the_reference_per_token_divides_by_each_length():
-    found = WHOLE.with_mean_reference().reference
+    found = WHOLE.with_means().reference
     np.testing.assert_allclose(found, KNOWN / [[2, 1], [1, 3], [3, 2], [1, 1]])
-    assert Pairs(PROMPTS, FIRST, SECOND).with_mean_reference().reference is None
+    assert Pairs(PROMPTS, FIRST, SECOND).with_means().reference is None
 
 
 @pytest.mark.parametrize("label", [[1, 0, 0.5, 1.1], [1, 0, 0.5, -0.1], [1, 0, 0.5, np.nan], [1, 0, 0.5]])

@@ -23,6 +23,8 @@ class Pairs:
     """Probability that the first is preferred; None until a labeller has spoken."""
     reference: Float[np.ndarray, "pair 2"] | None = None
     """log reference(response | prompt) in nats, where it is known already."""
+    writer: Float[np.ndarray, "pair 2"] | None = None
+    """log writer(response | prompt) in nats, of the policy that wrote it; NaN or None: the policy itself, now."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -51,27 +53,36 @@ class Pairs:
             second=self.first,
             label=None if self.label is None else 1 - self.label,
             reference=None if self.reference is None else self.reference[:, ::-1].copy(),
+            writer=None if self.writer is None else self.writer[:, ::-1].copy(),
         )
 
-    def with_mean_reference(self) -> Pairs:
-        """The same pairs with reference log-probabilities per token instead of per response."""
-        if self.reference is None:
-            return self
-        lengths = np.array([[len(a), len(b)] for a, b in self.responses], dtype=np.float64)
-        return replace(self, reference=self.reference / np.maximum(lengths, 1))
+    def with_means(self) -> Pairs:
+        """The same pairs with known log-probabilities per token instead of per response."""
+        lengths = np.maximum(np.array([[len(a), len(b)] for a, b in self.responses], dtype=np.float64), 1)
+        return replace(
+            self,
+            reference=None if self.reference is None else self.reference / lengths,
+            writer=None if self.writer is None else self.writer / lengths,
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Pairs]) -> Pairs:
-        """Labelled and scored pairs one after the other. Raises ValueError if a part has no label or reference."""
-        labels, references = [p.label for p in parts], [p.reference for p in parts]
-        if any(x is None for x in (*labels, *references)):
-            raise ValueError("only pairs with labels and reference log-probabilities can be joined")
+        """Labelled pairs one after the other; what is not known of all is not known of the whole.
+
+        Raises ValueError if a part has no label.
+        """
+        labels = [p.label for p in parts if p.label is not None]
+        references = [p.reference for p in parts if p.reference is not None]
+        if len(labels) < len(parts):
+            raise ValueError("only pairs with labels can be joined")
+        own = [np.full((len(p), 2), np.nan) if p.writer is None else p.writer for p in parts]
         return cls(
             [prompt for part in parts for prompt in part.prompts],
             [response for part in parts for response in part.first],
             [response for part in parts for response in part.second],
-            np.concatenate([x for x in labels if x is not None]),
-            np.concatenate([x for x in references if x is not None]),
+            np.concatenate(labels),
+            np.concatenate(references) if len(references) == len(parts) else None,
+            np.concatenate(own),
         )
 
     def take(self, chosen: Sequence[int]) -> Pairs:
@@ -83,6 +94,7 @@ class Pairs:
             [self.second[i] for i in places],
             None if self.label is None else self.label[places],
             None if self.reference is None else self.reference[places],
+            None if self.writer is None else self.writer[places],
         )
 
     def __getitem__(self, chosen: slice) -> Pairs:
@@ -92,4 +104,5 @@ class Pairs:
             self.second[chosen],
             None if self.label is None else self.label[chosen],
             None if self.reference is None else self.reference[chosen],
+            None if self.writer is None else self.writer[chosen],
         )

@@ -32,6 +32,9 @@ def dpo(z: Nats) -> Nats:
 MARGINS: dict[str, Margin] = {"ipo": ipo, "dpo": dpo}
 """The convex function f of f(beta (rho_w - rho_l)), by name."""
 
+BEST_OF_2 = "best-of-2"
+"""The loss that has neither a margin nor a beta."""
+
 
 def pair_loss(f: Margin, rho_first: Nats, rho_second: Nats, label: Nats, *, beta: float) -> Nats:
     """P f(beta D) + (1 - p) f(-beta D) with D = rho_first - rho_second and p = label.
@@ -40,3 +43,20 @@ def pair_loss(f: Margin, rho_first: Nats, rho_second: Nats, label: Nats, *, beta
     """
     z = beta * (rho_first - rho_second)
     return label * f(z) + (1 - label) * f(-z)
+
+
+def winner_loss(rho_first: Nats, rho_second: Nats, label: Nats) -> Nats:
+    """-(p rho_first + (1 - p) rho_second): supervised learning of the winner (arXiv 2405.08448, equation 3).
+
+    It is -log policy(y_w | x) up to the reference's log-probability, which no parameter moves.
+    """
+    return -(label * rho_first + (1 - label) * rho_second)
+
+
+def loss_of(name: str, rho_first: Nats, rho_second: Nats, label: Nats, *, beta: float | None) -> Nats:
+    """The loss of that name, one value per pair. Raises ValueError for a margin loss without beta."""
+    if name == BEST_OF_2:
+        return winner_loss(rho_first, rho_second, label)
+    if beta is None:
+        raise ValueError(f"loss {name!r} needs a beta")
+    return pair_loss(MARGINS[name], rho_first, rho_second, label, beta=beta)

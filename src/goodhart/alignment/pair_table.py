@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Float
 
 from goodhart.alignment.batch import Pairs
 from goodhart.tasks.prompt_table import find_prompts
@@ -23,15 +25,19 @@ SCHEMA = pa.schema(
         ("label", pa.float64()),
         ("ref_first", pa.float64()),
         ("ref_second", pa.float64()),
+        ("writer_first", pa.float64()),
+        ("writer_second", pa.float64()),
     ]
 )
-"""`kind` says who wrote the two sides; `ref_*` are null until a reference has scored them."""
+"""`kind` says who wrote the two sides; `ref_*` and `writer_*` (log-probabilities, nats) are null until the
+reference and the policy that wrote them have scored them."""
 
 
 def write_pairs(path: Path, pairs: Pairs, ids: Sequence[str], splits: Sequence[str], kinds: Sequence[str]) -> None:
     """Write pairs with their identities."""
     label = [None] * len(pairs) if pairs.label is None else pairs.label.tolist()
-    known = [[None, None]] * len(pairs) if pairs.reference is None else pairs.reference.tolist()
+    known = _both(pairs.reference, len(pairs))
+    own = _both(pairs.writer, len(pairs))
     columns = {
         "pair": list(ids),
         "split": list(splits),
@@ -42,6 +48,8 @@ def write_pairs(path: Path, pairs: Pairs, ids: Sequence[str], splits: Sequence[s
         "label": label,
         "ref_first": [k[0] for k in known],
         "ref_second": [k[1] for k in known],
+        "writer_first": [k[0] for k in own],
+        "writer_second": [k[1] for k in own],
     }
     pq.write_table(pa.table(columns, schema=SCHEMA), path)
 
@@ -51,12 +59,23 @@ def read_pairs(path: Path, split: str, prompt_table: Path) -> tuple[Pairs, list[
     rows = pq.read_table(path, schema=SCHEMA, filters=[("split", "=", split)]).to_pylist()
     prompts = find_prompts(prompt_table, (row["prompt"] for row in rows))
     labelled = bool(rows) and all(row["label"] is not None for row in rows)
-    known = bool(rows) and all(row["ref_first"] is not None for row in rows)
     pairs = Pairs(
         [prompts[row["prompt"]].prompt for row in rows],
         [row["first"] for row in rows],
         [row["second"] for row in rows],
         np.array([row["label"] for row in rows]) if labelled else None,
-        np.array([[row["ref_first"], row["ref_second"]] for row in rows]) if known else None,
+        _columns(rows, "ref"),
+        _columns(rows, "writer"),
     )
     return pairs, [row["pair"] for row in rows], [row["kind"] for row in rows]
+
+
+def _both(values: Float[np.ndarray, "pair 2"] | None, size: int) -> list[list[float | None]]:
+    return [[None, None]] * size if values is None else values.tolist()
+
+
+def _columns(rows: list[dict[str, Any]], name: str) -> Float[np.ndarray, "pair 2"] | None:
+    """The two columns of that name, where every row has them."""
+    if not rows or any(row[f"{name}_first"] is None for row in rows):
+        return None
+    return np.array([[row[f"{name}_first"], row[f"{name}_second"]] for row in rows])

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Protocol, runtime_checkable
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from goodhart.alignment.batch import Pairs
+from goodhart.alignment.labellers import Labeller
 from goodhart.models.packing import Tokens
 from goodhart.randomness import permutation
 from goodhart.tasks.prompts import Prompt
@@ -21,6 +26,12 @@ class Generator(Protocol):
         self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int
     ) -> list[list[list[int]]]:
         """`samples` responses for each prompt, drawn with keyed random numbers."""
+        ...
+
+    def log_probs(
+        self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
+    ) -> Float[Tensor, "row response"]:
+        """Log p(response | prompt) in nats."""
         ...
 
 
@@ -104,10 +115,14 @@ class DelayedSource:
     """The sampling policy; the one part of a source that is not a function of (seed, step, policy)."""
 
     def draw(self, step: int, policy: Sampling) -> Pairs:
-        """The pairs that a `PolicySource` would draw from the policy that is held."""
+        """The pairs that a `PolicySource` would draw from the policy that is held, with its log-probabilities."""
         if self.held is None or (self.refresh and step % self.refresh == 0):
             self.held = policy.frozen()
-        return self.inner.draw(step, self.held)
+            return self.inner.draw(step, self.held)
+        pairs = self.inner.draw(step, self.held)
+        with torch.no_grad():
+            own = self.held.log_probs(pairs.prompt_tokens, pairs.responses)
+        return replace(pairs, writer=own.double().cpu().numpy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +150,15 @@ class StreamSource:
             raise ValueError(f"step {step} is behind the end of a stream of {len(self.data)} pairs")
         order = permutation(size, self.seed, "stream window", number) if self.window > 1 else range(size)
         return self.data.take([start + int(order[i]) for i in range(place * self.batch, (place + 1) * self.batch)])
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureSource:
+    """Several sources with their labellers, each with its share of every batch."""
+
+    parts: Sequence[tuple[Source, Labeller]]
+    """Each draws its share."""
+
+    def draw(self, step: int, policy: Sampling) -> Pairs:
+        """The parts' pairs one after the other, with their labels."""
+        return Pairs.joined([labeller.label(source.draw(step, policy), step) for source, labeller in self.parts])

@@ -86,12 +86,22 @@ def measure(
         "ref_logp": found.ref_logp.tolist(),
         "hidden": [None] * len(prompts) if hidden is None else hidden(texts).tolist(),
     }
+    wins, _ = judged([p.tokens for p in prompts], responses, opponents, judges)
+    return {**columns, **{name: values.tolist() for name, values in wins.items()}}
+
+
+def judged(
+    prompts: Sequence[Tokens], responses: Sequence[Tokens], opponents: Opponents, judges: Judges
+) -> tuple[dict[str, Float[np.ndarray, " prompt"]], dict[str, Float[np.ndarray, " prompt"]]]:
+    """Hard judgements by column (1, 1/2, 0), and every judge's probability that the response beats the SFT policy's."""
+    wins: dict[str, Float[np.ndarray, " prompt"]] = {}
+    scores: dict[str, Float[np.ndarray, " prompt"]] = {}
     for name, judge in judges.by_name.items():
-        both = [opponents.policy, opponents.sft]
-        r = judge.prefer_each([p.tokens for p in prompts], responses, both, opponents.known[name])
-        columns[f"{name}_vs_policy"] = both_orders(r[:, 0], "hard").tolist()
-        columns[f"{name}_vs_sft"] = both_orders(r[:, 1], "hard").tolist()
-    return columns
+        r = judge.prefer_each(prompts, responses, [opponents.policy, opponents.sft], opponents.known[name])
+        wins[f"{name}_vs_policy"] = both_orders(r[:, 0], "hard")
+        wins[f"{name}_vs_sft"] = both_orders(r[:, 1], "hard")
+        scores[name] = both_orders(r[:, 1], "soft")
+    return wins, scores
 
 
 def classify(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> dict[str, list[object]]:

@@ -6,12 +6,12 @@ import pyarrow as pa
 
 ROWS = pa.schema(
     [
-        ("arm", pa.string()),  # "sft", "golden policy", or a name from the study file
+        ("arm", pa.string()),  # "sft", "golden policy", "best of n by ...", or a name from the study file
         ("setting", pa.string()),  # the point of the sweep, for example "beta=0.1 lr=0.0001"
-        ("beta", pa.float64()),  # of the loss; null for sft
-        ("lr", pa.float64()),  # peak learning rate; null for sft
+        ("beta", pa.float64()),  # of the loss; null where there is none
+        ("lr", pa.float64()),  # peak learning rate; null where nothing is trained
         ("seed", pa.int64()),
-        ("step", pa.int64()),  # optimiser steps taken; 0 for sft
+        ("step", pa.int64()),  # optimiser steps taken; 0 for sft, n for best-of-n
         ("split", pa.string()),  # "held_out" or "train": which prompts
         ("prompt", pa.string()),  # prompt id, joins with PROMPTS
         ("sample", pa.int64()),
@@ -19,11 +19,17 @@ ROWS = pa.schema(
         ("text", pa.string()),  # decoded, without special tokens
         ("tokens", pa.int64()),  # length of `response`
         ("ended", pa.bool_()),  # the end token was written before the cap
-        ("kl", pa.float64()),  # exact categorical KL(policy || SFT) summed along the response, nats
+        (
+            "kl",
+            pa.float64(),
+        ),  # exact categorical KL(policy || SFT) along the response, nats; best-of-n: analytic
         ("entropy", pa.float64()),  # of the policy's next-token law, mean over the response's positions, nats
         ("logp", pa.float64()),  # log policy(response | prompt), nats
         ("ref_logp", pa.float64()),  # log SFT(response | prompt), nats
-        ("golden_vs_policy", pa.float64()),  # golden judge against the golden policy's response: 0, 0.5 or 1
+        (
+            "golden_vs_policy",
+            pa.float64(),
+        ),  # golden judge against the golden policy's response: 0, 0.5 or 1 (best-of-n: mean)
         ("golden_vs_sft", pa.float64()),  # golden judge against the SFT policy's response
         ("proxy_vs_policy", pa.float64()),  # the same two with the proxy as judge
         ("proxy_vs_sft", pa.float64()),
@@ -59,6 +65,23 @@ PROMPTS = pa.schema(
     ]
 )
 """One row per prompt that is evaluated."""
+
+BUDGETS = pa.schema(
+    [
+        ("arm", pa.string()),
+        ("setting", pa.string()),
+        ("beta", pa.float64()),
+        ("lr", pa.float64()),
+        ("seed", pa.int64()),
+        ("step", pa.int64()),
+        ("operations", pa.float64()),  # of the training run up to this checkpoint, and of all runs that it reads
+        ("pairs", pa.int64()),  # labelled pairs that it has learnt from, repetitions included
+        ("labels", pa.int64()),  # golden labels that its supervision rests on: its data's, or its proxy's
+        ("drift", pa.float64()),  # log policy(y|x) less log writer(y|x), mean over the responses learnt from, nats
+        ("drift_spread", pa.float64()),  # standard deviation of the same, nats
+    ]
+)
+"""One row per trained checkpoint: what it took. Operations are since SFT, golden labels and proxy, which arms share."""
 
 CHECKPOINT = ("arm", "setting", "beta", "lr", "seed", "step")
 """The columns that name a checkpoint."""

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
 
 from goodhart.config import plain_data
-from goodhart.errors import GoodhartError
-from goodhart.models.checkpoint import Checkpoint, find
+from goodhart.models.checkpoint import find
+from goodhart.study.arm import SFT_WRITER, Arm, settings_of, written_by
 from goodhart.study.cell import Cell
-from goodhart.study.spec import Arm, Study
-from goodhart.tasks import docstrings
-from goodhart.tasks.data_digest import data_digest
+from goodhart.study.data_cells import data_cells, named
+from goodhart.study.spec import Labels, Study, Variant
+from goodhart.training.settings import Preference, Supervised
 
+PAIRS = 128
+"""Pairs of each split that every checkpoint classifies."""
 SFT, GOLDEN_POLICY = "sft", "golden policy"
 """Names of the two baselines among the arms of a table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """An evaluation cell and the name of what it measures."""
+    """A table of rows in a cell and the name of what it measures."""
 
     cell: Cell
     arm: str
@@ -31,6 +30,25 @@ class Measured:
     lr: float | None
     seed: int
     step: int
+    rows: str = "rows.parquet"
+    """The cell's file of rows."""
+    pairs: str = "pairs.parquet"
+    """Its file of classified pairs; empty where there is no policy to classify with."""
+    run: Cell | None = None
+    """The training run whose checkpoint it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """What the arms of a variant share."""
+
+    sft: Cell
+    labels: Cell
+    """The golden data set with log-probabilities of this SFT policy."""
+    proxy: Cell
+    opponents: Cell
+    anchor: str
+    """The name of this SFT policy among the arms of a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +56,36 @@ class Graph:
     """All cells of a study."""
 
     prompts: Cell
-    sft: Cell
     pairs: Cell
     golden: Cell
-    labels: Cell
-    proxy: Cell
     golden_policy: Cell
-    opponents: Cell
+    trunks: dict[str, Trunk]
+    """By variant; the study's own has the empty name."""
     quality: dict[str, Cell]
     """How well each preference model judges, by role."""
-    runs: dict[str, list[Cell]]
-    """Training runs by arm."""
+    runs: dict[tuple[str, str, int], Cell]
+    """Training runs by arm, setting and seed."""
     measured: list[Measured]
+
+    @property
+    def sft(self) -> Cell:
+        """The study's own SFT policy."""
+        return self.trunks[""].sft
+
+    @property
+    def labels(self) -> Cell:
+        """The study's own golden data set."""
+        return self.trunks[""].labels
+
+    @property
+    def proxy(self) -> Cell:
+        """The study's own proxy."""
+        return self.trunks[""].proxy
+
+    @property
+    def opponents(self) -> Cell:
+        """The fixed responses that checkpoints are judged against."""
+        return self.trunks[""].opponents
 
     @property
     def targets(self) -> list[Cell]:
@@ -57,147 +93,220 @@ class Graph:
         return [*(m.cell for m in self.measured), self.opponents, *self.quality.values()]
 
 
-def settings_of(arm: Arm) -> Iterator[tuple[str, Arm]]:
-    """The points of an arm's sweep: a name, and the arm at one beta and one learning rate."""
-    for beta in arm.beta:
-        for lr in arm.lr:
-            yield f"beta={beta:g} lr={lr:g}", replace(arm, beta=(beta,), lr=(lr,))
-
-
 def build_graph(study: Study) -> Graph:
     """The cells of a study, each found by the digest of what it is made of.
 
     Raises GoodhartError for models or data that cannot be found.
     """
-    policy = find(study.policy)
-    prompts, people = _data_cells(study, policy)
-    small = {"max_response": study.task.max_response}
-    sft = Cell("sft", {"sft": study.sft, "model": _named(study.policy, policy), **small}, {"prompts": prompts}, "SFT")
-    pool = {"task": study.task, "pool": study.pool}
-    pairs = people or Cell("pairs", pool, {"prompts": prompts, "sft": sft}, "initial pairs")
-    golden = _preference_cell("golden", study, policy, {"prompts": prompts, "pairs": pairs})
-    labels = Cell(
-        "labels",
-        {"labels": study.labels},
-        {"prompts": prompts, "pairs": pairs, "golden": golden, "sft": sft},
-        "golden labels",
-    )
-    proxy = _preference_cell("proxy", study, policy, {"prompts": prompts, "pairs": labels})
-    trunk = {"prompts": prompts, "sft": sft, "labels": labels}
-    baseline_arm = study.golden_policy
-    golden_policy = _run_cell(baseline_arm, 0, study, {**trunk, "judge": golden}, GOLDEN_POLICY)
-    last = baseline_arm.checkpoint_steps()[-1]
-    opponents = Cell(
-        "opponents",
-        {"step": last, "train_evaluation": study.task.train_evaluation, **small},
-        {**trunk, "golden_policy": golden_policy, "golden": golden, "proxy": proxy},
-        "opponents",
-    )
-    quality = {
-        role: Cell(
-            "quality", {}, {"prompts": prompts, "pairs": labelled, "model": model}, f"quality of the {role} model"
+    return _Builder(study).graph()
+
+
+class _Builder:
+    """Makes the cells of one study; a cell that two arms need is one cell."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.tokenizer = find(study.policy)
+        self.small = {"max_response": study.task.max_response}
+        self.prompts, people = data_cells(study, self.tokenizer)
+        own = self._sft(study.policy, study.sft)
+        pool = {"task": study.task, "pool": study.pool}
+        self.pairs = people or Cell("pairs", pool, {"prompts": self.prompts, "sft": own}, "initial pairs")
+        self.golden = self._preference("golden", study.golden, self.pairs)
+        labels, proxy = self._supervision(study.labels, study.proxy, own)
+        inputs = {"prompts": self.prompts, "sft": own, "labels": labels}
+        self.golden_policy = self._run_cell(study.golden_policy, 0, {**inputs, "judge": self.golden}, GOLDEN_POLICY)
+        self.trunks = {"": Trunk(own, labels, proxy, self._opponents(own, labels, proxy), SFT)}
+        for name, variant in study.variants.items():
+            self.trunks[name] = self._trunk(name, variant)
+        self.runs: dict[tuple[str, str, int], Cell] = {}
+
+    def graph(self) -> Graph:
+        """All of it."""
+        measured = self._measure(SFT, self.trunks[""], self.trunks[""].sft, None, 0, [0])
+        for trunk in self.trunks.values():
+            if trunk.anchor != SFT:
+                measured += self._measure(trunk.anchor, trunk, trunk.sft, None, 0, [0])
+        baseline = self.study.golden_policy
+        steps = baseline.checkpoint_steps()
+        measured += self._measure(GOLDEN_POLICY, self.trunks[""], self.golden_policy, baseline, 0, steps)
+        for name, arm in self.study.arms.items():
+            for seed in self.study.seeds:
+                for setting, single in settings_of(arm):
+                    run, steps = self._run(name, setting, single, seed), single.checkpoint_steps()
+                    measured += self._measure(name, self.trunks[arm.variant], run, single, seed, steps)
+        measured += self._best_of()
+        return Graph(
+            self.prompts,
+            self.pairs,
+            self.golden,
+            self.golden_policy,
+            self.trunks,
+            self._qualities(),
+            self.runs,
+            measured,
         )
-        for role, model, labelled in (("golden", golden, pairs), ("proxy", proxy, labels))
-    }
-    graph = Graph(prompts, sft, pairs, golden, labels, proxy, golden_policy, opponents, quality, {}, [])
-    _measure(graph, study, SFT, sft, None, 0, [0])
-    _measure(graph, study, GOLDEN_POLICY, golden_policy, baseline_arm, 0, baseline_arm.checkpoint_steps())
-    for name, arm in study.arms.items():
-        graph.runs[name] = []
-        for seed in study.seeds:
-            for setting, single in settings_of(arm):
-                label = f"{name} {setting} seed {seed}"
-                run = _run_cell(single, seed, study, _inputs(study, single, seed, trunk, proxy, setting), label)
-                graph.runs[name].append(run)
-                _measure(graph, study, name, run, single, seed, single.checkpoint_steps())
-    return graph
 
+    def _sft(self, policy: str, settings: Supervised) -> Cell:
+        spec = {"sft": settings, "model": named(policy, find(policy)), **self.small}
+        return Cell("sft", spec, {"prompts": self.prompts}, "SFT" if policy == self.study.policy else f"SFT {policy}")
 
-def _inputs(study: Study, arm: Arm, seed: int, trunk: dict[str, Cell], proxy: Cell, setting: str) -> dict[str, Cell]:
-    """What a run reads: a policy source its judge, a stream the run that it replays."""
-    online = {**trunk, "judge": proxy}
-    if arm.source == "data":
-        return trunk
-    if arm.source == "policy":
-        return online
-    recorded = replace(study.arms[arm.stream], beta=arm.beta, lr=arm.lr)
-    return {**trunk, "stream": _run_cell(recorded, seed, study, online, f"{arm.stream} {setting} seed {seed}")}
-
-
-def _named(name: str, checkpoint: Checkpoint) -> dict[str, str]:
-    return {"name": name, "digest": checkpoint.digest}
-
-
-def _data_cells(study: Study, policy: Checkpoint) -> tuple[Cell, Cell | None]:
-    """The prompts cell, and the cell of people's pairs where the task is a preference data set."""
-    shared = {"task": study.task, "tokenizer": _named(study.policy, policy)}
-    if study.task.kind == "preferences":
-        data = data_digest(study.task.data)
-        cell = Cell("preferences", {**shared, "data": data}, label="preference data")
-        return cell, cell
-    corpus = Cell("corpus", {}, corpus_parts(), "corpus")
-    return Cell("prompts", shared, {"corpus": corpus}, "prompts"), None
-
-
-def corpus_parts() -> dict[str, Cell]:
-    """The docstrings of some packages each; their versions are what the corpus is a function of."""
-    distributions = packages_distributions()
-    python = ".".join(map(str, sys.version_info[:3]))
-    cells: dict[str, Cell] = {}
-    for number, (side, packages) in enumerate(docstrings.parts()):
-        versions = {name: _version(name.split(":")[-1], distributions, python) for name in packages}
-        label = f"docstrings, {side} part {number + 1}"
-        cells[f"{side} {number + 1}"] = Cell("docstrings", {"packages": versions}, label=label)
-    return cells
-
-
-def _version(module: str, distributions: Mapping[str, list[str]], python: str) -> str:
-    if module in sys.stdlib_module_names:
-        return python
-    try:
-        return version(distributions.get(module, [module])[0])
-    except PackageNotFoundError as error:
-        raise GoodhartError(
-            f"package {module!r} of the docstrings task is not installed", "reinstall goodhart"
-        ) from error
-
-
-def _preference_cell(role: str, study: Study, policy: Checkpoint, inputs: dict[str, Cell]) -> Cell:
-    settings = study.golden if role == "golden" else study.proxy
-    model = find(settings.model)
-    spec: dict[str, Any] = {
-        "preference": settings,
-        "model": _named(settings.model, model),
-        "tokenizer": _named(study.policy, policy),
-        "seed": 0,
-    }
-    return Cell("preference", spec, inputs, f"{role} model")
-
-
-def _run_cell(arm: Arm, seed: int, study: Study, inputs: dict[str, Cell], label: str) -> Cell:
-    spec = {"arm": plain_data(arm), "seed": seed, "max_response": study.task.max_response}
-    return Cell("run", spec, inputs, label)
-
-
-def _measure(graph: Graph, study: Study, name: str, run: Cell, arm: Arm | None, seed: int, steps: list[int]) -> None:
-    for step in steps:
-        spec = {
-            "step": step,
+    def _preference(self, role: str, settings: Preference, pairs: Cell) -> Cell:
+        spec: dict[str, Any] = {
+            "preference": settings,
+            "model": named(settings.model, find(settings.model)),
+            "tokenizer": named(self.study.policy, self.tokenizer),
             "seed": 0,
-            "pairs": 128,
-            "max_response": study.task.max_response,
-            "train_evaluation": study.task.train_evaluation,
         }
+        return Cell("preference", spec, {"prompts": self.prompts, "pairs": pairs}, f"{role} model")
+
+    def _labels(self, labels: Labels, sft: Cell) -> Cell:
+        inputs = {"prompts": self.prompts, "pairs": self.pairs, "golden": self.golden, "sft": sft}
+        return Cell("labels", {"labels": labels}, inputs, f"{labels.number} golden labels")
+
+    def _supervision(self, labels: Labels, proxy: Preference, sft: Cell) -> tuple[Cell, Cell]:
+        """The golden data set, and the proxy that learns from it."""
+        data = self._labels(labels, sft)
+        return data, self._preference("proxy", proxy, data)
+
+    def _opponents(self, sft: Cell, labels: Cell, proxy: Cell) -> Cell:
+        spec = {
+            "step": self.study.golden_policy.checkpoint_steps()[-1],
+            "train_evaluation": self.study.task.train_evaluation,
+            **self.small,
+        }
+        inputs = {"prompts": self.prompts, "sft": sft, "labels": labels, "golden": self.golden, "proxy": proxy}
+        return Cell("opponents", spec, {**inputs, "golden_policy": self.golden_policy}, "opponents")
+
+    def _trunk(self, name: str, variant: Variant) -> Trunk:
+        """Judge, baseline and opponents' responses are the study's; another policy has its own start and reference."""
+        study, own = self.study, self.trunks[""]
+        labels, proxy = self._supervision(variant.labels or study.labels, variant.proxy or study.proxy, own.sft)
+        opponents = self._opponents(own.sft, labels, proxy)
+        sft = self._sft(variant.policy or study.policy, variant.sft or study.sft)
+        if sft.id == own.sft.id:
+            return Trunk(own.sft, labels, proxy, opponents, SFT)
+        return Trunk(sft, self._labels(variant.labels or study.labels, sft), proxy, opponents, f"{SFT} ({name})")
+
+    def _run_cell(self, arm: Arm, seed: int, inputs: dict[str, Cell], label: str, **more: Any) -> Cell:
+        return Cell("run", {"arm": plain_data(arm), "seed": seed, **self.small, **more}, inputs, label)
+
+    def _run(self, name: str, setting: str, arm: Arm, seed: int) -> Cell:
+        """The training run of an arm at one setting and seed, with the runs that it reads."""
+        at = (name, setting, seed)
+        if at not in self.runs:
+            trunk = self.trunks[arm.variant]
+            inputs = {"prompts": self.prompts, "sft": trunk.sft, "labels": trunk.labels}
+            inputs |= self._sources(arm, setting, seed)
+            more: dict[str, Any] = {}
+            if arm.parts:
+                parts = {part: self._at(self.study.arms[part], arm) for part in arm.parts}
+                more["parts"] = {part: plain_data(each) for part, each in parts.items()}
+                for part, each in parts.items():
+                    inputs |= {f"{part}/{key}": cell for key, cell in self._sources(each, setting, seed).items()}
+            self.runs[at] = self._run_cell(arm, seed, inputs, f"{name} {setting} seed {seed}", **more)
+        return self.runs[at]
+
+    @staticmethod
+    def _at(arm: Arm, other: Arm) -> Arm:
+        """The arm at another's beta and learning rate."""
+        return replace(arm, beta=other.beta if arm.beta else (), lr=other.lr)
+
+    def _sources(self, arm: Arm, setting: str, seed: int) -> dict[str, Cell]:
+        """What a source reads: a policy its judge, a stream the run that it replays, samples their two writers."""
+        if arm.source == "policy":
+            return {"judge": self.trunks[arm.variant].proxy}
+        if arm.source == "stream":
+            return {"stream": self._run(arm.stream, setting, self._at(self.study.arms[arm.stream], arm), seed)}
+        return {"written": self._written(arm, seed)} if arm.source == "samples" else {}
+
+    def _written(self, arm: Arm, seed: int) -> Cell:
+        trunk = self.trunks[arm.variant]
+        inputs = {"prompts": self.prompts, "labels": trunk.labels, "golden": self.golden, "sft": trunk.sft}
+        steps: list[int] = []
+        for number, writer in enumerate(arm.writers):
+            author, step = ("", 0) if writer == SFT_WRITER else written_by(writer)
+            if author:
+                setting, single = next(settings_of(self.study.arms[author]))
+                inputs[f"writer {number}"] = self._run(author, setting, single, seed)
+            steps.append(step)
+        spec = {"mode": self._label_settings(arm).mode, "seed": seed, "steps": steps, **self.small}
+        return Cell("written", spec, inputs, f"pairs {' against '.join(arm.writers)} seed {seed}")
+
+    def _label_settings(self, arm: Arm) -> Labels:
+        variant = self.study.variants.get(arm.variant)
+        return (variant and variant.labels) or self.study.labels
+
+    def _qualities(self) -> dict[str, Cell]:
+        roles = {"golden": (self.golden, self.pairs), "proxy": (self.trunks[""].proxy, self.trunks[""].labels)}
+        for name, trunk in self.trunks.items():
+            if trunk.proxy.id != self.trunks[""].proxy.id:
+                roles[f"proxy ({name})"] = (trunk.proxy, trunk.opponents.inputs["labels"])
+        return {
+            role: Cell(
+                "quality", {}, {"prompts": self.prompts, "pairs": pairs, "model": model}, f"quality of the {role} model"
+            )
+            for role, (model, pairs) in roles.items()
+        }
+
+    def _measure(
+        self, name: str, trunk: Trunk, run: Cell, arm: Arm | None, seed: int, steps: list[int]
+    ) -> list[Measured]:
         inputs = {
             "policy": run,
-            "sft": graph.sft,
-            "prompts": graph.prompts,
-            "labels": graph.labels,
-            "golden": graph.golden,
-            "proxy": graph.proxy,
-            "opponents": graph.opponents,
+            "sft": trunk.sft,
+            "prompts": self.prompts,
+            "labels": trunk.labels,
+            "golden": self.golden,
+            "proxy": trunk.proxy,
+            "opponents": trunk.opponents,
         }
-        setting = "" if arm is None else next(iter(settings_of(arm)))[0]
-        cell = Cell("evaluation", spec, inputs, f"measure {run.label} step {step}")
-        beta, lr = (None, None) if arm is None else (arm.beta[0], arm.lr[0])
-        graph.measured.append(Measured(cell, name, setting, beta, lr, seed, step))
+        setting = "" if arm is None else next(settings_of(arm))[0]
+        beta = arm.beta[0] if arm is not None and arm.beta else None
+        found: list[Measured] = []
+        for step in steps:
+            spec = {
+                "step": step,
+                "seed": 0,
+                "pairs": PAIRS,
+                "train_evaluation": self.study.task.train_evaluation,
+                **self.small,
+            }
+            cell = Cell("evaluation", spec, inputs, f"measure {run.label} step {step}")
+            lr = None if arm is None else arm.lr[0]
+            found.append(Measured(cell, name, setting, beta, lr, seed, step, run=None if arm is None else run))
+        return found
+
+    def _best_of(self) -> list[Measured]:
+        """The rows of best-of-n, one arm for each judge; its step is n."""
+        best, own = self.study.best_of, self.trunks[""]
+        if not best.samples:
+            return []
+        inputs = {"sft": own.sft, "prompts": self.prompts, "labels": own.labels, "golden": self.golden}
+        inputs |= {"proxy": own.proxy, "opponents": own.opponents}
+        found: list[Measured] = []
+        for seed in self.study.seeds:
+            spec = {"best_of": best, "seed": seed, "train_evaluation": self.study.task.train_evaluation, **self.small}
+            cell = Cell("best of n", spec, inputs, f"best of n seed {seed}")
+            found += [
+                Measured(cell, best_of_arm(judge), "n", None, None, seed, n, rows=f"{judge}-{n}.parquet", pairs="")
+                for judge in best.judges
+                for n in best.n
+            ]
+        return found
+
+
+def best_of_arm(judge: str) -> str:
+    """The name of best-of-n by a judge among the arms of a table."""
+    return f"best of n by {judge}"
+
+
+def all_arms(study: Study) -> list[str]:
+    """The study's arms, then the baselines that stand on every frontier."""
+    return [*study.arms, *(best_of_arm(judge) for judge in study.best_of.judges if study.best_of.samples)]
+
+
+def anchors(study: Study, graph: Graph) -> dict[str, str]:
+    """The name of the SFT policy that each arm starts from."""
+    own = {name: graph.trunks[arm.variant].anchor for name, arm in study.arms.items()}
+    return {name: own.get(name, SFT) for name in all_arms(study)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float
 from scipy.stats import binomtest
 
 from goodhart.alignment.batch import Pairs
@@ -19,6 +21,7 @@ from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import device, load_model, load_tokenizer, locate
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.preference import PreferenceModel
+from goodhart.randomness import stream
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.study.model_card import write_model_card
 from goodhart.study.spec import Labels
@@ -79,6 +82,11 @@ def sft(work: Workplace) -> dict[str, Any]:
         "layout": policy.layout,
         "parameters": sum(p.numel() for p in policy.model.parameters()),
     }
+
+
+def judge(folder: Path) -> ModelJudge:
+    """The preference model of a cell."""
+    return ModelJudge(PreferenceModel.load(folder / "model").to(device()))
 
 
 def save_policy(model: Any, tokenizer: Any, folder: Path, work: Workplace, title: str) -> None:
@@ -165,7 +173,7 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
     """
     settings = work.setting(Labels, "labels")
     index = work.inputs["prompts"] / "prompts.parquet"
-    judge = ModelJudge(PreferenceModel.load(work.inputs["golden"] / "model").to(device()))
+    golden = judge(work.inputs["golden"])
     policy, _ = load_policy(work.inputs["sft"] / "final", 1)
     parts: list[tuple[Pairs, list[str], str]] = []
     agreement: dict[str, float] = {}
@@ -181,14 +189,16 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
             continue
         before = pairs.take(chosen)
         work.watch.start()
-        after = JudgeLabels(judge, settings.mode, 0).label(before, 0)
+        after = JudgeLabels(golden, settings.mode, 0).label(before, 0)
         work.watch.lap("label")
+        if split != "test":
+            after = flipped(after, settings.flip, split)
         assert after.label is not None
         assert before.label is not None
         agreement[split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(before.label - 0.5)).mean() / 2)
-        scored = _with_reference(policy, after)
+        after = replace(after, reference=scored(policy, after))
         work.watch.lap("reference")
-        parts.append((scored, [ids[i] for i in chosen], split))
+        parts.append((after, [ids[i] for i in chosen], split))
     _write_parts(work.folder / "pairs.parquet", parts)
     rows = pq.read_table(work.folder / "pairs.parquet", columns=["split", "label"]).to_pylist()
     return {
@@ -199,6 +209,13 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
     }
 
 
+def flipped(pairs: Pairs, probability: float, split: str) -> Pairs:
+    """The pairs with every label exchanged with that probability, by a coin for each prompt (label noise)."""
+    assert pairs.label is not None
+    coins = np.array([stream(0, "label noise", split, p.id).random() for p in pairs.prompts])
+    return pairs.labelled(np.where(coins < probability, 1 - pairs.label, pairs.label))
+
+
 def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:
     whole = Pairs.joined([pairs for pairs, _, _ in parts])
     ids = [i for _, part, _ in parts for i in part]
@@ -206,13 +223,11 @@ def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:
     write_pairs(path, whole, ids, splits, ["golden"] * len(whole))
 
 
-def _with_reference(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> Pairs:
-    """Reference log-probabilities of fixed data, once for all, in batches that no run's course can change."""
-    import torch
-
+def scored(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> Float[np.ndarray, "pair 2"]:
+    """Log-probabilities of fixed data in nats, once for all, in batches that no run's course can change."""
     scores: list[np.ndarray] = []
     with torch.no_grad():
         for start in range(0, len(pairs), batch):
             part = pairs[start : start + batch]
             scores.append(policy.log_probs(part.prompt_tokens, part.responses).double().cpu().numpy())
-    return Pairs(pairs.prompts, pairs.first, pairs.second, pairs.label, np.concatenate(scores))
+    return np.concatenate(scores)

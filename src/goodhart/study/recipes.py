@@ -8,12 +8,14 @@ from typing import Any
 from goodhart.models.checkpoint import device
 from goodhart.models.meter import matrix_rate
 from goodhart.store import Store
+from goodhart.study.best_of_recipe import best_of
 from goodhart.study.cell import Cell
 from goodhart.study.data_recipes import corpus, docstring_part, docstring_prompts, preference_prompts
+from goodhart.study.measure_recipes import evaluation, opponents
 from goodhart.study.model_recipes import golden_labels, judge_quality, preference_model, sft
 from goodhart.study.pool_recipe import initial_pairs
 from goodhart.study.record import machine, versions
-from goodhart.study.run_recipes import alignment_run, evaluation, opponents
+from goodhart.study.run_recipes import alignment_run, written_pairs
 from goodhart.study.workplace import Recipe, Workplace
 
 RECIPES: dict[str, Recipe] = {
@@ -27,7 +29,9 @@ RECIPES: dict[str, Recipe] = {
     "quality": judge_quality,
     "labels": golden_labels,
     "run": alignment_run,
+    "written": written_pairs,
     "opponents": opponents,
+    "best of n": best_of,
     "evaluation": evaluation,
 }
 

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from goodhart.config import plain_data
 from goodhart.evaluation import schema
 from goodhart.store import Store, write_atomically
+from goodhart.study.budgets import spent
 from goodhart.study.cell import Cell, closure
-from goodhart.study.graph import Graph, Measured
+from goodhart.study.graph import Graph, Measured, anchors
 from goodhart.study.record import git_state, machine, versions
 from goodhart.study.spec import Study
 
@@ -29,8 +30,11 @@ def write_results(store: Store, study: Study, graph: Graph, cost: dict[str, Any]
     """`rows.parquet`, `pairs.parquet`, `prompts.parquet` and `record.json` in the study's folder; returns it."""
     folder = study_folder(store, study)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, columns in (("rows", schema.ROWS), ("pairs", schema.PAIR_ROWS)):
-        _write(folder / f"{name}.parquet", _named(store, graph.measured, f"{name}.parquet", columns))
+    rows = [(item, item.rows) for item in graph.measured]
+    pairs = [(item, item.pairs) for item in graph.measured if item.pairs]
+    _write(folder / "rows.parquet", _named(store, rows, schema.ROWS))
+    _write(folder / "pairs.parquet", _named(store, pairs, schema.PAIR_ROWS))
+    _write(folder / "budgets.parquet", spent(store, study, graph))
     _write(folder / "prompts.parquet", pq.read_table(store.open(graph.opponents.id) / "prompts.parquet"))
     record = _record(store, study, graph, cost)
     write_atomically(folder / "record.json", json.dumps(record, indent=1))
@@ -43,10 +47,10 @@ def _write(path: Path, table: pa.Table) -> None:
     temporary.replace(path)
 
 
-def _named(store: Store, measured: Sequence[Measured], name: str, columns: pa.Schema) -> pa.Table:
+def _named(store: Store, tables: Sequence[tuple[Measured, str]], columns: pa.Schema) -> pa.Table:
     """The cells' tables with the study's names for their checkpoints, one below the other."""
     parts: list[pa.Table] = []
-    for item in measured:
+    for item, name in tables:
         part = pq.read_table(store.open(item.cell.id) / name)
         names = {key: getattr(item, key) for key in schema.CHECKPOINT}
         arrays = {
@@ -66,6 +70,7 @@ def _record(store: Store, study: Study, graph: Graph, cost: dict[str, Any]) -> d
     records = {cell.id: store.record(cell.id) for cell in cells}
     return {
         "study": plain_data(study),
+        "anchors": anchors(study, graph),
         "versions": versions(),
         "machine": machine(),
         "git": git_state(),
@@ -79,6 +84,9 @@ def _record(store: Store, study: Study, graph: Graph, cost: dict[str, Any]) -> d
         "golden": {**records[graph.golden.id]["result"], **records[graph.quality["golden"].id]["result"]},
         "labels": records[graph.labels.id]["result"],
         "proxy": {**records[graph.proxy.id]["result"], **records[graph.quality["proxy"].id]["result"]},
+        "variants": {
+            role: records[cell.id]["result"] for role, cell in graph.quality.items() if role not in ("golden", "proxy")
+        },
         "cells": [_line(cell, records[cell.id]) for cell in cells],
     }
 

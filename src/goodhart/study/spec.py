@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from goodhart.config import build, load_yaml, override
 from goodhart.errors import GoodhartError
-from goodhart.training.settings import Optimisation, Preference, Supervised
+from goodhart.study.arm import Arm
+from goodhart.study.arms import validate_arms
+from goodhart.training.settings import Preference, Supervised
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
 
@@ -69,69 +71,37 @@ class Labels:
     """How many pairs the golden model labels; the effect depends on it."""
     mode: Literal["hard", "soft", "bernoulli"] = "hard"
     """hard: sign over both orders; soft: the probability; bernoulli: a keyed coin with that probability."""
+    flip: float = 0.0
+    """Noise: the probability that a label is exchanged. Pairs that measure keep their labels."""
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One method: an algorithm, a source, a labeller."""
+class Variant:
+    """What some arms have instead of the study's own; judge, baseline, prompts and initial pairs stay the same.
 
-    source: Literal["policy", "data", "stream"] = "policy"
-    """Who writes the responses: the policy itself (online), the golden data set (offline), or the recorded stream of
-    another arm's run at the same setting and seed."""
-    labeller: Literal["proxy", "golden", "data"] = "proxy"
-    """Who labels them. `golden` is for the golden policy alone: a judge trains no arm."""
-    refresh: int = 1
-    """For `policy`: the policy that samples is renewed every so many steps; 1 is online, 0 never renews it."""
-    stream: str = ""
-    """For `stream`: the arm whose pairs are replayed."""
-    window: int = 1
-    """For `stream`: so many batches are shuffled together; 1 replays them in order, 0 shuffles the whole stream."""
-    mode: Literal["hard", "soft", "bernoulli"] = "hard"
-    """How a preference model's answer becomes a label."""
-    loss: Literal["ipo", "dpo"] = "ipo"
-    """The function of beta times the margin of log-ratios."""
-    reduction: Literal["sum", "mean"] = "sum"
-    """Of log-probabilities over a response's tokens; values of beta do not compare across the two."""
-    steps: int = 60
-    """Optimiser steps."""
-    batch: int = 32
-    """Pairs per step."""
-    checkpoints: int = 4
-    """Evenly spaced checkpoints, the last one at the end."""
-    beta: tuple[float, ...] = (0.1, 0.03)
-    """Regularisation strengths to sweep; the target margin of IPO is 1/(2 beta) nats."""
-    lr: tuple[float, ...] = (1e-4,)
-    """Peak learning rates to sweep."""
-    optimisation: Optimisation = Optimisation()
-    """The optimiser; its learning rate is taken from `lr`."""
+    In a study file a variant's section names only what differs from the study's own section.
+    """
 
-    def validate(self, name: str, judge_may_train: bool = False) -> None:
-        """Raises GoodhartError for a combination that has no meaning or breaks the separation of roles."""
-        if (self.source in ("data", "stream")) != (self.labeller == "data"):
-            raise GoodhartError(
-                f"arm {name!r} has source {self.source!r} with labeller {self.labeller!r}",
-                "data and streams carry their own labels (labeller: data); a policy source needs a proxy",
-            )
-        if (self.source == "stream") != bool(self.stream) or (self.window != 1 and self.source != "stream"):
-            raise GoodhartError(
-                f"arm {name!r} has source {self.source!r}, stream {self.stream!r} and window {self.window}",
-                "a stream source names the arm that it replays; the others have neither stream nor window",
-            )
-        if self.window < 0 or self.refresh < 0 or (self.refresh != 1 and self.source != "policy"):
-            raise GoodhartError(
-                f"arm {name!r} has source {self.source!r}, window {self.window} and refresh {self.refresh}",
-                "neither is negative, and only a policy source is refreshed",
-            )
-        if self.labeller == "golden" and not judge_may_train:
-            raise GoodhartError(f"arm {name!r} is labelled by the golden model, which is its judge", "use the proxy")
-        if not 1 <= self.checkpoints <= self.steps:
-            raise GoodhartError(f"arm {name!r} asks for {self.checkpoints} checkpoints in {self.steps} steps", "lower")
-        if not self.beta or not self.lr or min((*self.beta, *self.lr)) <= 0:
-            raise GoodhartError(f"arm {name!r} has an empty or non-positive beta or lr", "give positive numbers")
+    policy: str = ""
+    """Another language model of the same tokenizer: the axis of policy scale."""
+    sft: Supervised | None = None
+    """Another supervised fine-tuning."""
+    labels: Labels | None = None
+    """Another number, mode or noise of golden labels."""
+    proxy: Preference | None = None
+    """Another proxy: its kind, or the axis of proxy scale."""
 
-    def checkpoint_steps(self) -> list[int]:
-        """The steps after which the policy is kept."""
-        return sorted({round(self.steps * (i + 1) / self.checkpoints) for i in range(self.checkpoints)})
+
+@dataclass(frozen=True)
+class BestOf:
+    """Best-of-n of the SFT policy, the baseline without training; `samples: 0` leaves it out."""
+
+    samples: int = 0
+    """Samples for each prompt and seed, from which every n is estimated without bias."""
+    n: tuple[int, ...] = (2, 4, 8, 16)
+    """How many samples the best is taken of."""
+    judges: tuple[Literal["proxy", "golden"], ...] = ("proxy", "golden")
+    """Who takes it; golden shows what a perfect proxy would give."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +130,10 @@ class Study:
     """The baseline of every win rate: online against the golden model."""
     arms: dict[str, Arm] = field(default_factory=lambda: {"online": Arm(), "offline": Arm("data", "data")})
     """The methods that are compared; the first is compared with each of the others."""
+    variants: dict[str, Variant] = field(default_factory=dict[str, Variant])
+    """Other policies, proxies or labels, by the name that arms use."""
+    best_of: BestOf = BestOf()
+    """The baseline without training."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of the arms."""
     resamples: int = 1000
@@ -171,10 +145,11 @@ class Study:
             raise GoodhartError(f"study name {self.name!r} is not a plain word", "use letters, digits, '-' and '_'")
         if not self.arms or not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise GoodhartError("the study has no arms or no distinct seeds", "give at least one of each")
-        for name, arm in self.arms.items():
-            arm.validate(name)
-            if arm.source == "stream":
-                self._validate_stream(name, arm)
+        validate_arms(self.arms, set(self.variants))
+        self._validate_best_of()
+        for name, labels in (("labels", self.labels), *((n, v.labels) for n, v in self.variants.items())):
+            if labels and not 0 <= labels.flip < 0.5:
+                raise GoodhartError(f"{name}: flip is {labels.flip}", "give a probability below one half")
         self.golden_policy.validate("golden policy", judge_may_train=True)
         if len(self.golden_policy.beta) * len(self.golden_policy.lr) != 1:
             raise GoodhartError(
@@ -188,29 +163,12 @@ class Study:
             raise GoodhartError("task.data is empty", "name a Hub id, a file or a folder")
         return self
 
-    def _validate_stream(self, name: str, arm: Arm) -> None:
-        recorded = self.arms.get(arm.stream)
-        if recorded is None or recorded.source != "policy":
-            known = ", ".join(other for other, each in self.arms.items() if each.source == "policy") or "none"
+    def _validate_best_of(self) -> None:
+        best = self.best_of
+        if best.samples and (not best.n or not best.judges or not 1 <= min(best.n) <= max(best.n) <= best.samples):
             raise GoodhartError(
-                f"arm {name!r} replays {arm.stream!r}, which is no arm that samples from its policy",
-                f"name one of: {known}",
-            )
-        if arm.window and (arm.batch != recorded.batch or arm.steps > recorded.steps):
-            raise GoodhartError(
-                f"arm {name!r} asks for {arm.steps} batches of {arm.batch}, but {arm.stream!r} leaves {recorded.steps} "
-                f"of {recorded.batch}",
-                "give it the same batch and no more steps, or window: 0",
-            )
-        if arm.reduction != recorded.reduction:
-            raise GoodhartError(
-                f"arm {name!r} reduces by {arm.reduction}, {arm.stream!r} by {recorded.reduction}",
-                "a stream keeps its reference log-probabilities; give both the same reduction",
-            )
-        if not set(arm.beta) <= set(recorded.beta) or not set(arm.lr) <= set(recorded.lr):
-            raise GoodhartError(
-                f"arm {name!r} has a beta or lr that {arm.stream!r} has not",
-                "a stream is replayed at the setting that it was recorded at",
+                f"best_of takes the best of {list(best.n)} by {list(best.judges)} from {best.samples} samples",
+                "give judges, and every n between 1 and the number of samples",
             )
 
 
@@ -228,7 +186,21 @@ def read_study(name: str, overrides: list[str]) -> Study:
     data: dict[str, Any] = {"name": path.stem, **load_yaml(path)}
     for assignment in overrides:
         data = override(data, assignment)
-    return build(Study, data).validate()
+    return build(Study, _inheriting(data)).validate()
+
+
+def _inheriting(data: dict[str, Any]) -> dict[str, Any]:
+    """The variants' sections filled up from the study's own."""
+    variants = data.get("variants")
+    if not isinstance(variants, dict):
+        return data
+    full: dict[str, Any] = {}
+    for name, variant in variants.items():
+        full[name] = variant
+        if isinstance(variant, dict):
+            own = {k: {**(data.get(k) or {}), **v} for k, v in variant.items() if isinstance(v, dict)}
+            full[name] = {**variant, **own}
+    return {**data, "variants": full}
 
 
 def builtin_studies() -> list[str]:

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import Labeller
-from goodhart.alignment.losses import MARGINS, pair_loss
+from goodhart.alignment.losses import loss_of
 from goodhart.alignment.sources import Generator, Source
 from goodhart.models.meter import Spent, Stopwatch
 from goodhart.models.packing import Tokens, cuts
@@ -66,6 +66,11 @@ class Step:
     gradient_norm: float
     tokens: float
     """Response length."""
+    drift: float
+    """log policy(y|x) less log of the probability under the policy that wrote y, mean over responses, nats: 0 where
+    the policy itself wrote them now."""
+    drift_spread: float
+    """Standard deviation of the same over responses, nats."""
     stages: dict[str, Spent]
     """What each stage took: generate, label, reference, train."""
     pairs: Pairs
@@ -85,11 +90,11 @@ def train(
     descent: Descent,
     *,
     loss: str,
-    beta: float,
+    beta: float | None,
     steps: int,
     start: int = 0,
 ) -> Iterator[Step]:
-    """Steps `start`..`steps`-1: draw pairs, label them, descend on mean f(beta (rho_w - rho_l)).
+    """Steps `start`..`steps`-1: draw pairs, label them, descend on the mean of `losses.loss_of`.
 
     Everything random is a function of the step, so starting from a saved `Descent` goes on bit for bit.
     """
@@ -102,10 +107,11 @@ def train(
         with torch.no_grad():
             known = pairs.reference if pairs.reference is not None else _scores(reference, pairs)
         watch.lap("reference")
-        value, delta = _backward(policy, pairs, known, descent, loss, beta)
+        value, logp = _backward(policy, pairs, known, descent, loss, beta)
         norm = descent.step(step, value)
         watch.lap("train")
-        yield _record(step + 1, value, delta, norm, replace(pairs, reference=known), watch)
+        writer = logp if pairs.writer is None else np.where(np.isnan(pairs.writer), logp, pairs.writer)
+        yield _record(step + 1, value, logp, norm, replace(pairs, reference=known, writer=writer), watch)
 
 
 def _scores(reference: Scorer, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
@@ -113,26 +119,30 @@ def _scores(reference: Scorer, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
 
 
 def _backward(
-    policy: Policy, pairs: Pairs, known: Float[np.ndarray, "pair 2"], descent: Descent, loss: str, beta: float
-) -> tuple[float, Float[np.ndarray, " pair"]]:
-    """Gradients of the batch mean, gathered cut by cut; returns the loss and rho_first - rho_second."""
-    total, deltas = 0.0, list[np.ndarray]()
+    policy: Policy, pairs: Pairs, known: Float[np.ndarray, "pair 2"], descent: Descent, loss: str, beta: float | None
+) -> tuple[float, Float[np.ndarray, "pair 2"]]:
+    """Gradients of the batch mean, gathered cut by cut; returns the loss and log policy(response | prompt)."""
+    total, found = 0.0, list[np.ndarray]()
     for cut in cuts(len(pairs), descent.settings.micro_batch):
         part = pairs[cut]
         logp = policy.log_probs(part.prompt_tokens, part.responses)
         rho = logp - torch.as_tensor(known[cut], dtype=logp.dtype, device=logp.device)
         label = torch.as_tensor(part.label, dtype=logp.dtype, device=logp.device)
-        value = pair_loss(MARGINS[loss], rho[:, 0], rho[:, 1], label, beta=beta).sum() / len(pairs)
+        value = loss_of(loss, rho[:, 0], rho[:, 1], label, beta=beta).sum() / len(pairs)
         value.backward()
         total += float(value.detach())
-        deltas.append((rho[:, 0] - rho[:, 1]).detach().double().cpu().numpy())
-    return total, np.concatenate(deltas)
+        found.append(logp.detach().double().cpu().numpy())
+    return total, np.concatenate(found)
 
 
 def _record(
-    step: int, loss: float, delta: Float[np.ndarray, " pair"], norm: float, pairs: Pairs, watch: Stopwatch
+    step: int, loss: float, logp: Float[np.ndarray, "pair 2"], norm: float, pairs: Pairs, watch: Stopwatch
 ) -> Step:
+    assert pairs.reference is not None
+    assert pairs.writer is not None
     label = pairs.label if pairs.label is not None else np.full(len(pairs), 0.5)
+    rho, drift = logp - pairs.reference, logp - pairs.writer
+    delta = rho[:, 0] - rho[:, 1]
     side = np.sign(label - 0.5)
     decided = side != 0
     agreement = np.where(decided, (np.sign(delta) * side + 1) / 2, 0.5)
@@ -144,6 +154,8 @@ def _record(
         accuracy=float(agreement.mean()),
         gradient_norm=norm,
         tokens=float(np.mean(lengths)),
+        drift=float(drift.mean()),
+        drift_spread=float(drift.std()),
         stages=watch.stages,
         pairs=pairs,
     )

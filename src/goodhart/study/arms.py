@@ -1,0 +1,96 @@
+"""What a study's arms need of one another: streams, writers, mixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from goodhart.errors import GoodhartError
+from goodhart.study.arm import SFT_WRITER, Arm, written_by
+
+
+def validate_arms(arms: Mapping[str, Arm], variants: Collection[str]) -> None:
+    """Raises GoodhartError for an arm that has no meaning alone or beside the others."""
+    for name, arm in arms.items():
+        arm.validate(name)
+        if arm.variant and arm.variant not in variants:
+            known = ", ".join(variants) or "none"
+            raise GoodhartError(f"arm {name!r} has variant {arm.variant!r}, which the study has not", f"known: {known}")
+        if arm.source == "stream":
+            _validate_stream(name, arm, arms)
+        for writer in arm.writers:
+            _validate_writer(name, arm, writer, arms)
+        if arm.source == "mixture":
+            _validate_parts(name, arm, arms)
+
+
+def _validate_stream(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
+    recorded = arms.get(arm.stream)
+    if recorded is None or recorded.source != "policy":
+        known = ", ".join(other for other, each in arms.items() if each.source == "policy") or "none"
+        raise GoodhartError(
+            f"arm {name!r} replays {arm.stream!r}, which is no arm that samples from its policy",
+            f"name one of: {known}",
+        )
+    if arm.window and (arm.batch != recorded.batch or arm.steps > recorded.steps):
+        raise GoodhartError(
+            f"arm {name!r} asks for {arm.steps} batches of {arm.batch}, but {arm.stream!r} leaves {recorded.steps} "
+            f"of {recorded.batch}",
+            "give it the same batch and no more steps, or window: 0",
+        )
+    if (arm.reduction, arm.variant) != (recorded.reduction, recorded.variant):
+        raise GoodhartError(
+            f"arm {name!r} has reduction {arm.reduction} and variant {arm.variant!r}, {arm.stream!r} has "
+            f"{recorded.reduction} and {recorded.variant!r}",
+            "a stream keeps its reference log-probabilities; give both the same",
+        )
+    if not set(arm.beta) <= set(recorded.beta) or not set(arm.lr) <= set(recorded.lr):
+        raise GoodhartError(
+            f"arm {name!r} has a beta or lr that {arm.stream!r} has not",
+            "a stream is replayed at the setting that it was recorded at",
+        )
+
+
+def _validate_writer(name: str, arm: Arm, writer: str, arms: Mapping[str, Arm]) -> None:
+    if writer == SFT_WRITER:
+        return
+    try:
+        author, step = written_by(writer)
+    except ValueError as error:
+        raise GoodhartError(f"arm {name!r} has writer {writer!r}", "write sft or ARM@STEP, as online@30") from error
+    if author not in arms or arms[author].source == "samples":
+        raise GoodhartError(f"arm {name!r} has writer {writer!r}", "name an arm of this study that has no writers")
+    if step not in arms[author].checkpoint_steps():
+        steps = ", ".join(map(str, arms[author].checkpoint_steps()))
+        raise GoodhartError(f"arm {name!r} has writer {writer!r}", f"checkpoints of {author!r} are at steps {steps}")
+    if arms[author].variant != arm.variant:
+        raise GoodhartError(f"arm {name!r} and its writer {author!r} have different variants", "give them the same")
+
+
+def _validate_parts(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
+    for other in arm.parts:
+        part = arms.get(other)
+        if part is None or part.source == "mixture" or part.refresh != 1:
+            raise GoodhartError(
+                f"arm {name!r} mixes {other!r}",
+                "name arms of this study that are no mixtures and whose policy samples without delay",
+            )
+        if (part.reduction, part.variant) != (arm.reduction, arm.variant):
+            raise GoodhartError(f"arms {name!r} and {other!r} differ in reduction or variant", "give them the same")
+        if part.source == "stream" and not (set(arm.beta) <= set(part.beta) and set(arm.lr) <= set(part.lr)):
+            raise GoodhartError(
+                f"arm {name!r} has a beta or lr that {other!r} has not",
+                "a stream is replayed at the setting that it was recorded at",
+            )
+    sizes = shares_of(arm)
+    if min(sizes.values()) < 1:
+        raise GoodhartError(f"a part of arm {name!r} has no pair in a batch of {arm.batch}", "raise batch or its share")
+
+
+def shares_of(arm: Arm) -> dict[str, int]:
+    """Pairs of every batch by part: the shares rounded down, and the rest to the largest remainders."""
+    exact = {part: share * arm.batch for part, share in arm.parts.items()}
+    sizes = {part: int(size + 1e-9) for part, size in exact.items()}
+    order = sorted(exact, key=lambda part: sizes[part] - exact[part])
+    for part in order[: arm.batch - sum(sizes.values())]:
+        sizes[part] += 1
+    return sizes

@@ -1,0 +1,59 @@
+"""What every trained checkpoint took: operations, pairs, labels, and how far it was from what it learnt from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from goodhart.evaluation import schema
+from goodhart.store import Store
+from goodhart.study.cell import Cell
+from goodhart.study.graph import Graph, Measured
+from goodhart.study.spec import Study
+
+
+def spent(store: Store, study: Study, graph: Graph) -> pa.Table:
+    """The table of `schema.BUDGETS` for the study's arms."""
+    rows = [_row(store, study, item) for item in graph.measured if item.run is not None and item.arm in study.arms]
+    return pa.Table.from_pylist(rows, schema=schema.BUDGETS)
+
+
+def _row(store: Store, study: Study, item: Measured) -> dict[str, Any]:
+    assert item.run is not None
+    arm = study.arms[item.arm]
+    steps = _steps(store, item.run)[: item.step]
+    weights = np.ones(len(steps)) / len(steps)
+    drift, spread = (np.array([step[name] for step in steps]) for name in ("drift", "drift_spread"))
+    mean = float(weights @ drift)
+    variant = study.variants.get(arm.variant)
+    return {
+        **{name: getattr(item, name) for name in schema.CHECKPOINT},
+        "operations": _operations(steps) + sum(_before(store, cell) for cell in item.run.inputs.values()),
+        "pairs": arm.batch * len(steps),
+        "labels": ((variant and variant.labels) or study.labels).number,
+        "drift": mean,
+        "drift_spread": float(np.sqrt(weights @ (spread**2 + (drift - mean) ** 2))),
+    }
+
+
+def _steps(store: Store, run: Cell) -> list[dict[str, Any]]:
+    text = (store.folder(run.id) / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _operations(steps: list[dict[str, Any]]) -> float:
+    return sum(float(spent["operations"]) for step in steps for spent in step["stages"].values())
+
+
+def _before(store: Store, cell: Cell) -> float:
+    """Operations of the runs that had to be finished first: a stream's, or those of the writers and their pairs."""
+    if cell.kind == "run":
+        own = _operations(_steps(store, cell))
+    elif cell.kind == "written":
+        own = sum(float(spent["operations"]) for spent in store.record(cell.id)["stages"].values())
+    else:
+        return 0.0
+    return own + sum(_before(store, needed) for needed in cell.inputs.values())
