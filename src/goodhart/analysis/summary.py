@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import pyarrow as pa
 
@@ -52,7 +51,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MeasureSummary:
-    """One measure on one split: the frontier of every arm, and the comparison of every two arms in the order given."""
+    """One measure on one split: the frontier of every arm, and the comparison of the first arm with every other."""
 
     measure: str
     split: str
@@ -99,10 +98,10 @@ def measure_summary(
 ) -> MeasureSummary:
     """One measure on one split; arms that the table does not have give empty frontiers and no comparison."""
     comparisons: list[Comparison] = []
-    for first, second in combinations(arms, 2):
-        found = clouds(matrix, [first, second], measure)
+    for other in arms[1:]:
+        found = clouds(matrix, [arms[0], other], measure)
         if found and len(found.prompts) > 1:
-            comparisons.append(compare(found, first, second, measure, resamples, seed))
+            comparisons.append(compare(found, arms[0], other, measure, resamples, seed))
     frontiers = tuple(_frontier(matrix, arm, measure, resamples, seed) for arm in arms)
     sft = checkpoint_points(matrix, "sft", measure)
     return MeasureSummary(measure, matrix.split, sft, frontiers, tuple(comparisons))
@@ -132,6 +131,7 @@ def summarise(
     arms: Sequence[str] = ("online", "offline"),
     resamples: int = 1000,
     seed: int = 0,
+    anchors: Mapping[str, str] | None = None,
 ) -> Summary:
     """Summarise a study's ROWS and PAIR_ROWS.
 
@@ -140,7 +140,7 @@ def summarise(
     Raises:
         GoodhartError: a table lacks a column, or a checkpoint has rows without a finite KL.
     """
-    matrices = [read(rows, split) for split in SPLITS]
+    matrices = [read(rows, split, anchors=anchors) for split in SPLITS]
     measures = {
         (matrix.split, name): measure_summary(matrix, name, arms, resamples, seed)
         for matrix in matrices

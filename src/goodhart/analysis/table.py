@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ MEASURES = ("golden_vs_policy", "golden_vs_sft", "proxy_vs_policy", "proxy_vs_sf
 """The columns of ROWS that an arm can be judged by."""
 
 SFT = "sft"
-"""The arm whose rows are the start of every frontier."""
+"""The arm whose rows are the start of every frontier, but for arms with an SFT policy of their own."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Matrix:
     checkpoints: tuple[Checkpoint, ...]
     prompts: tuple[str, ...]
     columns: Mapping[str, Float[np.ndarray, "checkpoint prompt"]]
+    anchors: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The SFT policy that each arm starts from; `sft` where none is named."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,13 @@ def prompt_codes(table: pa.Table) -> Int[np.ndarray, " row"]:
     return _sorted_codes(table, "prompt")[0]
 
 
-def read(rows: pa.Table, split: str, columns: Sequence[str] = ("kl", *MEASURES)) -> Matrix:
-    """The matrices of one split's rows.
+def read(
+    rows: pa.Table,
+    split: str,
+    columns: Sequence[str] = ("kl", *MEASURES),
+    anchors: Mapping[str, str] | None = None,
+) -> Matrix:
+    """The matrices of one split's rows; `anchors` name the SFT policies of arms that do not start from `sft`.
 
     Raises:
         GoodhartError: a column is missing, or a checkpoint has rows without a finite KL.
@@ -149,14 +156,14 @@ def read(rows: pa.Table, split: str, columns: Sequence[str] = ("kl", *MEASURES))
         _column(rows, name)
     table = of_split(rows, split)
     if table.num_rows == 0:
-        return Matrix(split, (), (), {name: np.zeros((0, 0)) for name in columns})
+        return Matrix(split, (), (), {name: np.zeros((0, 0)) for name in columns}, anchors or {})
     code, checkpoints = checkpoint_codes(table)
     prompt, prompts = _sorted_codes(table, "prompt")
     cell, shape = code * len(prompts) + prompt, (len(checkpoints), len(prompts))
     found = {name: _cell_means(floats(table, name), cell, shape) for name in columns}
     if "kl" in found:
         _reject_unmeasured(floats(table, "kl"), code, checkpoints)
-    return Matrix(split, checkpoints, tuple(prompts), found)
+    return Matrix(split, checkpoints, tuple(prompts), found, anchors or {})
 
 
 def _cell_means(
@@ -180,23 +187,31 @@ def _reject_unmeasured(
         )
 
 
-def clouds(matrix: Matrix, arms: Sequence[str], measure: str) -> Clouds | None:
+def shared_settings(matrix: Matrix, arms: Sequence[str]) -> frozenset[str]:
+    """The settings that all of the arms have."""
+    own = [{at.setting for at in matrix.checkpoints if at.arm == arm and at.step > 0} for arm in arms]
+    return frozenset(set.intersection(*own)) if own else frozenset()
+
+
+def clouds(matrix: Matrix, arms: Sequence[str], measure: str, settings: frozenset[str] = frozenset()) -> Clouds | None:
     """The arms' clouds over the seeds and prompts that all of them have; None if nothing is measured in common.
 
-    A point is kept if every common seed has it; a prompt if every kept checkpoint has it.
+    A point is kept if every common seed has it and, where `settings` are named, if it has one of them; a prompt if
+    every kept checkpoint has it.
     """
     seeds = _common_seeds(matrix, arms)
     kept = {arm: _points(matrix, arm, seeds) for arm in arms}
+    if settings:
+        kept = {arm: {p: at for p, at in points.items() if p.setting in settings} for arm, points in kept.items()}
     if not seeds or not all(kept.values()):
         return None
-    start = np.array([i for i, at in enumerate(matrix.checkpoints) if at.arm == SFT], dtype=np.int64)
     used = np.concatenate([np.array(list(points.values()), dtype=np.int64).reshape(-1) for points in kept.values()])
     kl, value = matrix.columns["kl"], matrix.columns[measure]
     measured = np.flatnonzero(np.isfinite(value[used]).all(axis=0) & np.isfinite(kl[used]).all(axis=0))
     if not len(measured):
         return None
-    anchor = _anchor(kl, value, start, measured)
-    found = {arm: _cloud(arm, kept[arm], kl, value, anchor, measured) for arm in arms}
+    start = {arm: _start(matrix, arm) for arm in arms}
+    found = {arm: _cloud(arm, kept[arm], kl, value, _anchor(kl, value, start[arm], measured), measured) for arm in arms}
     evaluated = sum(at.arm in arms for at in matrix.checkpoints)
     prompts = tuple(matrix.prompts[i] for i in measured)
     candidates = int(np.isfinite(value).any(axis=0).sum())
@@ -219,6 +234,11 @@ def _points(matrix: Matrix, arm: str, seeds: Sequence[int]) -> dict[Point, list[
     return {
         point: [runs[seed] for seed in seeds] for point, runs in found.items() if all(seed in runs for seed in seeds)
     }
+
+
+def _start(matrix: Matrix, arm: str) -> Int[np.ndarray, " sft"]:
+    name = matrix.anchors.get(arm, SFT)
+    return np.array([i for i, at in enumerate(matrix.checkpoints) if at.arm == name], dtype=np.int64)
 
 
 def _anchor(

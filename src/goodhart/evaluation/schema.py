@@ -83,5 +83,19 @@ BUDGETS = pa.schema(
 )
 """One row per trained checkpoint: what it took. Operations are since SFT, golden labels and proxy, which arms share."""
 
+STREAM_ROWS = pa.schema(
+    [
+        ("arm", pa.string()),  # whose stream it is
+        ("setting", pa.string()),
+        ("seed", pa.int64()),
+        ("step", pa.int64()),  # the checkpoint that the pair was learnt from just before
+        ("pair", pa.string()),
+        ("prompt", pa.string()),
+        ("classifier", pa.string()),  # "proxy", or the arm whose last checkpoint of the same setting and seed it is
+        ("correct", pa.float64()),  # agreement with the golden model's sign: 1, 0, or 0.5 for a tie of either
+    ]
+)
+"""One row per (recorded pair, classifier): who knows which of the policy's own samples is better."""
+
 CHECKPOINT = ("arm", "setting", "beta", "lr", "seed", "step")
 """The columns that name a checkpoint."""

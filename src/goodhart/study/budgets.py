@@ -11,7 +11,7 @@ import pyarrow as pa
 from goodhart.evaluation import schema
 from goodhart.store import Store
 from goodhart.study.cell import Cell
-from goodhart.study.graph import Graph, Measured
+from goodhart.study.plan import Graph, Measured
 from goodhart.study.spec import Study
 
 

@@ -2,95 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from goodhart.analysis.hypotheses import PROXY
 from goodhart.config import plain_data
 from goodhart.models.checkpoint import find
 from goodhart.study.arm import SFT_WRITER, Arm, settings_of, written_by
 from goodhart.study.cell import Cell
 from goodhart.study.data_cells import data_cells, named
-from goodhart.study.spec import Labels, Study, Variant
+from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk
+from goodhart.study.spec import Labels, Study, Variant, best_of_arm
 from goodhart.training.settings import Preference, Supervised
 
 PAIRS = 128
 """Pairs of each split that every checkpoint classifies."""
-SFT, GOLDEN_POLICY = "sft", "golden policy"
-"""Names of the two baselines among the arms of a table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A table of rows in a cell and the name of what it measures."""
-
-    cell: Cell
-    arm: str
-    setting: str
-    beta: float | None
-    lr: float | None
-    seed: int
-    step: int
-    rows: str = "rows.parquet"
-    """The cell's file of rows."""
-    pairs: str = "pairs.parquet"
-    """Its file of classified pairs; empty where there is no policy to classify with."""
-    run: Cell | None = None
-    """The training run whose checkpoint it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trunk:
-    """What the arms of a variant share."""
-
-    sft: Cell
-    labels: Cell
-    """The golden data set with log-probabilities of this SFT policy."""
-    proxy: Cell
-    opponents: Cell
-    anchor: str
-    """The name of this SFT policy among the arms of a table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """All cells of a study."""
-
-    prompts: Cell
-    pairs: Cell
-    golden: Cell
-    golden_policy: Cell
-    trunks: dict[str, Trunk]
-    """By variant; the study's own has the empty name."""
-    quality: dict[str, Cell]
-    """How well each preference model judges, by role."""
-    runs: dict[tuple[str, str, int], Cell]
-    """Training runs by arm, setting and seed."""
-    measured: list[Measured]
-
-    @property
-    def sft(self) -> Cell:
-        """The study's own SFT policy."""
-        return self.trunks[""].sft
-
-    @property
-    def labels(self) -> Cell:
-        """The study's own golden data set."""
-        return self.trunks[""].labels
-
-    @property
-    def proxy(self) -> Cell:
-        """The study's own proxy."""
-        return self.trunks[""].proxy
-
-    @property
-    def opponents(self) -> Cell:
-        """The fixed responses that checkpoints are judged against."""
-        return self.trunks[""].opponents
-
-    @property
-    def targets(self) -> list[Cell]:
-        """What must be there in the end."""
-        return [*(m.cell for m in self.measured), self.opponents, *self.quality.values()]
+STREAM_PAIRS = 64
+"""Pairs before each checkpoint of a stream that are classified (arXiv 2405.08448, figure 6)."""
 
 
 def build_graph(study: Study) -> Graph:
@@ -145,6 +73,7 @@ class _Builder:
             self._qualities(),
             self.runs,
             measured,
+            self._streams(),
         )
 
     def _sft(self, policy: str, settings: Supervised) -> Cell:
@@ -277,6 +206,34 @@ class _Builder:
             found.append(Measured(cell, name, setting, beta, lr, seed, step, run=None if arm is None else run))
         return found
 
+    def _streams(self) -> list[Streamed]:
+        """The streams that a hypothesis asks about, each classified by all the arms that any contrast names."""
+        contrasts = [c for h in self.study.hypotheses.values() for c in h.contrasts if c.stream]
+        classifiers: dict[str, dict[str, None]] = {}
+        for contrast in contrasts:
+            named = [name for name in (contrast.first, contrast.second) if name != PROXY]
+            classifiers.setdefault(contrast.stream, {}).update(dict.fromkeys(named))
+        found: list[Streamed] = []
+        for name, others in classifiers.items():
+            arm = self.study.arms[name]
+            for setting, single in settings_of(arm):
+                for seed in self.study.seeds:
+                    found.append(Streamed(self._stream(name, single, setting, seed, list(others)), name, setting, seed))
+        return found
+
+    def _stream(self, name: str, arm: Arm, setting: str, seed: int, others: list[str]) -> Cell:
+        trunk = self.trunks[arm.variant]
+        inputs = {"prompts": self.prompts, "golden": self.golden, "sft": trunk.sft}
+        inputs["stream"] = self._run(name, setting, arm, seed)
+        last: dict[str, int] = {}
+        for other in others:
+            single = dict(settings_of(self.study.arms[other])).get(setting)
+            if single is not None:
+                inputs[f"classifier {other}"] = self._run(other, setting, single, seed)
+                last[other] = single.checkpoint_steps()[-1]
+        spec = {"pairs": STREAM_PAIRS, "steps": arm.checkpoint_steps(), "last": last, **self.small}
+        return Cell("stream", spec, inputs, f"classify the stream of {name} {setting} seed {seed}")
+
     def _best_of(self) -> list[Measured]:
         """The rows of best-of-n, one arm for each judge; its step is n."""
         best, own = self.study.best_of, self.trunks[""]
@@ -296,17 +253,7 @@ class _Builder:
         return found
 
 
-def best_of_arm(judge: str) -> str:
-    """The name of best-of-n by a judge among the arms of a table."""
-    return f"best of n by {judge}"
-
-
-def all_arms(study: Study) -> list[str]:
-    """The study's arms, then the baselines that stand on every frontier."""
-    return [*study.arms, *(best_of_arm(judge) for judge in study.best_of.judges if study.best_of.samples)]
-
-
 def anchors(study: Study, graph: Graph) -> dict[str, str]:
     """The name of the SFT policy that each arm starts from."""
     own = {name: graph.trunks[arm.variant].anchor for name, arm in study.arms.items()}
-    return {name: own.get(name, SFT) for name in all_arms(study)}
+    return {name: own.get(name, SFT) for name in study.all_arms}

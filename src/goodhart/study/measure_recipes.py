@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.pair_table import read_pairs
+from goodhart.analysis.hypotheses import PROXY
 from goodhart.evaluation.checkpoint import Hidden, Judges, Opponents, classify, measure
-from goodhart.study.model_recipes import judge, load_policy
+from goodhart.study.model_recipes import judge, load_policy, scored
+from goodhart.study.run_state import STREAM
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import PromptRow, find_prompts, read_prompts
 from goodhart.tasks.similarity import similarity
@@ -113,6 +116,47 @@ def evaluation(work: Workplace) -> dict[str, Any]:
     work.watch.lap("evaluate")
     mean = {k: sum(map(float, columns[k])) / len(panel.rows) for k in ("kl", "golden_vs_policy", "golden_vs_sft")}  # type: ignore[arg-type]
     return {"means": mean, "layout": policy.layout}
+
+
+def classified_stream(work: Workplace) -> dict[str, Any]:
+    """`rows.parquet`: who knows which of a policy's own samples is better, along its stream.
+
+    The last pairs before every checkpoint get golden labels. The proxy's answer is the stream's label; an arm's is the
+    sign of the difference of its last checkpoint's log-ratios (arXiv 2405.08448, section 5.3, figure 6).
+    """
+    index, size = work.inputs["prompts"] / "prompts.parquet", int(work.settings["pairs"])
+    recorded, ids, _ = read_pairs(work.inputs["stream"] / "stream.parquet", STREAM, index)
+    steps = work.settings["steps"]
+    batch = len(recorded) // max(steps)
+    ends = {step: range(max(0, step * batch - size), step * batch) for step in steps}
+    work.watch.start()
+    pairs = recorded.take([i for part in ends.values() for i in part])
+    golden = JudgeLabels(judge(work.inputs["golden"]), "hard", 0).label(pairs, 0).label
+    work.watch.lap("label")
+    assert golden is not None
+    assert pairs.label is not None
+    assert pairs.reference is not None
+    found = {PROXY: pairs.label - 0.5}
+    for name, step in work.settings["last"].items():
+        policy, _ = load_policy(work.inputs[f"classifier {name}"] / f"step-{step}", work.settings["max_response"])
+        rho = scored(policy, pairs) - pairs.reference
+        found[name] = rho[:, 0] - rho[:, 1]
+    work.watch.lap("evaluate")
+    at = [(step, ids[i]) for step, part in ends.items() for i in part]
+    parts = [
+        pa.table(
+            {
+                "step": [step for step, _ in at],
+                "pair": [pair for _, pair in at],
+                "prompt": [p.id for p in pairs.prompts],
+                "classifier": [name] * len(pairs),
+                "correct": (np.sign(margin) * np.sign(golden - 0.5) + 1) / 2,
+            }
+        )
+        for name, margin in found.items()
+    ]
+    pq.write_table(pa.concat_tables(parts), work.folder / "rows.parquet")
+    return {"pairs": len(pairs)}
 
 
 def hidden_measure(references: list[str | None]) -> Hidden | None:

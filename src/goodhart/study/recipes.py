@@ -11,7 +11,7 @@ from goodhart.store import Store
 from goodhart.study.best_of_recipe import best_of
 from goodhart.study.cell import Cell
 from goodhart.study.data_recipes import corpus, docstring_part, docstring_prompts, preference_prompts
-from goodhart.study.measure_recipes import evaluation, opponents
+from goodhart.study.measure_recipes import classified_stream, evaluation, opponents
 from goodhart.study.model_recipes import golden_labels, judge_quality, preference_model, sft
 from goodhart.study.pool_recipe import initial_pairs
 from goodhart.study.record import machine, versions
@@ -32,6 +32,7 @@ RECIPES: dict[str, Recipe] = {
     "written": written_pairs,
     "opponents": opponents,
     "best of n": best_of,
+    "stream": classified_stream,
     "evaluation": evaluation,
 }
 

@@ -16,7 +16,8 @@ from goodhart.evaluation import schema
 from goodhart.store import Store, write_atomically
 from goodhart.study.budgets import spent
 from goodhart.study.cell import Cell, closure
-from goodhart.study.graph import Graph, Measured, anchors
+from goodhart.study.graph import anchors
+from goodhart.study.plan import Graph, Measured
 from goodhart.study.record import git_state, machine, versions
 from goodhart.study.spec import Study
 
@@ -34,6 +35,7 @@ def write_results(store: Store, study: Study, graph: Graph, cost: dict[str, Any]
     pairs = [(item, item.pairs) for item in graph.measured if item.pairs]
     _write(folder / "rows.parquet", _named(store, rows, schema.ROWS))
     _write(folder / "pairs.parquet", _named(store, pairs, schema.PAIR_ROWS))
+    _write(folder / "streams.parquet", _streams(store, graph))
     _write(folder / "budgets.parquet", spent(store, study, graph))
     _write(folder / "prompts.parquet", pq.read_table(store.open(graph.opponents.id) / "prompts.parquet"))
     record = _record(store, study, graph, cost)
@@ -63,6 +65,16 @@ def _named(store: Store, tables: Sequence[tuple[Measured, str]], columns: pa.Sch
         }
         parts.append(pa.table(arrays, schema=columns))
     return pa.concat_tables(parts)
+
+
+def _streams(store: Store, graph: Graph) -> pa.Table:
+    """The classified streams one below the other."""
+    rows = [
+        {"arm": item.arm, "setting": item.setting, "seed": item.seed, **row}
+        for item in graph.streams
+        for row in pq.read_table(store.open(item.cell.id) / "rows.parquet").to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.STREAM_ROWS)
 
 
 def _record(store: Store, study: Study, graph: Graph, cost: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from goodhart.analysis.hypotheses import Axis, Hypothesis
 from goodhart.config import build, load_yaml, override
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
@@ -134,6 +135,10 @@ class Study:
     """Other policies, proxies or labels, by the name that arms use."""
     best_of: BestOf = BestOf()
     """The baseline without training."""
+    hypotheses: dict[str, Hypothesis] = field(default_factory=dict[str, Hypothesis])
+    """What the study tests, with its decision rules."""
+    axes: dict[str, Axis] = field(default_factory=dict[str, Axis])
+    """Things that are changed by degrees, to be drawn."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of the arms."""
     resamples: int = 1000
@@ -147,6 +152,10 @@ class Study:
             raise GoodhartError("the study has no arms or no distinct seeds", "give at least one of each")
         validate_arms(self.arms, set(self.variants))
         self._validate_best_of()
+        for name, hypothesis in self.hypotheses.items():
+            hypothesis.validate(name, tuple(self.all_arms))
+        for name, axis in self.axes.items():
+            axis.validate(name, tuple(self.all_arms))
         for name, labels in (("labels", self.labels), *((n, v.labels) for n, v in self.variants.items())):
             if labels and not 0 <= labels.flip < 0.5:
                 raise GoodhartError(f"{name}: flip is {labels.flip}", "give a probability below one half")
@@ -163,6 +172,11 @@ class Study:
             raise GoodhartError("task.data is empty", "name a Hub id, a file or a folder")
         return self
 
+    @property
+    def all_arms(self) -> list[str]:
+        """The arms, then the baselines that stand on every frontier."""
+        return [*self.arms, *(best_of_arm(judge) for judge in self.best_of.judges if self.best_of.samples)]
+
     def _validate_best_of(self) -> None:
         best = self.best_of
         if best.samples and (not best.n or not best.judges or not 1 <= min(best.n) <= max(best.n) <= best.samples):
@@ -170,6 +184,11 @@ class Study:
                 f"best_of takes the best of {list(best.n)} by {list(best.judges)} from {best.samples} samples",
                 "give judges, and every n between 1 and the number of samples",
             )
+
+
+def best_of_arm(judge: str) -> str:
+    """The name of best-of-n by a judge among the arms of a table."""
+    return f"best of n by {judge}"
 
 
 def read_study(name: str, overrides: list[str]) -> Study:

@@ -1,0 +1,129 @@
+"""Hypotheses as data: what is compared, what is predicted, and the rule that decides, fixed before the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from goodhart.errors import GoodhartError
+
+Statistic = Literal[
+    "gap at equal KL",
+    "gap at equal setting",
+    "gap at equal compute",
+    "gap at equal pairs",
+    "peak",
+    "best possible",
+    "accuracy",
+    "winner shift",
+    "loser shift",
+    "stream accuracy",
+    "correlation",
+]
+"""gap at equal KL, compute, pairs: the arms' cross-fitted envelopes, averaged over the budgets that both reached.
+gap at equal setting: at each beta and learning rate of both arms, along their trajectories, at equal KL.
+peak: the cross-fitted best checkpoint. best possible: the 90% quantile over checkpoints, first over second, less 1
+(arXiv 2405.08448, figure 11). accuracy: of the last checkpoints as classifiers of golden pairs. winner, loser shift:
+log policy - log SFT of golden winners or losers at the last checkpoints, nats. stream accuracy: agreement with the
+golden model on the pairs of a recorded stream, of the `proxy` or of an arm's last checkpoint at the same setting and
+seed. correlation: Spearman's, of accuracy and golden win rate over the checkpoints of all arms that are named."""
+
+PROXY = "proxy"
+"""The classifier of a stream that is no arm."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One number with its prediction: a statistic of the first arm less that of the second."""
+
+    statistic: Statistic
+    first: str
+    second: str = ""
+    baseline: tuple[str, ...] = ()
+    """Two more arms, whose difference is taken off: does the gap change from there to here?"""
+    stream: str = ""
+    """For `stream accuracy`: the arm whose recorded pairs are classified."""
+    measure: Literal["golden_vs_policy", "golden_vs_sft", "proxy_vs_policy", "proxy_vs_sft", "hidden"] = (
+        "golden_vs_policy"
+    )
+    split: Literal["held_out", "train"] = "held_out"
+    predicted: Literal["greater", "less", "near"] = "greater"
+    """Than `than`; near: within `than` of 0."""
+    than: float = 0.0
+    decides: bool = True
+    """Whether the hypothesis' verdict rests on it; all others are shown beside it."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that it needs."""
+        named = (self.first, self.second, *self.baseline, self.stream)
+        return tuple(dict.fromkeys(name for name in named if name and name != PROXY))
+
+    def validate(self, where: str, known: tuple[str, ...]) -> None:
+        """Raises GoodhartError for an arm that is not there, or a prediction without meaning."""
+        streams = self.statistic == "stream accuracy"
+        if streams != bool(self.stream) or (PROXY in (self.first, self.second) and not streams):
+            raise GoodhartError(
+                f"{where} is {self.statistic!r} of {self.first!r} and {self.second!r} with stream {self.stream!r}",
+                "stream accuracy names the arm whose stream is classified, and it alone has the proxy as a classifier",
+            )
+        for arm in self.arms:
+            if arm not in known:
+                raise GoodhartError(f"{where} names arm {arm!r}, which the study has not", f"known: {', '.join(known)}")
+        if len(self.baseline) not in (0, 2) or (not self.second and self.statistic != "correlation"):
+            raise GoodhartError(
+                f"{where} compares {self.first!r} with {self.second!r} and baseline {list(self.baseline)}",
+                "name a second arm, and no or two arms as the baseline",
+            )
+        if self.baseline and self.statistic not in ("gap at equal KL", "peak", "best possible"):
+            raise GoodhartError(f"{where} has a baseline, which {self.statistic!r} cannot take off", "leave it out")
+        if self.predicted == "near" and self.than <= 0:
+            raise GoodhartError(f"{where} predicts a value near 0 within {self.than}", "give a positive `than`")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A statement with the contrasts that decide on it.
+
+    Supported if every deciding contrast is supported, contradicted if one of them is, undecided else.
+    """
+
+    statement: str
+    contrasts: tuple[Contrast, ...]
+    paper: str = ""
+    """Which of the published findings stands beside it; see `goodhart.paper`."""
+
+    def validate(self, name: str, known: tuple[str, ...]) -> None:
+        """Raises GoodhartError for a hypothesis that nothing decides, or a contrast that has no meaning."""
+        if not any(contrast.decides for contrast in self.contrasts):
+            raise GoodhartError(f"no contrast decides hypothesis {name!r}", "give at least one")
+        for i, contrast in enumerate(self.contrasts):
+            contrast.validate(f"hypotheses.{name}.contrasts[{i}]", known)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Arms in the order of one thing that is changed, to be drawn against it."""
+
+    label: str
+    """What is changed, with its unit."""
+    lines: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    """By line: the arms and their places on the axis."""
+    log: bool = True
+    """Whether the axis is logarithmic."""
+    beside: tuple[str, ...] = ()
+    """Arms that have no place on it, drawn as levels."""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that it needs."""
+        return (*dict.fromkeys(arm for line in self.lines.values() for arm in line), *self.beside)
+
+    def validate(self, name: str, known: tuple[str, ...]) -> None:
+        """Raises GoodhartError for an arm that is not there, or a place that a logarithmic axis has not."""
+        for arm in self.arms:
+            if arm not in known:
+                raise GoodhartError(f"axis {name!r} names arm {arm!r}, which the study has not", "name one of its arms")
+        places = [x for line in self.lines.values() for x in line.values()]
+        if not places or (self.log and min(places) <= 0):
+            raise GoodhartError(f"axis {name!r} has places {places}", "give at least one, positive on a log axis")

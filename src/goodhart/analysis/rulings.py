@@ -1,0 +1,112 @@
+"""From estimates to verdicts: p-values, Holm's correction, and the rule of each hypothesis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import special
+
+from goodhart.analysis.contrasts import Estimate, Tables, estimate
+from goodhart.analysis.hypotheses import Contrast, Hypothesis
+from goodhart.analysis.interval import LEVEL, Interval
+
+Verdict = Literal["supported", "contradicted", "undecided"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One contrast with its estimate and verdict."""
+
+    contrast: Contrast
+    found: Estimate
+    p: float | None
+    """Two-sided, of the prediction or its opposite, whichever the estimate is nearer to."""
+    adjusted: float | None
+    """By Holm's method over all deciding contrasts of the study; None where the contrast does not decide."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A hypothesis with its contrasts and verdict."""
+
+    name: str
+    hypothesis: Hypothesis
+    decisions: tuple[Decision, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Supported if every deciding contrast is, contradicted if one is, else undecided."""
+        deciding = [decision.verdict for decision in self.decisions if decision.contrast.decides]
+        if "contradicted" in deciding:
+            return "contradicted"
+        return "undecided" if "undecided" in deciding else "supported"
+
+
+def sides(found: Interval, contrast: Contrast) -> tuple[float, float]:
+    """One-sided p-values against the opposite of the prediction, and against the prediction itself.
+
+    greater, less: t tests against `than`. near: two one-sided tests of |value| < `than` (Schuirmann 1987), and the
+    smaller p of the two tests of |value| > `than`.
+    """
+
+    def above(bound: float) -> float:
+        """P-value against value <= bound."""
+        if found.se == 0:
+            return float(found.estimate <= bound)
+        return float(special.stdtr(found.freedom, -(found.estimate - bound) / found.se))
+
+    if contrast.predicted == "near":
+        upper, lower = above(contrast.than), above(-contrast.than)
+        return max(lower, 1 - upper), min(upper, 1 - lower)
+    over = above(contrast.than)
+    return (over, 1 - over) if contrast.predicted == "greater" else (1 - over, over)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values (Holm 1979): max over smaller ones of (number left) times p, at most 1."""
+    order = np.argsort(np.asarray(p), kind="stable")
+    adjusted, highest = [0.0] * len(p), 0.0
+    for place, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p) - place) * p[i]))
+        adjusted[int(i)] = highest
+    return adjusted
+
+
+def rule(tables: Tables, hypotheses: Mapping[str, Hypothesis]) -> tuple[Ruling, ...]:
+    """The verdicts on all hypotheses; an adjusted p of at most 5% decides a contrast, by the side of the estimate."""
+    estimates = {name: [estimate(tables, c) for c in h.contrasts] for name, h in hypotheses.items()}
+    tested: dict[tuple[str, int], tuple[float, bool]] = {}
+    for name, hypothesis in hypotheses.items():
+        for i, (contrast, found) in enumerate(zip(hypothesis.contrasts, estimates[name], strict=True)):
+            if found.interval is not None:
+                supports, contradicts = sides(found.interval, contrast)
+                tested[name, i] = min(1.0, 2 * min(supports, contradicts)), supports <= contradicts
+    deciding = [at for at in tested if hypotheses[at[0]].contrasts[at[1]].decides]
+    adjusted = dict(zip(deciding, holm([tested[at][0] for at in deciding]), strict=True))
+    return tuple(
+        Ruling(
+            name,
+            hypothesis,
+            tuple(
+                _decision(contrast, found, tested.get((name, i)), adjusted.get((name, i)))
+                for i, (contrast, found) in enumerate(zip(hypothesis.contrasts, estimates[name], strict=True))
+            ),
+        )
+        for name, hypothesis in hypotheses.items()
+    )
+
+
+def _decision(
+    contrast: Contrast, found: Estimate, tested: tuple[float, bool] | None, adjusted: float | None
+) -> Decision:
+    if tested is None:
+        return Decision(contrast, found, None, None, "undecided")
+    p, supported = tested
+    decided = (p if adjusted is None else adjusted) <= 1 - LEVEL
+    return Decision(
+        contrast, found, p, adjusted, ("supported" if supported else "contradicted") if decided else "undecided"
+    )
