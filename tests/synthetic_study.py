@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Made:
     train_prompts: int = 8
     pairs: int = 16
     hidden: bool = True
+    hypotheses: Mapping[str, Any] = field(default_factory=dict)
+    axes: Mapping[str, Any] = field(default_factory=dict)
     spice: str = ""
     """Added to every text of the data set."""
 
@@ -146,6 +148,14 @@ def pair_rows(made: Made, point: Point) -> list[dict[str, Any]]:
     return found
 
 
+def budget_row(made: Made, point: Point) -> dict[str, Any]:
+    """What one checkpoint took: the first arm samples, so its steps are dearer."""
+    names = {name: getattr(point, name) for name in schema.CHECKPOINT}
+    first = point.arm == made.arms[0]
+    cost = {"operations": (3e10 if first else 1e10) * point.step, "pairs": 32 * point.step, "labels": 1024}
+    return {**names, **cost, "drift": 0.0 if first else -3.0 * point.share, "drift_spread": 0.0 if first else 2.0}
+
+
 def judged(accuracy: float, pairs: int = 512) -> dict[str, Any]:
     """How a preference model's quality is recorded."""
     half = 1.96 * (accuracy * (1 - accuracy) / pairs) ** 0.5
@@ -181,6 +191,8 @@ def settings(made: Made, name: str) -> dict[str, Any]:
         "labels": {"number": 1024, "mode": "hard"},
         "golden_policy": {**arm, "labeller": "golden", "beta": [0.1]},
         "arms": {a: {**arm, "steps": made.steps[-1], "lr": [2e-4], "optimisation": optimisation} for a in made.arms},
+        "hypotheses": dict(made.hypotheses),
+        "axes": dict(made.axes),
         "seeds": list(made.seeds),
         "resamples": 50,
     }
@@ -261,6 +273,8 @@ def record(made: Made, name: str) -> dict[str, Any]:
     golden["probes"] = {n: judged(a, 400) for n, a in zip(names, (0.78, 0.72, 0.97, 0.96, 1.0), strict=True)}
     return {
         "study": settings(made, name),
+        "anchors": dict.fromkeys(made.arms, "sft"),
+        "variants": {},
         "versions": {"python": "3.11.7", "goodhart": "0.1.0", "torch": "2.13.0+cpu", "numpy": "2.4.6"},
         "machine": {"processor": "Example CPU @ 2.50GHz", "cores": 2, "memory GiB": 23.5, "system": "Linux x86_64"},
         "git": "0123456789ab",
@@ -300,6 +314,8 @@ def make_study(folder: Path, made: Made | None = None) -> Path:
         "rows": ([row for point in checkpoints for row in evaluation_rows(made, point, prompts)], schema.ROWS),
         "pairs": ([row for point in checkpoints for row in pair_rows(made, point)], schema.PAIR_ROWS),
         "prompts": (prompts, schema.PROMPTS),
+        "budgets": ([budget_row(made, point) for point in checkpoints if point.arm in made.arms], schema.BUDGETS),
+        "streams": ([], schema.STREAM_ROWS),
     }
     for name, (rows, columns) in tables.items():
         pq.write_table(pa.Table.from_pylist(rows, schema=columns), folder / f"{name}.parquet")

@@ -84,7 +84,7 @@ def compare(name: str, first: str, second: str, root: Path) -> None:
     from goodhart.report.verdict import MEASURES, gap_line
 
     contents = read_contents(study_path(name, root))
-    matrix = read(contents.rows, "held_out")
+    matrix = read(contents.rows, "held_out", anchors=contents.anchors)
     known = dict.fromkeys(checkpoint.arm for checkpoint in matrix.checkpoints)
     for arm in (first, second):
         if arm not in known:
@@ -100,7 +100,8 @@ def show_list() -> None:
     from goodhart.config import choices, load_yaml
     from goodhart.models.checkpoint import BASE_MODELS
     from goodhart.models.presets import PRESETS
-    from goodhart.study.spec import PRESET_FOLDER, Arm, Preference, Task, builtin_studies
+    from goodhart.study.arm import Arm
+    from goodhart.study.spec import PRESET_FOLDER, Preference, Task, builtin_studies
     from goodhart.tasks.preference_layouts import LAYOUTS
 
     table = Table("setting", "value", "meaning", show_lines=False)

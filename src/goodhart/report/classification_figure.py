@@ -17,7 +17,7 @@ _SPLITS = {"train": "pairs that offline arms train on", "held_out": "pairs that 
 
 def accuracy_picture(findings: Findings, resolution: int) -> Picture:
     """Accuracy on golden pairs against golden win rate, a mark for each checkpoint."""
-    arms = findings.contents.arms
+    arms = findings.shown
     frontiers = [findings.frontier(MAIN, arm) for arm in arms]
     rates = {at.checkpoint: at.value.estimate for f in frontiers if f for at in f.checkpoints}
     splits = [split for split in _SPLITS if any(c.split == split for c in findings.summary.classification)]
@@ -53,7 +53,7 @@ def _correlation(findings: Findings, split: str) -> str:
 
 def shift_picture(findings: Findings, resolution: int) -> Picture:
     """How far the log-probabilities of golden winners and losers move from SFT's along training."""
-    arms = findings.contents.arms
+    arms = findings.shown
     split = next((s for s in _SPLITS if any(c.split == s for c in findings.summary.classification)), "train")
     columns = min(4, len(arms))
     rows = -(-len(arms) // columns)

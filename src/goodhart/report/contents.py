@@ -1,4 +1,4 @@
-"""What a study's folder holds: the three tables and the record."""
+"""What a study's folder holds: its tables and the record."""
 
 from __future__ import annotations
 
@@ -10,12 +10,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from goodhart.analysis.hypotheses import Axis, Hypothesis
+from goodhart.config import build
 from goodhart.errors import GoodhartError
 from goodhart.evaluation import schema
 
 _AGAIN = "run the study again: it goes on from its finished cells"
-_TABLES = {"rows": schema.ROWS, "pairs": schema.PAIR_ROWS, "prompts": schema.PROMPTS}
-_SECTIONS = ("study", "versions", "machine", "git", "cost", "data", "sft", "golden", "labels", "proxy", "cells")
+_TABLES = {
+    "rows": schema.ROWS,
+    "pairs": schema.PAIR_ROWS,
+    "prompts": schema.PROMPTS,
+    "budgets": schema.BUDGETS,
+    "streams": schema.STREAM_ROWS,
+}
+_MAY_BE_EMPTY = ("streams",)
+_SECTIONS = (
+    *("study", "anchors", "variants", "versions", "machine", "git", "cost", "data"),
+    *("sft", "golden", "labels", "proxy", "cells"),
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,8 @@ class Contents:
     rows: pa.Table
     pairs: pa.Table
     prompts: pa.Table
+    budgets: pa.Table
+    streams: pa.Table
     record: dict[str, Any]
 
     @property
@@ -34,8 +48,23 @@ class Contents:
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """The arms in the order of the study file; the first is compared with the others."""
-        return tuple(self.record["study"]["arms"])
+        """The arms in the order of the study file, then best-of-n; the first is compared with the others."""
+        return tuple(self.anchors)
+
+    @property
+    def anchors(self) -> dict[str, str]:
+        """The name of the SFT policy that each arm starts from."""
+        return dict(self.record["anchors"])
+
+    @property
+    def hypotheses(self) -> dict[str, Hypothesis]:
+        """What the study tests."""
+        return build(dict[str, Hypothesis], self.record["study"]["hypotheses"])
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """What it changes by degrees."""
+        return build(dict[str, Axis], self.record["study"]["axes"])
 
     @property
     def has_hidden(self) -> bool:
@@ -65,7 +94,7 @@ def _table(path: Path, columns: pa.Schema) -> pa.Table:
     missing = [name for name in columns.names if name not in table.column_names]
     if missing:
         raise GoodhartError(f"{path} lacks the columns {', '.join(missing)}", _AGAIN)
-    if not len(table):
+    if not len(table) and path.stem not in _MAY_BE_EMPTY:
         raise GoodhartError(f"{path} has no rows", _AGAIN)
     return table.select(columns.names)
 

@@ -6,16 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from goodhart.analysis.axes import AxisFound, along
+from goodhart.analysis.contrasts import Tables, read_budgets
 from goodhart.analysis.diagnostics import Diagnostics
 from goodhart.analysis.frontier import CheckpointPoint, FrontierPoint, checkpoint_points
 from goodhart.analysis.interval import Interval
-from goodhart.analysis.summary import ArmFrontier, Comparison, MeasureSummary, Summary, summarise
+from goodhart.analysis.rulings import Ruling, rule
+from goodhart.analysis.summary import SPLITS, ArmFrontier, Comparison, MeasureSummary, Summary, summarise
 from goodhart.analysis.table import MEASURES, SFT, Point, read
 from goodhart.report.contents import Contents, read_contents
 
 GOLDEN_POLICY = "golden policy"
 BASELINES = (GOLDEN_POLICY, SFT)
 """The arms of the tables that no study file names."""
+FEW = 6
+"""So many arms can be told apart in one figure."""
 MAIN = "golden_vs_policy"
 """The measure of the headline: golden win rate against the golden policy."""
 
@@ -28,6 +33,20 @@ class Findings:
     summary: Summary
     golden_policy: Mapping[str, CheckpointPoint | None]
     """The last checkpoint of the golden policy on held-out prompts, by measure."""
+    tables: Tables
+    rulings: tuple[Ruling, ...]
+    """The verdicts on the study's hypotheses."""
+    axes: tuple[AxisFound, ...]
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The arms that the figures of all arms draw: of many, those of the first hypothesis."""
+        arms = self.contents.arms
+        if len(arms) <= FEW:
+            return arms
+        first = self.rulings[0].hypothesis.contrasts if self.rulings else ()
+        named = tuple(dict.fromkeys(arm for contrast in first for arm in contrast.arms))
+        return (named or arms)[:FEW]
 
     def held_out(self, measure: str) -> MeasureSummary | None:
         """One measure on held-out prompts; None where there is none."""
@@ -84,8 +103,11 @@ def analyse(folder: Path) -> Findings:
     """
     contents = read_contents(folder)
     resamples = int(contents.record["study"]["resamples"])
-    summary = summarise(contents.rows, contents.pairs, arms=contents.arms, resamples=resamples, seed=0)
-    matrix = read(contents.rows, "held_out")
-    baseline = {measure: checkpoint_points(matrix, GOLDEN_POLICY, measure) for measure in MEASURES}
+    summary = summarise(contents.rows, contents.pairs, contents.arms, resamples, 0, contents.anchors)
+    matrices = {split: read(contents.rows, split, anchors=contents.anchors) for split in SPLITS}
+    baseline = {measure: checkpoint_points(matrices["held_out"], GOLDEN_POLICY, measure) for measure in MEASURES}
     last = {name: max(found, key=lambda p: p.checkpoint.step, default=None) for name, found in baseline.items()}
-    return Findings(contents, summary, last)
+    tables = Tables(matrices, contents.pairs, read_budgets(contents.budgets), contents.streams, resamples)
+    axes = (along(tables, name, axis) for name, axis in contents.axes.items())
+    rulings = rule(tables, contents.hypotheses)
+    return Findings(contents, summary, last, tables, rulings, tuple(found for found in axes if found))

@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 
 from goodhart.analysis.crossfit import Curve
 from goodhart.analysis.frontier import CheckpointPoint
+from goodhart.analysis.rulings import Ruling
 from goodhart.report import theme
-from goodhart.report.findings import Findings
+from goodhart.report.findings import FEW, Findings
 from goodhart.report.theme import Picture, Style, shown
 
 _FILLS: tuple[Any, ...] = ("full", "none", "left", "top", "right", "bottom")
@@ -30,7 +31,7 @@ _LABELS = {
 
 def frontier_picture(findings: Findings, resolution: int) -> Picture:
     """Golden win rate against the golden policy and against SFT."""
-    drawn = _panels(findings, ("golden_vs_policy", "golden_vs_sft"), resolution)
+    drawn = _panels(findings, ("golden_vs_policy", "golden_vs_sft"), findings.shown, resolution)
     caption = (
         "Golden win rate against KL(policy ‖ SFT) on held-out prompts. A mark is one checkpoint of one setting and "
         "seed, its filling is the setting, a thin line joins the checkpoints of a run. A thick line is the arm's "
@@ -43,7 +44,7 @@ def frontier_picture(findings: Findings, resolution: int) -> Picture:
 def hacking_picture(findings: Findings, resolution: int) -> Picture:
     """Proxy, golden and hidden measure along KL."""
     measures = ["proxy_vs_policy", "golden_vs_policy", *(["hidden"] if findings.measured("hidden") else [])]
-    drawn = _panels(findings, measures, resolution)
+    drawn = _panels(findings, measures, findings.shown, resolution)
     caption = (
         "The same checkpoints by three measures. A proxy that goes on rising where golden falls is being exploited; "
         "so is golden where it rises and the hidden measure, which no model sees, falls. Marks, lines and bands as "
@@ -56,8 +57,15 @@ def hacking_picture(findings: Findings, resolution: int) -> Picture:
     return Picture("measures", title, caption, drawn)
 
 
-def _panels(findings: Findings, measures: Sequence[str], resolution: int) -> bytes:
-    arms = findings.contents.arms
+def hypothesis_picture(findings: Findings, ruling: Ruling, resolution: int) -> Picture:
+    """The frontiers of the arms that decide a hypothesis."""
+    arms = list(dict.fromkeys(arm for d in ruling.decisions if d.contrast.decides for arm in d.contrast.arms))
+    drawn = _panels(findings, ("golden_vs_policy", "golden_vs_sft"), arms[:FEW], resolution)
+    name = "".join(c if c.isalnum() else "-" for c in ruling.name)
+    return Picture(f"hypothesis-{name}", ruling.name, "The arms that decide; marks, lines and bands as above.", drawn)
+
+
+def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], resolution: int) -> bytes:
     look = theme.styles(arms)
     with theme.canvas(9.6, 4.3) as figure:
         axes = list(figure.subplots(1, len(measures), squeeze=False)[0])

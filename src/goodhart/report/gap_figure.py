@@ -21,8 +21,9 @@ _MEASURES = {
 def gap_picture(findings: Findings, resolution: int) -> Picture:
     """The first arm less each other arm: a row of panels for each other arm, a column for each measure."""
     measures = [name for name in _MEASURES if findings.measured(name)]
-    others = findings.contents.arms[1:]
-    look = theme.styles(findings.contents.arms)
+    first = findings.contents.arms[0]
+    others = [arm for arm in findings.shown if arm != first]
+    look = theme.styles(findings.shown)
     with theme.canvas(9.6, 0.3 + 3.0 * len(others)) as figure:
         axes = figure.subplots(len(others), len(measures), squeeze=False)
         for row, other in zip(axes, others, strict=True):
@@ -30,7 +31,7 @@ def gap_picture(findings: Findings, resolution: int) -> Picture:
                 gap = next((c.gap for c in findings.comparisons(measure) if c.gap.second == other), None)
                 _draw(panel, gap, look[other])
                 panel.set_ylabel(_MEASURES[measure])
-            names = f"{shown(findings.contents.arms[0], 20)} − {shown(other, 20)}"
+            names = f"{shown(first, 20)} − {shown(other, 20)}"
             row[0].set_ylabel(f"{names}\n{row[0].get_ylabel()}")
         drawn = theme.png(figure, resolution)
     caption = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from pathlib import Path
 
 from goodhart.report import provenance, statistics
@@ -10,9 +11,10 @@ from goodhart.report.classification_figure import accuracy_picture, shift_pictur
 from goodhart.report.cost import cost_grid, cost_picture, cost_sentence, shares
 from goodhart.report.export import to_json
 from goodhart.report.findings import MAIN, Findings, analyse
-from goodhart.report.frontier_figure import frontier_picture, hacking_picture
+from goodhart.report.frontier_figure import frontier_picture, hacking_picture, hypothesis_picture
 from goodhart.report.gap_figure import gap_picture
 from goodhart.report.headline import headline_grid
+from goodhart.report.hypotheses import axis_grid, axis_picture, contrast_grid, drift_grid, verdict_grid
 from goodhart.report.judges import quality_grid, quality_picture, validation_picture
 from goodhart.report.page import Section, render
 from goodhart.report.samples import select
@@ -50,6 +52,7 @@ def write_report(folder: Path, findings: Findings | None = None, resolution: int
 def _sections(found: Findings, resolution: int) -> list[Section]:
     return [
         _answer(found),
+        *_hypotheses(found, resolution),
         _frontier(found, resolution),
         _gap(found, resolution),
         _measures(found, resolution),
@@ -81,6 +84,21 @@ def _answer(found: Findings) -> Section:
     note = seeds_note(study["seeds"])
     paragraphs = (*others, labels, *((note,) if note else ()))
     return Section("answer", "Answer", lead, paragraphs, grids=(headline_grid(found),))
+
+
+def _hypotheses(found: Findings, resolution: int) -> list[Section]:
+    """Verdicts first, then what they rest on; nothing for a study without hypotheses and axes."""
+    sections: list[Section] = []
+    if found.rulings:
+        counts = Counter(ruling.verdict for ruling in found.rulings)
+        lead = ", ".join(f"{counts[v]} {v}" for v in ("supported", "contradicted", "undecided") if counts[v])
+        pictures = tuple(hypothesis_picture(found, ruling, resolution) for ruling in found.rulings)
+        grids = (verdict_grid(found.rulings, {}), contrast_grid(found.rulings))
+        sections.append(Section("hypotheses", "Hypotheses", f"Hypotheses: {lead}.", pictures=pictures, grids=grids))
+    if found.axes:
+        pictures = tuple(axis_picture(axis, resolution) for axis in found.axes)
+        sections.append(Section("axes", "Axes", pictures=pictures, folded=(axis_grid(found.axes),)))
+    return sections
 
 
 def _frontier(found: Findings, resolution: int) -> Section:
@@ -120,7 +138,7 @@ def _classification(found: Findings, resolution: int) -> Section:
 
 def _responses(found: Findings) -> Section:
     last, every = (statistics.diagnostics_grid(found, last=last) for last in (True, False))
-    return Section("responses", "Responses", grids=(last,), folded=(every,))
+    return Section("responses", "Responses", grids=(last, drift_grid(found)), folded=(every,))
 
 
 def _judges(found: Findings, resolution: int) -> Section:

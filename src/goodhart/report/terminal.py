@@ -12,6 +12,8 @@ from goodhart.report.grid import NONE, number
 from goodhart.report.headline import headlines
 from goodhart.report.verdict import gap_line, seeds_note, spelled, spelled_share
 
+_NOTE = "Golden win rates are against the golden policy, on held-out prompts; [95% intervals]."
+
 
 def terminal_table(findings: Findings) -> RenderableType:
     """Each arm at its peak, then the gap at matched KL and what it means."""
@@ -32,12 +34,14 @@ def _mean(found: Interval | None) -> str:
 
 def _lines(findings: Findings) -> list[str]:
     found = findings.comparisons(MAIN)
+    if findings.rulings:
+        return [*(f"{ruling.name}: {ruling.verdict}" for ruling in findings.rulings), _NOTE]
     lines = [gap_line(comparison.gap) for comparison in found]
     for comparison in found:
         if comparison.settings.mean:
             gap = comparison.gap
             equal = spelled(comparison.settings.mean, sign=True)
             lines.append(f"{gap.first} − {gap.second} at equal β and learning rate: {equal}")
-    lines.append("Golden win rates are against the golden policy, on held-out prompts; [95% intervals].")
+    lines.append(_NOTE)
     note = seeds_note(findings.contents.record["study"]["seeds"])
     return [*lines, note] if note else lines
