@@ -11,14 +11,16 @@ from goodhart.alignment.pair_table import read_pairs
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
-from goodhart.study.pool_recipe import FIXED_LINE, initial_pairs
+from goodhart.study.pool_recipe import initial_pairs
 from goodhart.study.spec import Pool, Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import assign_splits, write_prompts
 from goodhart.tasks.similarity import similarity
+from goodhart.tasks.text_task import TEXT_TASKS
 from micro_study import write_model
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+FIXED_LINES = {kind: task.fixed_line for kind, task in TEXT_TASKS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +28,8 @@ def made(tmp_path_factory):
     """A finished pool over 60 prompts: (its folder, the prompt table, the tokenizer)."""
     folder = tmp_path_factory.mktemp("pool")
     lines = [f"Return {WORDS[i % 8]} of {WORDS[i // 8]}." for i in range(60)]
-    write_model(folder / "sft" / "final", [*lines, FIXED_LINE])
-    write_model(folder / "sft" / "early", [*lines, FIXED_LINE])
+    write_model(folder / "sft" / "final", [*lines, *FIXED_LINES.values()])
+    write_model(folder / "sft" / "early", [*lines, *FIXED_LINES.values()])
     tokenizer = load_tokenizer(folder / "sft" / "final")
     encode = [tokenizer.encode(line, add_special_tokens=False) for line in lines]
     (folder / "prompts").mkdir()
@@ -46,9 +48,9 @@ def made(tmp_path_factory):
     return folder, tokenizer
 
 
-def run(folder: Path, name: str, **changes):
+def run(folder: Path, name: str, kind: str = "docstrings", **changes):
     pool = replace(Pool(pairs=30, samples=0.3, early=0.1, human=0.2, mismatched=0.2, degenerate=0.2), **changes)
-    settings = {"task": plain_data(Task(max_response=16)), "pool": plain_data(pool)}
+    settings = {"task": plain_data(Task(kind=kind, max_response=16)), "pool": plain_data(pool)}
     (folder / name).mkdir()
     inputs = {"sft": folder / "sft", "prompts": folder / "prompts"}
     return initial_pairs(Workplace(settings, inputs, folder / name)), pool
@@ -88,16 +90,18 @@ def test_a_prompts_pair_does_not_depend_on_how_many_there_are(made):
     assert all(by_prompt[few.prompts[i].id] == few.responses[i] for i in own)
 
 
-def test_probes_put_the_side_that_should_win_first(made):
+@pytest.mark.parametrize("kind", FIXED_LINES)
+def test_probes_put_the_side_that_should_win_first(made, kind):
     folder, tokenizer = made
-    run(folder, "probes")
-    probes, _, kinds = read_pairs(folder / "probes" / "probes.parquet", "test", folder / "prompts" / "prompts.parquet")
+    name = f"probes of {kind}"
+    run(folder, name, kind)
+    probes, _, kinds = read_pairs(folder / name / "probes.parquet", "test", folder / "prompts" / "prompts.parquet")
     assert set(probes.label) == {1.0}
     assert len(set(kinds)) == 6
     assert [kinds.count(kind) for kind in sorted(set(kinds))] == [10] * 6
     junk = {kind: probes.second[kinds.index(f"sample over {kind}")] for kind in ("empty", "fixed line", "repetition")}
     assert junk["empty"] == [tokenizer.eos_token_id]
-    assert tokenizer.decode(junk["fixed line"], skip_special_tokens=True) == FIXED_LINE
+    assert tokenizer.decode(junk["fixed line"], skip_special_tokens=True) == FIXED_LINES[kind]
     assert junk["repetition"][:2] * 4 == junk["repetition"][:8]
 
 

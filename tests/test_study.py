@@ -229,7 +229,8 @@ def test_help_is_quick_and_complete():
     assert time.perf_counter() - began < 10  # a second on an idle machine; tests run beside others
     for verb in ("run", "status", "report", "compare", "list", "data", "pretrain"):
         assert verb in shown.stdout
-    assert "docstrings" in goodhart("list").stdout
+    listed = [line.split() for line in goodhart("list").stdout.splitlines()]
+    assert [words[3] for words in listed if "task.kind" in words] == ["docstrings", "names", "preferences"]
 
 
 def test_data_describes_a_file(finished):

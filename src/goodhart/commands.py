@@ -103,10 +103,13 @@ def show_list() -> None:
     from goodhart.study.arm import Arm
     from goodhart.study.spec import PRESET_FOLDER, Preference, Task, builtin_studies
     from goodhart.tasks.preference_layouts import LAYOUTS
+    from goodhart.tasks.text_task import TEXT_TASKS
 
     table = Table("setting", "value", "meaning", show_lines=False)
+    for name in choices(Task, "kind"):
+        meaning = TEXT_TASKS[name].meaning if name in TEXT_TASKS else "your data in, see task.layout"
+        table.add_row("task.kind", name, meaning)
     for setting, kind, name in (
-        ("task.kind", Task, "kind"),
         ("arm source", Arm, "source"),
         ("arm labeller", Arm, "labeller"),
         ("arm loss", Arm, "loss"),

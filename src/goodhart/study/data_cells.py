@@ -49,5 +49,5 @@ def _version(module: str, distributions: Mapping[str, list[str]], python: str) -
         return version(distributions.get(module, [module])[0])
     except PackageNotFoundError as error:
         raise GoodhartError(
-            f"package {module!r} of the docstrings task is not installed", "reinstall goodhart"
+            f"package {module!r} of the docstring corpus is not installed", "reinstall goodhart"
         ) from error

@@ -22,12 +22,13 @@ from goodhart.store import sha256
 from goodhart.study.spec import Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks import docstrings
-from goodhart.tasks.docstring_text import prompt_frame, prompt_text
+from goodhart.tasks.docstring_text import prompt_frame
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_data import load_preferences
 from goodhart.tasks.preference_tokens import encode_example
 from goodhart.tasks.prompt_table import assign_splits, write_prompts
 from goodhart.tasks.prompts import Prompt
+from goodhart.tasks.text_task import TEXT_TASKS, TextTask
 
 CHARACTERS_PER_TOKEN = 8
 """Of a text, so many characters for each token that a prompt may have are tokenized: twice the usual number."""
@@ -63,56 +64,77 @@ def corpus(work: Workplace) -> dict[str, Any]:
                     reasons["duplicate"] += 1
                     continue
                 seen.add(item.identity)
-                text = prompt_text(item)
-                digest = hashlib.sha256(f"{text}\0{item.summary}".encode()).hexdigest()[:16]
-                rows.append(
-                    {"id": digest, "side": side, "package": item.package, "text": text, "summary": item.summary}
-                )
+                rows.append({"side": side, **row})
         kept = Counter(row["package"] for row in rows if row["side"] == side)
         counts[side] = {"kept": sum(kept.values()), "packages": dict(kept.most_common()), "left out": dict(reasons)}
     pq.write_table(pa.Table.from_pylist(rows), work.folder / "corpus.parquet")
     return {"counts": counts, "sha256": sha256(work.folder / "corpus.parquet")}
 
 
-def docstring_prompts(work: Workplace) -> dict[str, Any]:
-    """`prompts.parquet` of the docstrings task: token ids, splits, human lines."""
+def text_prompts(work: Workplace) -> dict[str, Any]:
+    """`prompts.parquet` of a built-in task: token ids, splits, human lines."""
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(locate(work.settings["tokenizer"]))
-    rows = pq.read_table(work.inputs["corpus"] / "corpus.parquet").to_pylist()
-    backend = tokenizer.backend_tokenizer
-    texts = [row["text"][: CHARACTERS_PER_TOKEN * task.max_prompt] for row in rows]
-    bodies = [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
-    lines = [found.ids for found in backend.encode_batch_fast([r["summary"] for r in rows], add_special_tokens=False)]
-    opening, closing = prompt_frame(tokenizer)
-    room = task.max_prompt - len(opening) - len(closing)
-    if room < 1:
-        raise GoodhartError(f"task.max_prompt is {task.max_prompt}: no token is left for the prompt's text", "raise it")
-    kept: list[dict[str, Any]] = []
-    reasons: Counter[str] = Counter()
-    for row, body, line in zip(rows, bodies, lines, strict=True):
-        if len(line) + 1 > task.max_response:
-            reasons[f"human line longer than {task.max_response} tokens"] += 1
-            continue
-        tokens = [*opening, *body[:room], *closing]
-        reasons["prompt cut to its beginning (kept)"] += len(body) > room
-        kept.append({**row, "tokens": tokens, "line": [*line, tokenizer.eos_token_id]})
+    text_task, reasons = TEXT_TASKS[task.kind], Counter[str]()
+    examples = _examples(work.inputs["corpus"] / "corpus.parquet", text_task, reasons)
+    kept = _encoded(examples, tokenizer, text_task.foreign_closing, task, reasons)
     held_out = [row for row in kept if row["side"] == "held_out"]
     order = permutation(len(held_out), 0, "held-out split").tolist()
     for row, split in zip(held_out, assign_splits(order, task.validation, task.evaluation), strict=True):
         row["split"] = split
+    texts = tokenizer.backend_tokenizer.decode_batch([r["tokens"] for r in kept], skip_special_tokens=True)
     write_prompts(
         work.folder / "prompts.parquet",
         {
             "prompt": [r["id"] for r in kept],
             "split": [r.get("split", "train") for r in kept],
             "package": [r["package"] for r in kept],
-            "text": backend.decode_batch([r["tokens"] for r in kept], skip_special_tokens=True),
+            "text": texts,
             "tokens": [r["tokens"] for r in kept],
-            "reference": [r["summary"] for r in kept],
+            "reference": [r["reference"] for r in kept],
             "reference_tokens": [r["line"] for r in kept],
         },
     )
     return {"counts": _describe(kept, reasons)}
+
+
+def _examples(corpus: Path, text_task: TextTask, reasons: Counter[str]) -> list[dict[str, Any]]:
+    """What the task makes of the corpus, in its order; what it leaves out is counted."""
+    examples: list[dict[str, Any]] = []
+    for row in pq.read_table(corpus).to_pylist():
+        side = row.pop("side")
+        found = text_task.example(docstrings.Docstring(**row))
+        if isinstance(found, str):
+            reasons[found] += 1
+            continue
+        text, line = found
+        digest = hashlib.sha256(f"{text}\0{line}".encode()).hexdigest()[:16]
+        examples.append({"id": digest, "side": side, "package": row["package"], "text": text, "reference": line})
+    return examples
+
+
+def _encoded(
+    examples: list[dict[str, Any]], tokenizer: Any, foreign_closing: str, task: Task, reasons: Counter[str]
+) -> list[dict[str, Any]]:
+    """The examples with `tokens` of the framed prompt and of the human `line`, without those of a line too long."""
+    backend = tokenizer.backend_tokenizer
+    texts = [row["text"][: CHARACTERS_PER_TOKEN * task.max_prompt] for row in examples]
+    bodies = [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    human = [row["reference"] for row in examples]
+    lines = [found.ids for found in backend.encode_batch_fast(human, add_special_tokens=False)]
+    opening, closing = prompt_frame(tokenizer, foreign_closing)
+    room = task.max_prompt - len(opening) - len(closing)
+    if room < 1:
+        raise GoodhartError(f"task.max_prompt is {task.max_prompt}: no token is left for the prompt's text", "raise it")
+    kept: list[dict[str, Any]] = []
+    for row, body, line in zip(examples, bodies, lines, strict=True):
+        if len(line) + 1 > task.max_response:
+            reasons[f"human line longer than {task.max_response} tokens"] += 1
+            continue
+        reasons["prompt cut to its beginning (kept)"] += len(body) > room
+        tokens = [*opening, *body[:room], *closing]
+        kept.append({**row, "tokens": tokens, "line": [*line, tokenizer.eos_token_id]})
+    return kept
 
 
 def _describe(kept: list[dict[str, Any]], reasons: Counter[str]) -> dict[str, Any]:

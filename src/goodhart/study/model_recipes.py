@@ -120,7 +120,7 @@ def preference_model(work: Workplace) -> dict[str, Any]:
 
 
 def judge_quality(work: Workplace) -> dict[str, Any]:
-    """How well a preference model judges held-out pairs and, in the docstrings task, its probes; nothing is written."""
+    """How well a preference model judges held-out pairs and, in a built-in task, its probes; nothing is written."""
     index, source = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"]
     model = PreferenceModel.load(work.inputs["model"] / "model").to(device())
     work.watch.start()

@@ -1,4 +1,4 @@
-"""The recipe for initial pairs of the docstrings task: who writes them, and which side is preferred."""
+"""The recipe for initial pairs of a built-in task: who writes them, and which side is preferred."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from goodhart.study.spec import Pool, Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import PromptRow, read_prompts
 from goodhart.tasks.similarity import similarity
-
-FIXED_LINE = "Return the value of the object."
-"""The degenerate response that is the same for every prompt."""
+from goodhart.tasks.text_task import TEXT_TASKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +63,7 @@ class Writers:
 
     def __init__(self, work: Workplace, task: Task, plans: Sequence[Plan]) -> None:
         sft = work.inputs["sft"]
+        self.fixed_line = TEXT_TASKS[task.kind].fixed_line
         self.tokenizer = load_tokenizer(sft / "final")
         self.sampler = KeyedSampler(self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, task.max_response)
         model = load_model(sft / "final")
@@ -142,7 +141,7 @@ def _degenerate(writers: Writers, own: list[int], which: int) -> list[int]:
         words = [t for t in own if t != eos][:2] or [eos]
         return (words * 12)[: max(8, len(own))]
     if which == 1:
-        return [*writers.tokenizer.encode(FIXED_LINE, add_special_tokens=False), eos]
+        return [*writers.tokenizer.encode(writers.fixed_line, add_special_tokens=False), eos]
     return [eos]
 
 

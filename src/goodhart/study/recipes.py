@@ -10,7 +10,7 @@ from goodhart.models.meter import matrix_rate
 from goodhart.store import Store
 from goodhart.study.best_of_recipe import best_of
 from goodhart.study.cell import Cell
-from goodhart.study.data_recipes import corpus, docstring_part, docstring_prompts, preference_prompts
+from goodhart.study.data_recipes import corpus, docstring_part, preference_prompts, text_prompts
 from goodhart.study.measure_recipes import classified_stream, evaluation, opponents
 from goodhart.study.model_recipes import golden_labels, judge_quality, preference_model, sft
 from goodhart.study.pool_recipe import initial_pairs
@@ -21,7 +21,7 @@ from goodhart.study.workplace import Recipe, Workplace
 RECIPES: dict[str, Recipe] = {
     "docstrings": docstring_part,
     "corpus": corpus,
-    "prompts": docstring_prompts,
+    "prompts": text_prompts,
     "preferences": preference_prompts,
     "sft": sft,
     "pairs": initial_pairs,

@@ -20,8 +20,8 @@ PRESET_FOLDER = Path(__file__).parent / "presets"
 class Task:
     """Prompts, demonstrations, and where initial preferences come from."""
 
-    kind: Literal["docstrings", "preferences"] = "docstrings"
-    """The built-in task, or a preference data set of people."""
+    kind: Literal["docstrings", "names", "preferences"] = "docstrings"
+    """A built-in task (write the summary line, or the name in words), or a preference data set of people."""
     data: str = ""
     """For `preferences`: a Hub id, a file (JSONL, JSON.gz, Parquet) or a folder of such files."""
     layout: str = "auto"
@@ -31,7 +31,7 @@ class Task:
     held_out: float = 0.2
     """For `preferences`: share of prompts that nothing is trained on."""
     max_prompt: int = 64
-    """Tokens: docstring prompts are cut here, longer prompts of other data are filtered and counted."""
+    """Tokens: prompts of a built-in task are cut here, longer prompts of other data are filtered and counted."""
     max_response: int = 24
     """Tokens, the end token included; also the cap of sampling."""
     evaluation: int = 512
@@ -44,7 +44,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Pool:
-    """The initial pairs of the docstrings task: who writes them, in which shares (they add up to 1)."""
+    """The initial pairs of a built-in task: who writes them, in which shares (they add up to 1)."""
 
     pairs: int = 4000
     """Pairs for training; each has a prompt of its own."""
@@ -120,7 +120,7 @@ class Study:
     sft: Supervised = Supervised()
     """Supervised fine-tuning, the start and the reference of every arm."""
     pool: Pool = Pool()
-    """Initial pairs of the docstrings task."""
+    """Initial pairs of a built-in task."""
     golden: Preference = Preference(model="small", steps=300, batch=32, check_every=50)
     """The judge."""
     labels: Labels = Labels()

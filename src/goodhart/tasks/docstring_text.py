@@ -16,7 +16,7 @@ BEGIN, RESPOND, END, PAD = "<|begin|>", "<|respond|>", "<|end|>", "<|pad|>"
 """The special tokens of the built-in tokenizer: before a prompt, before a response, after a text, padding."""
 
 FOREIGN_CLOSING = "\nIn one line:"
-"""What stands between a prompt's text and the response for models without the built-in tokenizer."""
+"""What asks a model without the built-in tokenizer for a summary line: it stands behind the prompt's text."""
 
 Kind = Literal["summary", "code", "prose", "source"]
 
@@ -30,13 +30,13 @@ class Document:
     tail: str
 
 
-def prompt_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+def prompt_frame(tokenizer: Any, foreign_closing: str = FOREIGN_CLOSING) -> tuple[list[int], list[int]]:
     """The ids before and behind a prompt's text: special tokens of the built-in tokenizer, or words for any other."""
     vocabulary = tokenizer.get_vocab()
     if BEGIN in vocabulary and RESPOND in vocabulary:
         return [vocabulary[BEGIN]], [vocabulary[RESPOND]]
     opening = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    return opening, list(tokenizer.encode(FOREIGN_CLOSING, add_special_tokens=False))
+    return opening, list(tokenizer.encode(foreign_closing, add_special_tokens=False))
 
 
 def prompt_text(item: Docstring) -> str:

@@ -1,4 +1,4 @@
-"""The `docstrings` task's raw material: summary lines and bodies of the docstrings in installed packages.
+"""The raw material of the built-in tasks: summary lines and bodies of the docstrings in installed packages.
 
 By PEP 257 the first line of a docstring is a summary of the rest, written by a person. Sources are
 parsed, never imported.
@@ -100,7 +100,7 @@ def package_files(package: str) -> list[Path]:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             raise GoodhartError(
-                f"package {name!r} of the docstrings task is not installed", "run 'pip install goodhart' again"
+                f"package {name!r} of the docstring corpus is not installed", "run 'pip install goodhart' again"
             )
         root = Path(spec.origin).parent if spec.submodule_search_locations else Path(spec.origin)
     files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
