@@ -59,7 +59,8 @@ def hacking_picture(findings: Findings, resolution: int) -> Picture:
 
 def hypothesis_picture(findings: Findings, ruling: Ruling, resolution: int) -> Picture:
     """The frontiers of the arms that decide a hypothesis."""
-    arms = list(dict.fromkeys(arm for d in ruling.decisions if d.contrast.decides for arm in d.contrast.arms))
+    named = {arm for d in ruling.decisions if d.contrast.decides for arm in d.contrast.arms}
+    arms = [arm for arm in findings.contents.arms if arm in named]
     drawn = _panels(findings, ("golden_vs_policy", "golden_vs_sft"), arms[:FEW], resolution)
     name = "".join(c if c.isalnum() else "-" for c in ruling.name)
     return Picture(f"hypothesis-{name}", ruling.name, "The arms that decide; marks, lines and bands as above.", drawn)

@@ -78,8 +78,9 @@ def described(decision: Decision) -> str:
 
 def _difference(decision: Decision) -> str:
     contrast = decision.contrast
-    sign = "÷" if contrast.statistic == "best possible" else "−"
-    gap = f"{contrast.first} {sign} {contrast.second}"
+    ratio = contrast.statistic == "best possible"
+    sign = "÷" if ratio else "−"
+    gap = f"{contrast.first} {sign} {contrast.second}" + (" − 1" if ratio and not contrast.baseline else "")
     if not contrast.baseline:
         return gap
     return f"({gap}) − ({contrast.baseline[0]} {sign} {contrast.baseline[1]})"

@@ -92,9 +92,8 @@ def _hypotheses(found: Findings, resolution: int) -> list[Section]:
     if found.rulings:
         counts = Counter(ruling.verdict for ruling in found.rulings)
         lead = ", ".join(f"{counts[v]} {v}" for v in ("supported", "contradicted", "undecided") if counts[v])
-        pictures = tuple(hypothesis_picture(found, ruling, resolution) for ruling in found.rulings)
         grids = (verdict_grid(found.rulings, {}), contrast_grid(found.rulings))
-        sections.append(Section("hypotheses", "Hypotheses", f"Hypotheses: {lead}.", pictures=pictures, grids=grids))
+        sections.append(Section("hypotheses", "Hypotheses", f"Verdicts: {lead}.", grids=grids))
     if found.axes:
         pictures = tuple(axis_picture(axis, resolution) for axis in found.axes)
         sections.append(Section("axes", "Axes", pictures=pictures, folded=(axis_grid(found.axes),)))
@@ -102,7 +101,10 @@ def _hypotheses(found: Findings, resolution: int) -> list[Section]:
 
 
 def _frontier(found: Findings, resolution: int) -> Section:
-    pictures = (frontier_picture(found, resolution),)
+    pictures = (
+        frontier_picture(found, resolution),
+        *(hypothesis_picture(found, ruling, resolution) for ruling in found.rulings[1:]),
+    )
     return Section("frontier", "Frontier", pictures=pictures, grids=(statistics.peak_grid(found),))
 
 
