@@ -27,8 +27,10 @@ class Run:
     """Folder that keeps cells and studies."""
     workers: int = 0
     """One-thread processes; 0 is one for each core."""
+    only: tuple[str, ...] = ()
+    """Run only what some hypotheses need, for example --only H3; it shares its cells with the whole study."""
     dry_run: bool = False
-    """Only print the cells and which of them are done."""
+    """Only print the cells, which of them are done, and how long the others will take."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,14 @@ def _dispatch(command: Command) -> None:
 
     match command:
         case Run():
-            commands.run(command.study, list(command.overrides), command.root, command.workers, command.dry_run)
+            commands.run(
+                command.study,
+                list(command.overrides),
+                command.root,
+                workers=command.workers,
+                only=command.only,
+                dry_run=command.dry_run,
+            )
         case Status():
             commands.status(command.study, list(command.overrides), command.root)
         case Report():

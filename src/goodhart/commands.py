@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,27 @@ def _console() -> Console:
     return Console(soft_wrap=True)
 
 
-def run(study_name: str, overrides: list[str], root: Path, workers: int, dry_run: bool) -> None:
+def run(study_name: str, overrides: list[str], root: Path, *, workers: int, only: Sequence[str], dry_run: bool) -> None:
     """Run a study to its report."""
-    from goodhart.study.session import cores, plan, run_study
+    from goodhart.report.grid import duration
+    from goodhart.study.session import cores, expected, plan, run_study
     from goodhart.study.spec import read_study
 
     study = read_study(study_name, overrides)
-    console = _console()
+    study = study.only(only) if only else study
+    console, workers = _console(), workers or cores()
+    _, cells = plan(study, root)
+    missing = sum(not done for _, done in cells)
     if dry_run:
-        _, cells = plan(study, root)
         for cell, done in cells:
             console.print(f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}", highlight=False, markup=False)
-        console.print(f"{sum(done for _, done in cells)} of {len(cells)} cells are done")
-        return
-    outcome = run_study(study, root, workers or cores(), console)
-    _show(outcome.folder, console)
+    if missing:
+        seconds = expected(study, cells, workers)
+        about = f"; the others take about {duration(seconds)} with {workers} workers on this machine"
+        console.print(f"{len(cells) - missing} of {len(cells)} cells are done{about}", highlight=False)
+    if not dry_run:
+        outcome = run_study(study, root, workers, console)
+        _show(outcome.folder, console)
 
 
 def _show(folder: Path, console: Console) -> None:

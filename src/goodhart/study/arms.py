@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import SFT_WRITER, Arm, written_by
@@ -94,3 +94,19 @@ def shares_of(arm: Arm) -> dict[str, int]:
     for part in order[: arm.batch - sum(sizes.values())]:
         sizes[part] += 1
     return sizes
+
+
+def with_what_they_read(arms: Mapping[str, Arm], names: Iterable[str]) -> set[str]:
+    """The named arms and all whose runs they replay, mix or let write."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if name in arms:
+            arm = arms[name]
+            writers = [written_by(writer)[0] for writer in arm.writers if writer != SFT_WRITER]
+            waiting += [*([arm.stream] if arm.stream else []), *writers, *arm.parts]
+    return found

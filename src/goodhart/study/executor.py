@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -56,7 +56,7 @@ def execute(store: Store, cells: list[Cell], workers: int, watch: Watch) -> Prog
     with _pool(workers) as pool:
         futures: dict[Future[bool], Cell] = {}
         while waiting or futures:
-            for cell in _ready(waiting, store)[: workers - len(futures)]:
+            for cell in in_turn(waiting.values(), store)[: workers - len(futures)]:
                 del waiting[cell.id]
                 progress.running[cell.id] = (cell, time.monotonic())
                 futures[pool.submit(_work, str(store.root), cell)] = cell
@@ -74,9 +74,9 @@ def execute(store: Store, cells: list[Cell], workers: int, watch: Watch) -> Prog
     return progress
 
 
-def _ready(waiting: dict[str, Cell], store: Store) -> list[Cell]:
+def in_turn(waiting: Iterable[Cell], done: Container[str]) -> list[Cell]:
     """Cells whose inputs are done; training before measuring, since runs are longest."""
-    ready = [c for c in waiting.values() if all(store.has(needed.id) for needed in c.inputs.values())]
+    ready = [cell for cell in waiting if all(needed.id in done for needed in cell.inputs.values())]
     return sorted(ready, key=lambda cell: cell.kind in ("evaluation", "quality"))
 
 

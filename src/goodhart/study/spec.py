@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from goodhart.analysis.hypotheses import Axis, Hypothesis
 from goodhart.config import build, load_yaml, override
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
-from goodhart.study.arms import validate_arms
+from goodhart.study.arms import validate_arms, with_what_they_read
 from goodhart.training.settings import Preference, Supervised
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -176,6 +177,30 @@ class Study:
     def all_arms(self) -> list[str]:
         """The arms, then the baselines that stand on every frontier."""
         return [*self.arms, *(best_of_arm(judge) for judge in self.best_of.judges if self.best_of.samples)]
+
+    def only(self, names: Sequence[str]) -> Study:
+        """What some hypotheses need, by the first word of their names. Raises GoodhartError for one that is not there.
+
+        The study has a name of its own and shares its cells with the whole one.
+        """
+        kept = {name: h for name, h in self.hypotheses.items() if name in names or name.split()[0] in names}
+        known = {word for name in self.hypotheses for word in (name, name.split()[0])}
+        for name in names:
+            if name not in known:
+                heads = ", ".join(dict.fromkeys(each.split()[0] for each in self.hypotheses)) or "none"
+                raise GoodhartError(f"study {self.name!r} has no hypothesis {name!r}", f"it has: {heads}")
+        used = with_what_they_read(self.arms, [a for h in kept.values() for c in h.contrasts for a in c.arms])
+        arms = {name: arm for name, arm in self.arms.items() if name in used}
+        judges = tuple(judge for judge in self.best_of.judges if best_of_arm(judge) in used)
+        return replace(
+            self,
+            name="-".join([self.name, *(name.replace(" ", "-") for name in names)]),
+            arms=arms,
+            hypotheses=kept,
+            axes={name: axis for name, axis in self.axes.items() if used.issuperset(axis.arms)},
+            variants={n: v for n, v in self.variants.items() if any(arm.variant == n for arm in arms.values())},
+            best_of=self.best_of if judges else replace(self.best_of, samples=0),
+        ).validate()
 
     def _validate_best_of(self) -> None:
         best = self.best_of

@@ -1,0 +1,219 @@
+"""How long a study will take, from what its cells cost."""
+
+from __future__ import annotations
+
+import heapq
+import statistics
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from goodhart.models.checkpoint import device, find
+from goodhart.models.presets import CONTEXT, PRESETS, VOCABULARY, config_of
+from goodhart.study.cell import Cell
+from goodhart.study.executor import in_turn
+from goodhart.study.spec import Study
+
+FIXED, PER_MILLION = 22e-6, 31e-6
+"""Seconds per token of a forward pass, and per million parameters: measured with 1.3 and 5.1 million parameters on
+one core of the machine of docs/performance.md. A backward pass takes twice that again, and so does decoding."""
+PROBE = 54e-6
+"""Seconds per token that `probe` gave on the same machine."""
+_SHARE = 0.67
+"""Of the longest response, the mean one."""
+_DATA = {"docstrings": 11.0, "corpus": 2.0, "prompts": 9.0, "preferences": 9.0}
+"""Seconds of cells that run no model."""
+_START = 1.0
+"""Seconds of loading and saving in each cell."""
+
+
+def probe() -> float:
+    """Seconds per token of a forward pass of the smallest shipped shape, the median of some."""
+    config = config_of(PRESETS["tiny"], vocab_size=VOCABULARY, bos=0, eos=1, pad=2)
+    model: Any = AutoModelForCausalLM.from_config(config).eval().to(device())
+    tokens = torch.zeros(32, CONTEXT // 4, dtype=torch.long, device=device())
+    spent: list[float] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for _ in range(9):
+                began = time.perf_counter()
+                model(tokens).logits.sum().item()
+                spent.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(spent) / tokens.numel()
+
+
+def parameters(name: str) -> float:
+    """Millions of parameters of a model, from its configuration alone."""
+    config = AutoConfig.from_pretrained(find(name).path)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    with torch.device("meta"):
+        model: Any = kind.from_config(config)
+    return sum(p.numel() for p in model.parameters()) / 1e6
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The expected seconds of a study's cells on this machine."""
+
+    study: Study
+    millions: Mapping[str, float]
+    """Parameters of every model that it names."""
+    scale: float
+    """How much slower this machine is than the one where the constants were measured."""
+
+    @classmethod
+    def of(cls, study: Study) -> Costs:
+        """Measure this machine and count the models' parameters."""
+        policies = (v.policy for v in study.variants.values() if v.policy)
+        proxies = (v.proxy.model for v in study.variants.values() if v.proxy)
+        names = {study.policy, study.golden.model, study.proxy.model, *policies, *proxies}
+        return cls(study, {name: parameters(name) for name in names}, probe() / PROBE)
+
+    def seconds(self, cell: Cell) -> float:
+        """Of one process that makes the cell."""
+        if cell.kind in _DATA:
+            return self.scale * _DATA[cell.kind]
+        return self.scale * (_START + _WORK[cell.kind](self, cell))
+
+    def forward(self, model: str) -> float:
+        """Seconds per token of a model's forward pass."""
+        return FIXED + PER_MILLION * self.millions[model]
+
+    @property
+    def prompt(self) -> float:
+        """Tokens of a prompt."""
+        return float(self.study.task.max_prompt)
+
+    @property
+    def response(self) -> float:
+        """Tokens of a response."""
+        return _SHARE * self.study.task.max_response
+
+    @property
+    def pair(self) -> float:
+        """Tokens of a prompt with two responses."""
+        return self.prompt + 2 * self.response
+
+    @property
+    def panel(self) -> int:
+        """Prompts that a checkpoint is measured on."""
+        return self.study.task.evaluation + self.study.task.train_evaluation
+
+    def judgement(self, cell: Cell) -> float:
+        """Seconds in which a preference model judges one pair in both orders."""
+        settings = cell.settings["preference"]
+        bare = 2 * (self.response + 2)
+        read = self.prompt + (4 if settings.kind == "pairwise" else 2) * (self.response + 1)
+        return (read + bare) * self.forward(settings.model)
+
+    def run(self, cell: Cell) -> float:
+        """A training run: samples and labels for what its source samples, reference and training for all."""
+        arm = cell.settings["arm"]
+        pairs, policy = arm["steps"] * arm["batch"], self.forward(_policy(cell.inputs["sft"]))
+        shares = {"": 1.0} if arm["source"] != "mixture" else arm["parts"]
+        fresh = sum(
+            share
+            for part, share in shares.items()
+            if (cell.settings["parts"][part] if part else arm)["source"] == "policy"
+        )
+        judges = [needed for name, needed in cell.inputs.items() if name.endswith("judge")]
+        sampled = fresh * ((4 + (arm["refresh"] != 1)) * policy * self.pair + sum(map(self.judgement, judges[:1])))
+        return pairs * (sampled + 3 * policy * self.pair)
+
+    def evaluation(self, cell: Cell) -> float:
+        """Samples, two scorings, two judges against two opponents, and the classified pairs."""
+        policy = self.forward(_policy(cell.inputs["sft"]))
+        one = self.prompt + self.response
+        judges = self.judgement(cell.inputs["golden"]) * 0.7 + self.judgement(cell.inputs["proxy"]) * 1.3
+        return self.panel * (5 * policy * one + judges) + 2 * cell.settings["pairs"] * policy * self.pair
+
+    def best_of(self, cell: Cell) -> float:
+        """All samples by both judges."""
+        samples = cell.settings["best_of"].samples
+        policy = self.forward(_policy(cell.inputs["sft"]))
+        judges = self.judgement(cell.inputs["golden"]) * 0.7 + self.judgement(cell.inputs["proxy"]) * 1.3
+        return self.panel * (3 * policy * (self.prompt + samples * self.response) + samples * judges)
+
+    def sft(self, cell: Cell) -> float:
+        """Demonstrations, forward and back, and the held-out ones."""
+        settings = cell.settings["sft"]
+        tokens = 3 * settings.steps * settings.batch + 2 * self.study.task.validation
+        return tokens * (self.prompt + self.response) * self.forward(_policy(cell))
+
+    def pairs(self, cell: Cell) -> float:
+        """Some two and a half samples for each initial pair, in large batches."""
+        number = self.study.pool.pairs + self.study.pool.test_pairs
+        return 1.4 * number * (self.prompt + 2.4 * self.response) * self.forward(_policy(cell.inputs["sft"]))
+
+    def preference(self, cell: Cell) -> float:
+        """Training in both orders, and the looks at the validation set."""
+        settings = cell.settings["preference"]
+        looks = (1 + settings.steps // settings.check_every) * self.study.task.validation * 0.6
+        return (3 * settings.steps * settings.batch + looks) * self.judgement(cell)
+
+    def quality(self, cell: Cell) -> float:
+        """Training, test and probe pairs."""
+        pairs = 256 + (6 * self.study.pool.test_pairs if cell.inputs["pairs"].kind == "pairs" else 90)
+        return pairs * self.judgement(cell.inputs["model"])
+
+    def labels(self, cell: Cell) -> float:
+        """Golden labels and the reference's log-probabilities."""
+        each = self.judgement(cell.inputs["golden"]) + self.forward(_policy(cell.inputs["sft"])) * self.pair
+        return (cell.settings["labels"].number + 200) * each
+
+    def written(self, cell: Cell) -> float:
+        """Two samples for each prompt, their labels, and three scorings."""
+        return cell.inputs["labels"].settings["labels"].number * (
+            self.judgement(cell.inputs["golden"]) + 6 * self.forward(_policy(cell.inputs["sft"])) * self.pair
+        )
+
+    def opponents(self, cell: Cell) -> float:
+        """Two samples for each prompt, and what the judges need of them."""
+        judges = self.judgement(cell.inputs["golden"]) + self.judgement(cell.inputs["proxy"]) / 2
+        return self.panel * (4 * self.forward(_policy(cell.inputs["sft"])) * self.pair + judges)
+
+    def stream(self, cell: Cell) -> float:
+        """Golden labels of some pairs, and their classifiers."""
+        number = cell.settings["pairs"] * len(cell.settings["steps"])
+        policy = self.forward(_policy(cell.inputs["sft"]))
+        return number * (self.judgement(cell.inputs["golden"]) + len(cell.settings["last"]) * policy * self.pair)
+
+
+def _policy(sft: Cell) -> str:
+    return str(sft.settings["model"]["name"])
+
+
+_WORK = {
+    "run": Costs.run,
+    "evaluation": Costs.evaluation,
+    "best of n": Costs.best_of,
+    "sft": Costs.sft,
+    "pairs": Costs.pairs,
+    "preference": Costs.preference,
+    "quality": Costs.quality,
+    "labels": Costs.labels,
+    "written": Costs.written,
+    "opponents": Costs.opponents,
+    "stream": Costs.stream,
+}
+
+
+def duration(cells: list[Cell], done: Collection[str], costs: Costs, workers: int) -> float:
+    """Expected wall seconds of what is missing: the executor's own order, with the expected seconds of each cell."""
+    waiting = {cell.id: cell for cell in cells if cell.id not in done}
+    finished, running, now = set(done), list[tuple[float, str]](), 0.0
+    while waiting or running:
+        for cell in in_turn(waiting.values(), finished)[: workers - len(running)]:
+            del waiting[cell.id]
+            heapq.heappush(running, (now + costs.seconds(cell), cell.id))
+        now, cell_id = heapq.heappop(running)
+        finished.add(cell_id)
+    return now
