@@ -82,6 +82,22 @@ class Contrast:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What a paper found on the same statement, to stand beside the study's own verdict."""
+
+    verdict: Literal["supported", "contradicted", "mixed", ""] = ""
+    """Of the statement as it stands here; empty where there is none."""
+    results: tuple[str, ...] = ()
+    """Names of published results; see `goodhart.paper.results`."""
+    figure: str = ""
+    """The published frontier that is drawn beside the study's."""
+    panels: tuple[str, ...] = ()
+    """Its panels; empty: all."""
+    series: dict[str, str] = field(default_factory=dict[str, str])
+    """The study's arm for each of its series."""
+
+
+@dataclass(frozen=True)
 class Hypothesis:
     """A statement with the contrasts that decide on it.
 
@@ -90,13 +106,16 @@ class Hypothesis:
 
     statement: str
     contrasts: tuple[Contrast, ...]
-    paper: str = ""
-    """Which of the published findings stands beside it; see `goodhart.paper`."""
+    paper: Published = Published()
+    """What arXiv 2405.08448 found."""
 
     def validate(self, name: str, known: tuple[str, ...]) -> None:
         """Raises GoodhartError for a hypothesis that nothing decides, or a contrast that has no meaning."""
         if not any(contrast.decides for contrast in self.contrasts):
             raise GoodhartError(f"no contrast decides hypothesis {name!r}", "give at least one")
+        for arm in self.paper.series.values():
+            if arm not in known:
+                raise GoodhartError(f"hypotheses.{name}.paper draws arm {arm!r}", f"known: {', '.join(known)}")
         for i, contrast in enumerate(self.contrasts):
             contrast.validate(f"hypotheses.{name}.contrasts[{i}]", known)
 
