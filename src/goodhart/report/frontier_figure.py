@@ -72,16 +72,17 @@ def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], re
         axes = list(figure.subplots(1, len(measures), squeeze=False)[0])
         for panel, measure in zip(axes, measures, strict=True):
             for arm in arms:
-                _draw_arm(panel, findings, measure, arm, look[arm])
-            _draw_baselines(panel, findings, measure)
+                draw_arm(panel, findings, measure, arm, look[arm])
+            draw_baselines(panel, findings, measure)
             panel.set_ylabel(_LABELS[measure])
-        _kl_axes(axes)
+        kl_axes(axes)
         _share_win_rates(axes, measures)
         _legend(figure, findings, arms)
         return theme.png(figure, resolution)
 
 
-def _draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Style) -> None:
+def draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Style) -> None:
+    """An arm's checkpoints, joined by run, and its envelope with its band; nothing where it was not measured."""
     found = findings.frontier(measure, arm)
     if found is None:
         return
@@ -112,7 +113,8 @@ def draw_curve(
     panel.fill_between(found.budgets, low, high, color=style.colour, alpha=0.15, lw=0, zorder=1)
 
 
-def _draw_baselines(panel: Axes, findings: Findings, measure: str) -> None:
+def draw_baselines(panel: Axes, findings: Findings, measure: str) -> None:
+    """The SFT policy with its level, and the golden policy's last checkpoint."""
     start, golden = findings.start(measure), findings.golden_policy.get(measure)
     if start is not None:
         panel.axhline(start.value.estimate, color=theme.REFERENCE, lw=1, ls=":", zorder=0)
@@ -131,7 +133,8 @@ def _fillings(findings: Findings) -> dict[str, Any]:
     return {name: _FILLS[i % len(_FILLS)] for i, name in enumerate(names)}
 
 
-def _kl_axes(axes: Iterable[Axes]) -> None:
+def kl_axes(axes: Iterable[Axes]) -> None:
+    """KL in nats from 0 on as the x-axis, on a square-root scale where it is wide."""
     for panel in axes:
         wide = panel.get_xlim()[1] > _WIDE
         if wide:
