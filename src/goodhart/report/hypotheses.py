@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from goodhart.analysis.axes import AxisFound, Place
 from goodhart.analysis.interval import Interval
 from goodhart.analysis.rulings import Decision, Ruling
+from goodhart.paper.results import Result, result
 from goodhart.report import theme
 from goodhart.report.findings import Findings
 from goodhart.report.grid import NONE, Grid, number
@@ -19,25 +20,62 @@ from goodhart.report.verdict import MEASURES, spelled
 _SHIFTS = ("winner shift", "loser shift")
 
 
-def verdict_grid(rulings: Sequence[Ruling], published: dict[str, str]) -> Grid:
+def verdict_grid(rulings: Sequence[Ruling]) -> Grid:
     """Each hypothesis with its verdict, what decides, and what the paper found."""
     rows = [
         (
             ruling.name,
             ruling.hypothesis.statement,
             ruling.verdict,
-            "; ".join(f"{_number(d)} ({d.verdict})" for d in ruling.decisions if d.contrast.decides),
-            published.get(ruling.hypothesis.paper, NONE),
+            "; ".join(f"{described(d)}: {_number(d)} ({d.verdict})" for d in ruling.decisions if d.contrast.decides),
+            ruling.hypothesis.paper.verdict or NONE,
+            agreement(ruling),
         )
         for ruling in rulings
     ]
     note = (
         "A hypothesis is supported if every deciding contrast is, contradicted if one of them is, else undecided. A "
         "contrast is decided where Holm's p over all deciding contrasts of the study is at most 0.05. Contrasts, "
-        "predictions and margins stood in the study file before the run."
+        "predictions and margins stood in the study file before the run. The paper is arXiv 2405.08448, which has one "
+        "run per setting and no intervals; mixed: its tasks differ."
     )
-    header = ("hypothesis", "statement", "verdict", "what decides", "in the paper")
+    header = ("hypothesis", "statement", "verdict", "what decides", "in the paper", "agreement")
     return Grid("Verdicts", header, tuple(rows), note)
+
+
+def agreement(ruling: Ruling) -> str:
+    """Whether the study and the paper say the same of the statement."""
+    theirs = ruling.hypothesis.paper.verdict
+    if not theirs:
+        return "not in the paper"
+    if ruling.verdict == "undecided":
+        return "cannot tell"
+    if theirs == "mixed":
+        return "as some of its tasks"
+    return "agree" if ruling.verdict == theirs else "disagree"
+
+
+def published_grid(rulings: Sequence[Ruling]) -> Grid:
+    """The paper's findings on the study's hypotheses, with the numbers of its figures."""
+    rows: list[tuple[str, ...]] = []
+    for ruling in rulings:
+        for place, name in enumerate(ruling.hypothesis.paper.results):
+            found = result(name)
+            rows.append((ruling.name if place == 0 else "", found.statement, found.source, _numbers(found)))
+    note = "Numbers are read off the paper's figures: win rates to ±0.003, log KL to ±0.01, shifts in nats."
+    return Grid("What the paper found", ("hypothesis", "finding", "source", "numbers"), tuple(rows), note)
+
+
+def _numbers(found: Result) -> str:
+    """The first quantity of each series, by task."""
+    first = found.numbers[0].quantity if found.numbers else ""
+    tasks: dict[str, list[str]] = {}
+    for each in found.numbers:
+        if each.quantity == first:
+            tasks.setdefault(each.task, []).append(
+                f"{each.series} {number(each.value, 3 if abs(each.value) < 2 else 0)}"
+            )
+    return f"{first}: " + "; ".join(f"{task}: {', '.join(values)}" for task, values in tasks.items()) if tasks else NONE
 
 
 def contrast_grid(rulings: Sequence[Ruling]) -> Grid:

@@ -6,6 +6,7 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
+from goodhart.paper.points import panels
 from goodhart.report import provenance, statistics
 from goodhart.report.classification_figure import accuracy_picture, shift_picture
 from goodhart.report.cost import cost_grid, cost_picture, cost_sentence, shares
@@ -14,9 +15,17 @@ from goodhart.report.findings import MAIN, Findings, analyse
 from goodhart.report.frontier_figure import frontier_picture, hacking_picture, hypothesis_picture
 from goodhart.report.gap_figure import gap_picture
 from goodhart.report.headline import headline_grid
-from goodhart.report.hypotheses import axis_grid, axis_picture, contrast_grid, drift_grid, verdict_grid
+from goodhart.report.hypotheses import (
+    axis_grid,
+    axis_picture,
+    contrast_grid,
+    drift_grid,
+    published_grid,
+    verdict_grid,
+)
 from goodhart.report.judges import quality_grid, quality_picture, validation_picture
 from goodhart.report.page import Section, render
+from goodhart.report.paper_figure import paper_picture
 from goodhart.report.samples import select
 from goodhart.report.verdict import answer, gap_line, seeds_note
 from goodhart.store import write_atomically
@@ -92,11 +101,19 @@ def _hypotheses(found: Findings, resolution: int) -> list[Section]:
     if found.rulings:
         counts = Counter(ruling.verdict for ruling in found.rulings)
         lead = ", ".join(f"{counts[v]} {v}" for v in ("supported", "contradicted", "undecided") if counts[v])
-        grids = (verdict_grid(found.rulings, {}), contrast_grid(found.rulings))
+        grids = (verdict_grid(found.rulings), contrast_grid(found.rulings))
         sections.append(Section("hypotheses", "Hypotheses", f"Verdicts: {lead}.", grids=grids))
     if found.axes:
         pictures = tuple(axis_picture(axis, resolution) for axis in found.axes)
         sections.append(Section("axes", "Axes", pictures=pictures, folded=(axis_grid(found.axes),)))
+    drawn = [ruling.hypothesis.paper for ruling in found.rulings if ruling.hypothesis.paper.figure]
+    if any(ruling.hypothesis.paper.results for ruling in found.rulings):
+        pictures = tuple(
+            paper_picture(found, each.figure, each.panels or panels(each.figure), each.series, resolution)
+            for each in drawn
+        )
+        folded = (published_grid(found.rulings),)
+        sections.append(Section("paper", "Beside the paper", pictures=pictures, folded=folded))
     return sections
 
 
