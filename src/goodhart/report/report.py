@@ -10,7 +10,7 @@ from goodhart.paper.points import panels
 from goodhart.report import provenance, statistics
 from goodhart.report.classification_figure import accuracy_picture, shift_picture
 from goodhart.report.cost import cost_grid, cost_picture, cost_sentence, shares
-from goodhart.report.export import to_json
+from goodhart.report.export import to_csv, to_json
 from goodhart.report.findings import MAIN, Findings, analyse
 from goodhart.report.frontier_figure import frontier_picture, hacking_picture, hypothesis_picture
 from goodhart.report.gap_figure import gap_picture
@@ -35,7 +35,7 @@ RESOLUTION = 200
 
 
 def write_report(folder: Path, findings: Findings | None = None, resolution: int = RESOLUTION) -> Path:
-    """Write `report.html`, `figures/*.png` and `summary.json` into a study's folder; returns the page's path.
+    """Write `report.html`, `figures/*.png`, `summary.json` and `checkpoints.csv` into a study's folder; returns the page's path.
 
     `findings` are those of `analyse`, where the caller has them already.
 
@@ -51,6 +51,7 @@ def write_report(folder: Path, findings: Findings | None = None, resolution: int
         temporary.write_bytes(picture.png)
         temporary.replace(path)
     write_atomically(folder / "summary.json", to_json(found))
+    write_atomically(folder / "checkpoints.csv", to_csv(found))
     page = folder / "report.html"
     record = found.contents.record
     text = render(found.contents.name, str(record["study"]["question"]), str(record["versions"]["goodhart"]), sections)
