@@ -35,7 +35,7 @@ RESOLUTION = 200
 
 
 def write_report(folder: Path, findings: Findings | None = None, resolution: int = RESOLUTION) -> Path:
-    """Write `report.html`, `figures/*.png`, `summary.json` and `checkpoints.csv` into a study's folder; returns the page's path.
+    """Write a study's page, figures, `summary.json` and `checkpoints.csv` into its folder; returns the page's path.
 
     `findings` are those of `analyse`, where the caller has them already.
 
