@@ -94,11 +94,19 @@ def compare(found: Clouds, first: str, second: str, measure: str, resamples: int
 
 
 def measure_summary(
-    matrix: Matrix, measure: str, arms: Sequence[str], resamples: int = 1000, seed: int = 0
+    matrix: Matrix,
+    measure: str,
+    arms: Sequence[str],
+    resamples: int = 1000,
+    seed: int = 0,
+    compared: Sequence[str] | None = None,
 ) -> MeasureSummary:
-    """One measure on one split; arms that the table does not have give empty frontiers and no comparison."""
+    """One measure on one split; arms that the table does not have give empty frontiers and no comparison.
+
+    The first arm is compared with those of `compared`, or with all others.
+    """
     comparisons: list[Comparison] = []
-    for other in arms[1:]:
+    for other in (arm for arm in (arms if compared is None else compared) if arm != arms[0]):
         found = clouds(matrix, [arms[0], other], measure)
         if found and len(found.prompts) > 1:
             comparisons.append(compare(found, arms[0], other, measure, resamples, seed))
@@ -132,6 +140,7 @@ def summarise(
     resamples: int = 1000,
     seed: int = 0,
     anchors: Mapping[str, str] | None = None,
+    compared: Sequence[str] | None = None,
 ) -> Summary:
     """Summarise a study's ROWS and PAIR_ROWS.
 
@@ -142,7 +151,7 @@ def summarise(
     """
     matrices = [read(rows, split, anchors=anchors) for split in SPLITS]
     measures = {
-        (matrix.split, name): measure_summary(matrix, name, arms, resamples, seed)
+        (matrix.split, name): measure_summary(matrix, name, arms, resamples, seed, compared)
         for matrix in matrices
         if matrix.checkpoints
         for name in MEASURES

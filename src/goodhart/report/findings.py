@@ -41,12 +41,7 @@ class Findings:
     @property
     def shown(self) -> tuple[str, ...]:
         """The arms that the figures of all arms draw: of many, those of the first hypothesis."""
-        arms = self.contents.arms
-        if len(arms) <= FEW:
-            return arms
-        first = self.rulings[0].hypothesis.contrasts if self.rulings else ()
-        named = tuple(dict.fromkeys(arm for contrast in first for arm in contrast.arms))
-        return (named or arms)[:FEW]
+        return few(self.contents)
 
     def held_out(self, measure: str) -> MeasureSummary | None:
         """One measure on held-out prompts; None where there is none."""
@@ -86,6 +81,15 @@ class Findings:
         ]
 
 
+def few(contents: Contents) -> tuple[str, ...]:
+    """The arms of a study, or of many those of its first hypothesis."""
+    if len(contents.arms) <= FEW:
+        return contents.arms
+    first = next(iter(contents.hypotheses.values()), None)
+    named = {arm for contrast in first.contrasts for arm in contrast.arms} if first else set(contents.arms)
+    return tuple(arm for arm in contents.arms if arm in named)[:FEW]
+
+
 def spoken(arm: str) -> str:
     """An arm's name for readers."""
     return "SFT policy" if arm == SFT else arm
@@ -103,7 +107,7 @@ def analyse(folder: Path) -> Findings:
     """
     contents = read_contents(folder)
     resamples = int(contents.record["study"]["resamples"])
-    summary = summarise(contents.rows, contents.pairs, contents.arms, resamples, 0, contents.anchors)
+    summary = summarise(contents.rows, contents.pairs, contents.arms, resamples, 0, contents.anchors, few(contents))
     matrices = {split: read(contents.rows, split, anchors=contents.anchors) for split in SPLITS}
     baseline = {measure: checkpoint_points(matrices["held_out"], GOLDEN_POLICY, measure) for measure in MEASURES}
     last = {name: max(found, key=lambda p: p.checkpoint.step, default=None) for name, found in baseline.items()}
