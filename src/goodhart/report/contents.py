@@ -52,6 +52,11 @@ class Contents:
         return tuple(self.anchors)
 
     @property
+    def untrained(self) -> tuple[str, ...]:
+        """Best-of-n, which stands on every frontier."""
+        return tuple(arm for arm in self.arms if arm not in self.record["study"]["arms"])
+
+    @property
     def anchors(self) -> dict[str, str]:
         """The name of the SFT policy that each arm starts from."""
         return dict(self.record["anchors"])

@@ -87,7 +87,8 @@ def few(contents: Contents) -> tuple[str, ...]:
         return contents.arms
     first = next(iter(contents.hypotheses.values()), None)
     named = {arm for contrast in first.contrasts for arm in contrast.arms} if first else set(contents.arms)
-    return tuple(arm for arm in contents.arms if arm in named)[:FEW]
+    trained = [arm for arm in contents.arms if arm in named and arm not in contents.untrained]
+    return (*trained[: FEW - len(contents.untrained)], *contents.untrained)
 
 
 def spoken(arm: str) -> str:

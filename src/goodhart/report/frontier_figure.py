@@ -60,10 +60,16 @@ def hacking_picture(findings: Findings, resolution: int) -> Picture:
 def hypothesis_picture(findings: Findings, ruling: Ruling, resolution: int) -> Picture:
     """The frontiers of the arms that decide a hypothesis."""
     named = {arm for d in ruling.decisions if d.contrast.decides for arm in d.contrast.arms}
-    arms = [arm for arm in findings.contents.arms if arm in named]
-    drawn = _panels(findings, ("golden_vs_policy", "golden_vs_sft"), arms[:FEW], resolution)
+    arms = [arm for arm in findings.contents.arms if arm in named][: FEW - len(findings.contents.untrained)]
+    arms += [arm for arm in findings.contents.untrained if arm not in arms]
+    drawn = _panels(findings, ("golden_vs_policy", "golden_vs_sft"), arms, resolution)
     name = "".join(c if c.isalnum() else "-" for c in ruling.name)
-    return Picture(f"hypothesis-{name}", ruling.name, "The arms that decide; marks, lines and bands as above.", drawn)
+    return Picture(
+        f"hypothesis-{name}",
+        ruling.name,
+        "The arms that decide, and best-of-n; marks, lines and bands as above.",
+        drawn,
+    )
 
 
 def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], resolution: int) -> bytes:

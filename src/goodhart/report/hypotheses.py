@@ -12,7 +12,6 @@ from goodhart.analysis.interval import Interval
 from goodhart.analysis.rulings import Decision, Ruling
 from goodhart.paper.results import Result, result
 from goodhart.report import theme
-from goodhart.report.findings import Findings
 from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.theme import Picture, shown
 from goodhart.report.verdict import MEASURES, spelled
@@ -201,27 +200,3 @@ def axis_grid(found: Sequence[AxisFound]) -> Grid:
         for place, at in enumerate(axis.places)
     ]
     return Grid("Arms along what is changed", ("axis", "arm", "at", "win rate at equal KL", "peak"), tuple(rows))
-
-
-def drift_grid(findings: Findings) -> Grid:
-    """How on-policy each arm's data were at its last checkpoints, beside the win rate at its peak."""
-    rows: list[tuple[str, ...]] = []
-    for arm in findings.contents.arms:
-        own = [(at, spent) for at, spent in findings.tables.budgets.items() if at.arm == arm]
-        if own:
-            last = max(at.step for at, _ in own)
-            ends = [spent for at, spent in own if at.step == last]
-            frontier = findings.frontier("golden_vs_policy", arm)
-            peak = spelled(frontier.peak.value) if frontier and frontier.peak else NONE
-            drift, spread = (float(np.mean([spent[name] for spent in ends])) for name in ("drift", "drift_spread"))
-            size = (f"{np.mean([spent[name] for spent in ends]):,.0f}" for name in ("pairs", "labels"))
-            cost = f"{np.mean([spent['operations'] for spent in ends]) / 1e12:.2f}"
-            rows.append((arm, number(drift, 2, sign=True), number(spread, 2), *size, cost, peak))
-    note = (
-        "log policy(y|x) less log writer(y|x) of the responses that an arm learnt from, each at the step that it was "
-        "learnt, mean and standard deviation in nats: 0 is on-policy. Where the writer is not known, the SFT policy "
-        "stands in. Pairs: learnt from, repetitions included; labels: golden ones that the supervision rests on; "
-        "Tflop: of the run and of the runs that it reads. Means over settings and seeds at the last checkpoint."
-    )
-    header = ("arm", "drift", "spread", "pairs", "labels", "Tflop", "peak golden win rate")
-    return Grid("How on-policy the data were, and what they took", header, tuple(rows), note)

@@ -19,11 +19,11 @@ from goodhart.report.hypotheses import (
     axis_grid,
     axis_picture,
     contrast_grid,
-    drift_grid,
     published_grid,
     verdict_grid,
 )
 from goodhart.report.judges import quality_grid, quality_picture, validation_picture
+from goodhart.report.on_policy import drift_grid, drift_picture
 from goodhart.report.page import Section, render
 from goodhart.report.paper_figure import paper_picture
 from goodhart.report.samples import select
@@ -67,6 +67,7 @@ def _sections(found: Findings, resolution: int) -> list[Section]:
         _gap(found, resolution),
         _measures(found, resolution),
         _classification(found, resolution),
+        _on_policy(found, resolution),
         _responses(found),
         _judges(found, resolution),
         _samples(found),
@@ -158,7 +159,12 @@ def _classification(found: Findings, resolution: int) -> Section:
 
 def _responses(found: Findings) -> Section:
     last, every = (statistics.diagnostics_grid(found, last=last) for last in (True, False))
-    return Section("responses", "Responses", grids=(last, drift_grid(found)), folded=(every,))
+    return Section("responses", "Responses", grids=(last,), folded=(every,))
+
+
+def _on_policy(found: Findings, resolution: int) -> Section:
+    pictures = (drift_picture(found, resolution),)
+    return Section("on-policy", "On-policy", pictures=pictures, grids=(drift_grid(found),))
 
 
 def _judges(found: Findings, resolution: int) -> Section:

@@ -1,0 +1,96 @@
+"""How on-policy each arm's data were, beside what they gave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from goodhart.analysis.interval import Interval
+from goodhart.report import theme
+from goodhart.report.findings import MAIN, Findings
+from goodhart.report.grid import NONE, Grid, number
+from goodhart.report.theme import Picture, shown
+from goodhart.report.verdict import spelled_share
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What an arm's last checkpoints took, means over settings and seeds, and the arm's peak."""
+
+    arm: str
+    drift: float
+    """Mean log policy(y|x) - log writer(y|x) of the responses learnt from, nats."""
+    spread: float
+    pairs: float
+    labels: float
+    operations: float
+    peak: Interval | None
+
+
+def spent(findings: Findings) -> list[Spent]:
+    """One line for each trained arm, in the order of the study."""
+    lines: list[Spent] = []
+    for arm in findings.contents.arms:
+        own = [(at, each) for at, each in findings.tables.budgets.items() if at.arm == arm]
+        if own:
+            last = max(at.step for at, _ in own)
+            ends = [each for at, each in own if at.step == last]
+            names = ("drift", "drift_spread", "pairs", "labels", "operations")
+            means = (float(np.mean([each[name] for each in ends])) for name in names)
+            frontier = findings.frontier(MAIN, arm)
+            lines.append(Spent(arm, *means, frontier.peak.value if frontier and frontier.peak else None))
+    return lines
+
+
+def drift_grid(findings: Findings) -> Grid:
+    """The numbers."""
+    rows = [
+        (
+            line.arm,
+            number(line.drift, 2, sign=True),
+            number(line.spread, 2),
+            f"{line.pairs:,.0f}",
+            f"{line.labels:,.0f}",
+            f"{line.operations / 1e12:.2f}",
+            spelled_share(line.peak) if line.peak else NONE,
+        )
+        for line in spent(findings)
+    ]
+    note = (
+        "Drift: log policy(y|x) less log writer(y|x) of the responses that an arm learnt from, each at the step that "
+        "it was learnt, mean and standard deviation in nats: 0 is on-policy. Where the writer is not known, the SFT "
+        "policy stands in. Pairs: learnt from, repetitions included; labels: golden ones that the supervision rests "
+        "on; Tflop: of the run and of the runs that it reads. Means over settings and seeds at the last checkpoint."
+    )
+    header = ("arm", "drift", "spread", "pairs", "labels", "Tflop", "peak golden win rate")
+    return Grid("How on-policy the data were, and what they took", header, tuple(rows), note)
+
+
+def drift_picture(findings: Findings, resolution: int) -> Picture:
+    """The peak of every arm against the drift of its data."""
+    lines = [line for line in spent(findings) if line.peak is not None]
+    with theme.canvas(9.6, 4.6) as figure:
+        axes = figure.subplots()
+        named = set(findings.shown)
+        for line in lines:
+            assert line.peak is not None
+            bold = line.arm in named
+            bars = [[line.peak.estimate - line.peak.low], [line.peak.high - line.peak.estimate]]
+            axes.errorbar(
+                line.drift, line.peak.estimate, yerr=bars, marker="o", ms=6 if bold else 4, capsize=2, lw=1,
+                color=theme.BLUE if bold else theme.REFERENCE, alpha=1.0 if bold else 0.7,
+            )  # fmt: skip
+            axes.annotate(
+                shown(line.arm, 24), (line.drift, line.peak.estimate), (5, 4), textcoords="offset points", fontsize=7
+            )
+        axes.axvline(0, color=theme.INK, lw=1, ls=":")
+        axes.set_xlabel("drift: mean log policy(y|x) − log writer(y|x) of what was learnt from, nats")
+        axes.set_ylabel("peak golden win rate\nagainst the golden policy")
+        axes.margins(x=0.12)
+        drawn = theme.png(figure, resolution)
+    caption = (
+        "How on-policy an arm's data were against what they gave. Left of 0 the policy has made less likely what it "
+        "learns from than its writer had it; at 0 it wrote it itself. Bars: 95% intervals of the cross-fitted peak."
+    )
+    return Picture("on-policy", "How on-policy the data were", caption, drawn)
