@@ -23,6 +23,8 @@ _TABLES = {
     "budgets": schema.BUDGETS,
     "streams": schema.STREAM_ROWS,
 }
+FEW = 6
+"""So many arms can be told apart in one figure."""
 _MAY_BE_EMPTY = ("streams",)
 _SECTIONS = (
     *("study", "anchors", "variants", "versions", "machine", "git", "cost", "data"),
@@ -50,6 +52,16 @@ class Contents:
     def arms(self) -> tuple[str, ...]:
         """The arms in the order of the study file, then best-of-n; the first is compared with the others."""
         return tuple(self.anchors)
+
+    @property
+    def few(self) -> tuple[str, ...]:
+        """The arms of a study, or of many those of its first hypothesis: as many as one figure can show."""
+        if len(self.arms) <= FEW:
+            return self.arms
+        first = next(iter(self.hypotheses.values()), None)
+        named = {arm for contrast in first.contrasts for arm in contrast.arms} if first else set(self.arms)
+        trained = [arm for arm in self.arms if arm in named and arm not in self.untrained]
+        return (*trained[: FEW - len(self.untrained)], *self.untrained)
 
     @property
     def untrained(self) -> tuple[str, ...]:

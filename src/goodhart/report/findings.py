@@ -19,8 +19,6 @@ from goodhart.report.contents import Contents, read_contents
 GOLDEN_POLICY = "golden policy"
 BASELINES = (GOLDEN_POLICY, SFT)
 """The arms of the tables that no study file names."""
-FEW = 6
-"""So many arms can be told apart in one figure."""
 MAIN = "golden_vs_policy"
 """The measure of the headline: golden win rate against the golden policy."""
 
@@ -41,7 +39,7 @@ class Findings:
     @property
     def shown(self) -> tuple[str, ...]:
         """The arms that the figures of all arms draw: of many, those of the first hypothesis."""
-        return few(self.contents)
+        return self.contents.few
 
     def held_out(self, measure: str) -> MeasureSummary | None:
         """One measure on held-out prompts; None where there is none."""
@@ -81,16 +79,6 @@ class Findings:
         ]
 
 
-def few(contents: Contents) -> tuple[str, ...]:
-    """The arms of a study, or of many those of its first hypothesis."""
-    if len(contents.arms) <= FEW:
-        return contents.arms
-    first = next(iter(contents.hypotheses.values()), None)
-    named = {arm for contrast in first.contrasts for arm in contrast.arms} if first else set(contents.arms)
-    trained = [arm for arm in contents.arms if arm in named and arm not in contents.untrained]
-    return (*trained[: FEW - len(contents.untrained)], *contents.untrained)
-
-
 def spoken(arm: str) -> str:
     """An arm's name for readers."""
     return "SFT policy" if arm == SFT else arm
@@ -108,7 +96,7 @@ def analyse(folder: Path) -> Findings:
     """
     contents = read_contents(folder)
     resamples = int(contents.record["study"]["resamples"])
-    summary = summarise(contents.rows, contents.pairs, contents.arms, resamples, 0, contents.anchors, few(contents))
+    summary = summarise(contents.rows, contents.pairs, contents.arms, resamples, 0, contents.anchors, contents.few)
     matrices = {split: read(contents.rows, split, anchors=contents.anchors) for split in SPLITS}
     baseline = {measure: checkpoint_points(matrices["held_out"], GOLDEN_POLICY, measure) for measure in MEASURES}
     last = {name: max(found, key=lambda p: p.checkpoint.step, default=None) for name, found in baseline.items()}

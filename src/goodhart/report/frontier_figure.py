@@ -14,7 +14,8 @@ from goodhart.analysis.crossfit import Curve
 from goodhart.analysis.frontier import CheckpointPoint
 from goodhart.analysis.rulings import Ruling
 from goodhart.report import theme
-from goodhart.report.findings import FEW, Findings
+from goodhart.report.contents import FEW
+from goodhart.report.findings import Findings
 from goodhart.report.theme import Picture, Style, shown
 
 _FILLS: tuple[Any, ...] = ("full", "none", "left", "top", "right", "bottom")

@@ -62,7 +62,7 @@ def select(contents: Contents) -> Selection:
             "golden_vs_policy",
         ]
     ).to_pylist()
-    arms = [arm for arm in (*contents.arms, GOLDEN_POLICY, SFT) if any(row["arm"] == arm for row in rows)]
+    arms = [arm for arm in (*contents.few, GOLDEN_POLICY, SFT) if any(row["arm"] == arm for row in rows)]
     chosen = {arm: _final(rows, arm, _setting(rows, contents.arms, arm)) for arm in arms}
     texts = {row["prompt"]: row for row in contents.prompts.to_pylist() if row["split"] == "held_out"}
     ids = sorted(set.intersection(set(texts), *(set(found) for found in chosen.values())))

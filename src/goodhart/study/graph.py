@@ -246,7 +246,9 @@ class _Builder:
             spec = {"best_of": best, "seed": seed, "train_evaluation": self.study.task.train_evaluation, **self.small}
             cell = Cell("best of n", spec, inputs, f"best of n seed {seed}")
             found += [
-                Measured(cell, best_of_arm(judge), "n", None, None, seed, n, rows=f"{judge}-{n}.parquet", pairs="")
+                Measured(
+                    cell, best_of_arm(judge), "best of n", None, None, seed, n, rows=f"{judge}-{n}.parquet", pairs=""
+                )
                 for judge in best.judges
                 for n in best.n
             ]

@@ -45,7 +45,7 @@ def write_results(store: Store, study: Study, graph: Graph, cost: dict[str, Any]
 
 def _write(path: Path, table: pa.Table) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")  # another run of the study may write it too
-    pq.write_table(table, temporary)
+    pq.write_table(table, temporary, compression="zstd")
     temporary.replace(path)
 
 
