@@ -17,6 +17,8 @@ from goodhart.training.settings import Preference, Supervised
 
 PAIRS = 128
 """Pairs of each split that every checkpoint classifies."""
+BEST_OF = "best of n"
+"""The setting of best-of-n among those of a table."""
 STREAM_PAIRS = 64
 """Pairs before each checkpoint of a stream that are classified (arXiv 2405.08448, figure 6)."""
 
