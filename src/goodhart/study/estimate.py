@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import statistics
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,14 +206,14 @@ _WORK = {
 }
 
 
-def duration(cells: list[Cell], done: Collection[str], costs: Costs, workers: int) -> float:
+def duration(cells: list[Cell], done: Collection[str], seconds: Callable[[Cell], float], workers: int) -> float:
     """Expected wall seconds of what is missing: the executor's own order, with the expected seconds of each cell."""
     waiting = {cell.id: cell for cell in cells if cell.id not in done}
     finished, running, now = set(done), list[tuple[float, str]](), 0.0
     while waiting or running:
         for cell in in_turn(waiting.values(), finished)[: workers - len(running)]:
             del waiting[cell.id]
-            heapq.heappush(running, (now + costs.seconds(cell), cell.id))
+            heapq.heappush(running, (now + seconds(cell), cell.id))
         now, cell_id = heapq.heappop(running)
         finished.add(cell_id)
     return now

@@ -41,7 +41,7 @@ def expected(study: Study, cells: list[tuple[Cell, bool]], workers: int) -> floa
     from goodhart.study.estimate import Costs, duration
 
     done = {cell.id for cell, is_done in cells if is_done}
-    return duration([cell for cell, _ in cells], done, Costs.of(study), workers)
+    return duration([cell for cell, _ in cells], done, Costs.of(study).seconds, workers)
 
 
 def run_study(study: Study, root: Path, workers: int, console: Console) -> Outcome:
