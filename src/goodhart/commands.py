@@ -19,24 +19,22 @@ def _console() -> Console:
 def run(study_name: str, overrides: list[str], root: Path, *, workers: int, only: Sequence[str], dry_run: bool) -> None:
     """Run a study to its report."""
     from goodhart.report.grid import duration
-    from goodhart.study.session import cores, expected, plan, run_study
+    from goodhart.study.session import cores, plan, prospect, run_study
     from goodhart.study.spec import read_study
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
     console, workers = _console(), workers or cores()
     _, cells = plan(study, root)
-    missing = sum(not done for _, done in cells)
     if dry_run:
         for cell, done in cells:
             console.print(f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}", highlight=False, markup=False)
-    if missing:
-        seconds = expected(study, cells, workers)
-        about = f"; the others take about {duration(seconds)} with {workers} workers on this machine"
-        console.print(f"{len(cells) - missing} of {len(cells)} cells are done{about}", highlight=False)
+    ahead = prospect(study, cells, workers)
+    line = f"{len(cells) - ahead.missing} of {len(cells)} cells are done"
+    about = f"; the others take about {duration(ahead.wall)} with {workers} workers on this machine"
+    console.print(line + (about if ahead.missing else ""), highlight=False)
     if not dry_run:
-        outcome = run_study(study, root, workers, console)
-        _show(outcome.folder, console)
+        _show(run_study(study, root, workers, console, ahead).folder, console)
 
 
 def _show(folder: Path, console: Console) -> None:

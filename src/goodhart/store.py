@@ -55,9 +55,6 @@ class Store:
         """Whether the cell is done."""
         return (self.folder(cell) / "DONE").exists()
 
-    def __contains__(self, cell: object) -> bool:
-        return isinstance(cell, str) and self.has(cell)
-
     def record(self, cell: str) -> dict[str, Any]:
         """The `cell.json` of a finished cell. Raises GoodhartError if it is damaged."""
         folder = self.folder(cell)

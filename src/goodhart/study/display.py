@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -22,14 +23,16 @@ from goodhart.study.executor import Progress
 class Screen:
     """Shows cells as they run, measurements as they come, and an estimate of the time left."""
 
-    def __init__(self, store: Store, cells: list[Cell], workers: int, console: Console) -> None:
+    def __init__(
+        self, store: Store, cells: list[Cell], workers: int, console: Console, seconds: Callable[[Cell], float]
+    ) -> None:
         self.store = store
-        self.cells = cells
+        self.waiting = {cell.id: seconds(cell) for cell in cells if not store.has(cell.id)}
         self.workers = workers
         self.console = console
         self.began = time.monotonic()
         self.news: deque[str] = deque(maxlen=8)
-        self.seconds: dict[str, list[float]] = {}
+        self.spent, self.expected = 0.0, 0.0
         self.live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> Screen:
@@ -45,7 +48,8 @@ class Screen:
         """See `goodhart.study.executor.Watch`."""
         if finished is not None:
             record = self.store.record(finished.id)
-            self.seconds.setdefault(finished.kind, []).append(record["seconds"])
+            self.spent += record["seconds"]
+            self.expected += self.waiting.pop(finished.id, 0.0)
             count = len(progress.done) + progress.cached
             line = (
                 f"[{count}/{progress.total}] {finished.label or finished.id}: {record['seconds']:.1f} s{_news(record)}"
@@ -64,7 +68,7 @@ class Screen:
             seconds = f"{time.monotonic() - since:.0f} s"
             table.add_row(Text(cell.label or cell.id, style="bold"), bar, seconds, Text(state.get("note", "")))
         count = len(progress.done) + progress.cached
-        head = f"{count} of {progress.total} cells, {time.monotonic() - self.began:.0f} s{self._left(progress)}"
+        head = f"{count} of {progress.total} cells, {time.monotonic() - self.began:.0f} s{self._left()}"
         return Group(Text(head, style="cyan"), table, *(Text(line, style="dim") for line in self.news))
 
     def _state(self, cell: Cell) -> dict[str, Any]:
@@ -73,13 +77,10 @@ class Screen:
         except (OSError, ValueError):
             return {}
 
-    def _left(self, progress: Progress) -> str:
-        """An estimate from the mean cost of finished cells of the same kind; unknown kinds make it a lower bound."""
-        done = {cell.id for cell in progress.done}
-        left = [cell for cell in self.cells if cell.id not in done and not self.store.has(cell.id)]
-        known = [sum(s) / len(s) for cell in left if (s := self.seconds.get(cell.kind))]
-        sign = "about" if len(known) == len(left) else "at least"
-        return f", {sign} {sum(known) / self.workers / 60:.1f} min left" if known else ""
+    def _left(self) -> str:
+        """The expected seconds of what is missing, times what finished cells took of theirs."""
+        rate = self.spent / self.expected if self.expected else 1.0
+        return f", about {rate * sum(self.waiting.values()) / self.workers / 60:.1f} min left"
 
 
 def _news(record: dict[str, Any]) -> str:

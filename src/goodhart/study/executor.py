@@ -53,10 +53,12 @@ def execute(store: Store, cells: list[Cell], workers: int, watch: Watch) -> Prog
     progress = Progress(len(cells), cached=len(cells) - len(waiting))
     if not waiting:
         return progress
+    done = _Done(store)
     with _pool(workers) as pool:
         futures: dict[Future[bool], Cell] = {}
         while waiting or futures:
-            for cell in in_turn(waiting.values(), store)[: workers - len(futures)]:
+            free = workers - len(futures)
+            for cell in in_turn(waiting.values(), done)[:free] if free else ():
                 del waiting[cell.id]
                 progress.running[cell.id] = (cell, time.monotonic())
                 futures[pool.submit(_work, str(store.root), cell)] = cell
@@ -72,6 +74,19 @@ def execute(store: Store, cells: list[Cell], workers: int, watch: Watch) -> Prog
                     waiting[cell.id] = cell
                     time.sleep(POLL_SECONDS)
     return progress
+
+
+@dataclass(slots=True)
+class _Done:
+    """The cells that are done, each asked of the file system until it is."""
+
+    store: Store
+    known: set[str] = field(default_factory=set[str])
+
+    def __contains__(self, cell: object) -> bool:
+        if cell not in self.known and isinstance(cell, str) and self.store.has(cell):
+            self.known.add(cell)
+        return cell in self.known
 
 
 def in_turn(waiting: Iterable[Cell], done: Container[str]) -> list[Cell]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,24 +37,40 @@ def plan(study: Study, root: Path) -> tuple[Graph, list[tuple[Cell, bool]]]:
     return graph, [(cell, store.has(cell.id)) for cell in closure(graph.targets)]
 
 
-def expected(study: Study, cells: list[tuple[Cell, bool]], workers: int) -> float:
-    """Seconds that the missing cells will take; measures this machine for about a second."""
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """How long the missing cells of a study will take."""
+
+    missing: int
+    seconds: Callable[[Cell], float]
+    """Of one process that makes a cell."""
+    wall: float
+    """Seconds of all of them with the given workers."""
+
+
+def prospect(study: Study, cells: list[tuple[Cell, bool]], workers: int) -> Prospect:
+    """The expected time; measures this machine for about a second if anything is missing."""
     from goodhart.study.estimate import Costs, duration
 
     done = {cell.id for cell, is_done in cells if is_done}
-    return duration([cell for cell, _ in cells], done, Costs.of(study).seconds, workers)
+    if len(done) == len(cells):
+        return Prospect(0, lambda _: 0.0, 0.0)
+    costs = Costs.of(study)
+    wall = duration([cell for cell, _ in cells], done, costs.seconds, workers)
+    return Prospect(len(cells) - len(done), costs.seconds, wall)
 
 
-def run_study(study: Study, root: Path, workers: int, console: Console) -> Outcome:
+def run_study(study: Study, root: Path, workers: int, console: Console, ahead: Prospect) -> Outcome:
     """Make what is missing, then the study's tables; goes on where an earlier call stopped."""
     store = Store(root)
     graph = build_graph(study)
     cells = closure(graph.targets)
     began = time.monotonic()
-    with Screen(store, cells, workers, console) as screen:
+    with Screen(store, cells, workers, console, ahead.seconds) as screen:
         progress = execute(store, cells, workers, screen)
     cost = {
         "seconds of this call": round(time.monotonic() - began, 1),
+        "seconds expected": round(ahead.wall, 1),
         "workers": workers,
         "cells made": len(progress.done),
         "cells reused": progress.cached,
