@@ -100,7 +100,7 @@ def track(matrix: Matrix, arm: str, measure: str) -> Track:
     """An arm's checkpoints after step 0, ordered by setting, seed and step, and the prompts by name."""
     at = [i for i, c in enumerate(matrix.checkpoints) if c.arm == arm and c.step > 0]
     at.sort(key=lambda i: (matrix.checkpoints[i].setting, matrix.checkpoints[i].seed, matrix.checkpoints[i].step))
-    first = [i for i, c in enumerate(matrix.checkpoints) if c.arm == SFT]
+    first = [i for i, c in enumerate(matrix.checkpoints) if c.arm == matrix.anchors.get(arm, SFT)]
     kl, value = matrix.columns["kl"], matrix.columns[measure]
     start = value[first].mean(axis=0) if first and np.isfinite(value[first]).any() else None
     known = np.isfinite(kl[at]).all(axis=0) & np.isfinite(value[at]).all(axis=0)

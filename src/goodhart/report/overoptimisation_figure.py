@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 
 from goodhart.analysis.bend import Candidate
 from goodhart.analysis.overoptimisation import Bounded, Fit, Overoptimisation, overoptimisation
-from goodhart.analysis.table import read
 from goodhart.report import theme
 from goodhart.report.findings import Findings
 from goodhart.report.grid import NONE, Grid, interval, number
@@ -30,12 +29,11 @@ _COLUMNS = (
 
 
 def along_kl(found: Findings) -> tuple[Overoptimisation, ...]:
-    """Every arm by every measure that the study has, on held-out prompts."""
-    matrix = read(found.contents.rows, "held_out")
-    resamples = int(found.contents.record["study"]["resamples"])
+    """The arms that figures show by every measure that the study has, on held-out prompts."""
+    matrix = found.tables.matrix("held_out")
     measures = [name for name in _STYLES if found.measured(name)]
     return tuple(
-        overoptimisation(matrix, arm, measure, resamples) for arm in found.contents.arms for measure in measures
+        overoptimisation(matrix, arm, measure, found.tables.resamples) for arm in found.shown for measure in measures
     )
 
 

@@ -24,6 +24,7 @@ from goodhart.report.hypotheses import (
 )
 from goodhart.report.judges import quality_grid, quality_picture, validation_picture
 from goodhart.report.on_policy import drift_grid, drift_picture
+from goodhart.report.overoptimisation_figure import along_kl, overoptimisation_grid, overoptimisation_picture
 from goodhart.report.page import Section, render
 from goodhart.report.paper_figure import paper_picture
 from goodhart.report.samples import select
@@ -148,7 +149,10 @@ def _measures(found: Findings, resolution: int) -> Section:
         "because its data has no human line that no model was trained on: that golden itself is exploited would not "
         "be seen here."
     )
-    return Section("measures", "Measures", paragraphs=(text,), pictures=(hacking_picture(found, resolution),))
+    curves = along_kl(found)
+    pictures = (hacking_picture(found, resolution), overoptimisation_picture(curves, resolution))
+    grids = (overoptimisation_grid(curves),)
+    return Section("measures", "Measures", paragraphs=(text,), pictures=pictures, grids=grids)
 
 
 def _classification(found: Findings, resolution: int) -> Section:
