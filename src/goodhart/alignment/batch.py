@@ -75,6 +75,7 @@ class Pairs:
         references = [p.reference for p in parts if p.reference is not None]
         if len(labels) < len(parts):
             raise ValueError("only pairs with labels can be joined")
+        known = any(p.writer is not None for p in parts)
         own = [np.full((len(p), 2), np.nan) if p.writer is None else p.writer for p in parts]
         return cls(
             [prompt for part in parts for prompt in part.prompts],
@@ -82,7 +83,7 @@ class Pairs:
             [response for part in parts for response in part.second],
             np.concatenate(labels),
             np.concatenate(references) if len(references) == len(parts) else None,
-            np.concatenate(own),
+            np.concatenate(own) if known else None,
         )
 
     def take(self, chosen: Sequence[int]) -> Pairs:
