@@ -5,7 +5,7 @@ smaller leave-one-run-out error, a smaller AICc, and a 95% interval of beta with
 start is itself measured: its error moves all checkpoints together, which the first two take for a bend.
 
 Intervals are percentiles of a bootstrap that draws whole runs (setting, seed) and prompts, jointly for the checkpoints
-and the SFT policy (Owen 2007, arXiv 0712.1111, where such intervals are shown to be conservative for the prompts).
+and the SFT policy. Drawing both counts part of the noise twice (Owen 2007, arXiv 0712.1111), so they are a little wide.
 """
 
 from __future__ import annotations
