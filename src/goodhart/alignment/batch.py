@@ -69,12 +69,15 @@ class Pairs:
     def joined(cls, parts: Sequence[Pairs]) -> Pairs:
         """Labelled pairs one after the other; what is not known of all is not known of the whole.
 
+        Only writers are known pair by pair: NaN where they are not.
+
         Raises ValueError if a part has no label.
         """
         labels = [p.label for p in parts if p.label is not None]
         references = [p.reference for p in parts if p.reference is not None]
         if len(labels) < len(parts):
             raise ValueError("only pairs with labels can be joined")
+        known = any(p.writer is not None for p in parts)
         own = [np.full((len(p), 2), np.nan) if p.writer is None else p.writer for p in parts]
         return cls(
             [prompt for part in parts for prompt in part.prompts],
@@ -82,7 +85,7 @@ class Pairs:
             [response for part in parts for response in part.second],
             np.concatenate(labels),
             np.concatenate(references) if len(references) == len(parts) else None,
-            np.concatenate(own),
+            np.concatenate(own) if known else None,
         )
 
     def take(self, chosen: Sequence[int]) -> Pairs:
