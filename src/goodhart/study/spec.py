@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from goodhart.analysis.hypotheses import Axis, Hypothesis
+from goodhart.analysis.hypotheses import PROXY, Axis, Hypothesis
 from goodhart.config import build, load_yaml, override
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
 from goodhart.study.arms import validate_arms
+from goodhart.study.plan import GOLDEN_POLICY, SFT, sft_of
 from goodhart.training.settings import Preference, Supervised
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -150,10 +151,14 @@ class Study:
             raise GoodhartError(f"study name {self.name!r} is not a plain word", "use letters, digits, '-' and '_'")
         if not self.arms or not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise GoodhartError("the study has no arms or no distinct seeds", "give at least one of each")
+        taken = {SFT, GOLDEN_POLICY, PROXY, *self.all_arms[len(self.arms) :], *map(sft_of, self.variants)}
+        for name in taken & set(self.arms):
+            raise GoodhartError(f"arm {name!r} has the name of something else in the tables", "rename it")
         validate_arms(self.arms, set(self.variants))
         self._validate_best_of()
         for name, hypothesis in self.hypotheses.items():
             hypothesis.validate(name, tuple(self.all_arms))
+            self._validate_streams(name, hypothesis)
         for name, axis in self.axes.items():
             axis.validate(name, tuple(self.all_arms))
         for name, labels in (("labels", self.labels), *((n, v.labels) for n, v in self.variants.items())):
@@ -176,6 +181,24 @@ class Study:
     def all_arms(self) -> list[str]:
         """The arms, then the baselines that stand on every frontier."""
         return [*self.arms, *(best_of_arm(judge) for judge in self.best_of.judges if self.best_of.samples)]
+
+    def _validate_streams(self, name: str, hypothesis: Hypothesis) -> None:
+        """A stream is what a run recorded; who classifies it has the reference whose log-probabilities it keeps."""
+        for i, contrast in enumerate(hypothesis.contrasts):
+            if not contrast.stream:
+                continue
+            recorded = self.arms.get(contrast.stream)
+            others = [self.arms.get(arm) for arm in contrast.arms]
+            if recorded is None or recorded.source != "policy" or recorded.reduction != "sum" or None in others:
+                raise GoodhartError(
+                    f"hypotheses.{name}.contrasts[{i}] classifies the stream of {contrast.stream!r} by "
+                    f"{contrast.first!r} and {contrast.second!r}",
+                    "name an arm that samples from its policy, with reduction sum, and trained arms or the proxy",
+                )
+            if any(other and other.variant != recorded.variant for other in others):
+                raise GoodhartError(
+                    f"hypotheses.{name}.contrasts[{i}] names arms of different variants", "a stream has one reference"
+                )
 
     def _validate_best_of(self) -> None:
         best = self.best_of
@@ -217,9 +240,15 @@ def _inheriting(data: dict[str, Any]) -> dict[str, Any]:
     for name, variant in variants.items():
         full[name] = variant
         if isinstance(variant, dict):
-            own = {k: {**(data.get(k) or {}), **v} for k, v in variant.items() if isinstance(v, dict)}
-            full[name] = {**variant, **own}
+            full[name] = {key: _filled(value, data.get(key)) for key, value in variant.items()}
     return {**data, "variants": full}
+
+
+def _filled(value: Any, own: Any) -> Any:
+    """A section with what it does not name taken from another, at every depth."""
+    if not isinstance(value, dict) or not isinstance(own, dict):
+        return value
+    return {**own, **{key: _filled(each, own.get(key)) for key, each in value.items()}}
 
 
 def builtin_studies() -> list[str]:
