@@ -62,8 +62,8 @@ def hypothesis_picture(findings: Findings, ruling: Ruling, resolution: int) -> P
     named = {arm for d in ruling.decisions if d.contrast.decides for arm in d.contrast.arms}
     arms = [arm for arm in findings.contents.arms if arm in named]
     drawn = _panels(findings, ("golden_vs_policy", "golden_vs_sft"), arms[:FEW], resolution)
-    name = "".join(c if c.isalnum() else "-" for c in ruling.name)
-    return Picture(f"hypothesis-{name}", ruling.name, "The arms that decide; marks, lines and bands as above.", drawn)
+    name = theme.file_name("hypothesis", ruling.name)
+    return Picture(name, ruling.name, "The arms that decide; marks, lines and bands as above.", drawn)
 
 
 def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], resolution: int) -> bytes:
