@@ -1,5 +1,7 @@
 """Pairs, labellers and sources: what flows between the slots of an algorithm."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +11,10 @@ from scipy.stats import binomtest
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import DataLabels, JudgeLabels, both_orders
 from goodhart.alignment.pair_table import read_pairs, write_pairs
-from goodhart.alignment.sources import DataSource, PolicySource, places
+from goodhart.alignment.sources import DataSource, MixtureSource, PolicySource, places
 from goodhart.errors import GoodhartError
+from goodhart.study.arm import Arm
+from goodhart.study.arms import shares_of
 from goodhart.tasks.prompt_table import write_prompts
 from goodhart.tasks.prompts import Prompt
 from tiny_models import prompt
@@ -20,7 +24,8 @@ FIRST = [[5, 1], [6], [7, 8, 1], []]
 SECOND = [[9], [10, 11, 1], [12, 1], [13]]
 LABEL = np.array([1.0, 0.0, 0.5, 0.25])
 KNOWN = np.array([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0], [-0.0, -8.0]])
-WHOLE = Pairs(PROMPTS, FIRST, SECOND, LABEL, KNOWN)
+OWN = np.array([[-1.5, -2.5], [np.nan, -4.5], [-5.5, -6.5], [-7.5, -8.5]])
+WHOLE = Pairs(PROMPTS, FIRST, SECOND, LABEL, KNOWN, OWN)
 
 
 class Says:
@@ -38,6 +43,7 @@ def same(one, other):
     assert one.responses == other.responses
     np.testing.assert_array_equal(one.label, other.label)
     np.testing.assert_array_equal(one.reference, other.reference)
+    np.testing.assert_array_equal(one.writer, other.writer)
 
 
 def test_swapping_exchanges_responses_labels_and_log_probabilities():
@@ -45,22 +51,47 @@ def test_swapping_exchanges_responses_labels_and_log_probabilities():
     assert swapped.responses == [(b, a) for a, b in WHOLE.responses]
     assert swapped.label.tolist() == [0.0, 1.0, 0.5, 0.75]
     assert swapped.reference.tolist() == [[-2, -1], [-4, -3], [-6, -5], [-8, 0]]
+    np.testing.assert_array_equal(swapped.writer, [[-2.5, -1.5], [-4.5, np.nan], [-6.5, -5.5], [-8.5, -7.5]])
     same(swapped.swapped(), WHOLE)
 
 
 def test_taking_and_cutting_keep_rows_together():
-    same(WHOLE.take([2, 0]), Pairs(*([s[2], s[0]] for s in (PROMPTS, FIRST, SECOND)), LABEL[[2, 0]], KNOWN[[2, 0]]))
+    arrays = (array[[2, 0]] for array in (LABEL, KNOWN, OWN))
+    same(WHOLE.take([2, 0]), Pairs(*([s[2], s[0]] for s in (PROMPTS, FIRST, SECOND)), *arrays))
     same(WHOLE[1:3], WHOLE.take([1, 2]))
     bare = Pairs(PROMPTS, FIRST, SECOND)
     assert bare.take([1]).label is None
     assert bare.swapped()[:2].reference is None
+    assert bare.swapped().take([1, 0])[:1].writer is None
     assert len(WHOLE.take([3, 3, 3, 0, 1])) == 5
 
 
-def test_the_reference_per_token_divides_by_each_length():
-    found = WHOLE.with_means().reference
-    np.testing.assert_allclose(found, KNOWN / [[2, 1], [1, 3], [3, 2], [1, 1]])
-    assert Pairs(PROMPTS, FIRST, SECOND).with_means().reference is None
+def test_log_probabilities_per_token_are_divided_by_each_length():
+    found, lengths = WHOLE.with_means(), np.array([[2, 1], [1, 3], [3, 2], [1, 1]])
+    np.testing.assert_allclose(found.reference, KNOWN / lengths)
+    np.testing.assert_allclose(found.writer, OWN / lengths)
+    bare = Pairs(PROMPTS, FIRST, SECOND).with_means()
+    assert bare.reference is None
+    assert bare.writer is None
+
+
+def test_joined_pairs_know_each_writer_that_is_known():
+    second = WHOLE.swapped().take([3, 1])
+    both = Pairs.joined([WHOLE, second])
+    same(both[:4], WHOLE)
+    same(both[4:], second)
+    partly = Pairs.joined([WHOLE, replace(second, writer=None)])
+    np.testing.assert_array_equal(partly.writer, np.concatenate([OWN, np.full((2, 2), np.nan)]))
+    same(Pairs.joined([WHOLE]), WHOLE)
+
+
+def test_what_no_part_knows_the_whole_does_not_know():
+    """Not a column of NaN, which a reader would take for numbers."""
+    bare = Pairs(PROMPTS, FIRST, SECOND, LABEL)
+    assert Pairs.joined([bare, bare]).writer is None
+    assert Pairs.joined([bare, WHOLE]).reference is None
+    with pytest.raises(ValueError, match="with labels"):
+        Pairs.joined([WHOLE, Pairs(PROMPTS, FIRST, SECOND)])
 
 
 @pytest.mark.parametrize("label", [[1, 0, 0.5, 1.1], [1, 0, 0.5, -0.1], [1, 0, 0.5, np.nan], [1, 0, 0.5]])
@@ -136,10 +167,48 @@ class Echo:
         self.purpose = purpose
         return [[[p.number, seed, first_sample + k] for k in range(samples)] for p in prompts]
 
+    def log_probs(self, prompts, responses):
+        raise AssertionError("nobody asks for it")
+
+    def frozen(self):
+        return self
+
 
 def test_a_data_source_walks_its_pairs():
     source = DataSource(WHOLE, 3, 5)
     same(source.draw(2, Echo()), WHOLE.take(places(2, 3, 4, 5)))
+
+
+def test_a_mixture_draws_each_share_with_its_own_labels():
+    judge = Says([[0.9, 0.2], [0.3, 0.6], [0.5, 0.5]])
+    online, offline = (
+        (PolicySource(PROMPTS, 3, 5), JudgeLabels(judge, "hard", 0)),
+        (DataSource(WHOLE, 2, 5), DataLabels()),
+    )
+    found = MixtureSource([online, offline]).draw(2, Echo())
+    assert found.label[:3].tolist() == [1.0, 0.0, 0.5]
+    assert found[:3].responses == online[0].draw(2, Echo()).responses
+    assert np.isnan(found.writer[:3]).all()
+    data = WHOLE.take(places(2, 2, 4, 5))
+    same(found[3:], replace(data, reference=None))
+    assert len(found) == 5
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 64))
+def test_shares_become_whole_pairs_by_the_largest_remainder(weights, batch):
+    exact = {f"part {i}": w / sum(weights) for i, w in enumerate(weights)}
+    sizes = shares_of(Arm("mixture", "data", parts=exact, batch=batch))
+    assert list(sizes) == list(exact)
+    assert sum(sizes.values()) == batch
+    rest = {name: share * batch - sizes[name] for name, share in exact.items()}
+    assert all(abs(each) < 1 for each in rest.values())
+    raised = [1 + each for each in rest.values() if each < -1e-9]
+    assert min(raised, default=1) >= max((each for each in rest.values() if each >= 0), default=0) - 1e-9
+
+
+def test_shares_that_a_float_cannot_hold_lose_no_pair():
+    assert shares_of(Arm("mixture", "data", parts={"a": 0.1, "b": 0.2, "c": 0.7}, batch=10)) == {"a": 1, "b": 2, "c": 7}
+    assert shares_of(Arm("mixture", "data", parts={"a": 0.5, "b": 0.5}, batch=5)) == {"a": 3, "b": 2}
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 10])
@@ -175,6 +244,7 @@ def test_pairs_are_read_as_they_were_written(pairs, tmp_path):
     if pairs.label is None:
         assert found.label is None
         assert found.reference is None
+        assert found.writer is None
     else:
         same(found, expected)
 

@@ -2,7 +2,6 @@ import dataclasses
 import math
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy import stats
 
@@ -14,61 +13,10 @@ from goodhart.analysis.frontier import envelope, peak
 from goodhart.analysis.gap import at_equal_settings, budgets, common_range, matched
 from goodhart.analysis.interval import components, of_mean
 from goodhart.analysis.summary import measure_summary, summarise
-from goodhart.analysis.table import SFT, Cloud, Point, clouds, read
+from goodhart.analysis.table import Cloud, Point, clouds, read
 from goodhart.errors import GoodhartError
-from goodhart.evaluation.schema import PAIR_ROWS, ROWS
 from goodhart.randomness import stream
-
-
-def row(arm, beta, seed, step, prompt, kl, win, split="held_out", sample=0, **other):
-    base = {
-        "arm": arm,
-        "setting": "" if arm == SFT else f"beta={beta} lr=0.0001",
-        "beta": None if arm == SFT else beta,
-        "lr": None if arm == SFT else 1e-4,
-        "seed": seed,
-        "step": step,
-        "split": split,
-        "prompt": f"p{prompt}",
-        "sample": sample,
-        "response": [prompt, 1],
-        "text": "a",
-        "tokens": 2,
-        "ended": True,
-        "kl": kl,
-        "entropy": 1.0,
-        "logp": -1.0,
-        "ref_logp": -1.0,
-        "golden_vs_policy": win,
-        "golden_vs_sft": win,
-        "proxy_vs_policy": win,
-        "proxy_vs_sft": win,
-        "hidden": None,
-    }
-    return base | other
-
-
-def rows_of(records):
-    return pa.Table.from_pylist(records, schema=ROWS)
-
-
-def noiseless(curves, prompts=6, seeds=(0, 1)):
-    """Rows where every prompt and seed has the same numbers; curves[arm][beta] = [(kl, win), ...] by step."""
-    found = [row(SFT, None, 0, 0, p, 0.0, 0.4) for p in range(prompts)]
-    for arm, sweep in curves.items():
-        for beta, points in sweep.items():
-            for step, (kl, win) in enumerate(points, 1):
-                found += [row(arm, beta, s, step, p, kl, win) for s in seeds for p in range(prompts)]
-    return rows_of(found)
-
-
-def pairs_of(records):
-    names = ("arm", "setting", "beta", "lr", "seed", "step", "split", "pair", "prompt", "label", "rho_w", "rho_l")
-    return pa.Table.from_pylist([dict(zip(names, record, strict=True)) for record in records], schema=PAIR_ROWS)
-
-
-NO_PAIRS = pairs_of([])
-TWO = {"online": {0.1: [(2.0, 0.6), (4.0, 0.7)]}, "offline": {0.1: [(1.0, 0.45), (3.0, 0.55)]}}
+from made_rows import NO_PAIRS, TWO, noiseless, noisy, pairs_of, row, rows_of
 
 
 def arms(table, measure="golden_vs_policy", names=("online", "offline")):
@@ -117,21 +65,8 @@ def test_hull_solves_the_linear_program():
         kl, value = np.concatenate([[0.0], rng.random(8) * 5]), rng.random(9)
         at = np.array([float(rng.random() * 5)])
         best = linprog(-value, A_ub=kl[None], b_ub=at, A_eq=np.ones((1, 9)), b_eq=[1.0])
-        # The walk begins at the point of least KL, so it may start above the SFT point's budget of 0 only by a tie.
+        # The walk begins at the point of least KL, so it may start above the "sft" point's budget of 0 only by a tie.
         assert evaluate(hull(kl[None], value[None], at), kl[None], value[None], at)[0, 0] == pytest.approx(-best.fun)
-
-
-def noisy(seed=0, prompts=40, seeds=(0, 1, 2), shift=0.0):
-    rng = stream(seed, "test/noisy")
-    found = [row(SFT, None, 0, 0, p, 0.0, float(rng.random() < 0.4)) for p in range(prompts)]
-    for arm, extra in (("online", 0.1 + shift), ("offline", 0.0)):
-        for beta in (0.1, 0.03):
-            for s in seeds:
-                for step in (1, 2, 3):
-                    for p in range(prompts):
-                        kl = step * 1.5 * (1 + 0.1 * rng.normal())
-                        found.append(row(arm, beta, s, step, p, kl, float(rng.random() < 0.45 + 0.05 * step + extra)))
-    return found
 
 
 def test_row_order_does_not_matter():

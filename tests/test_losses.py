@@ -1,4 +1,4 @@
-"""IPO and DPO against closed forms: values, gradients, soft labels, symmetry."""
+"""IPO, DPO and best-of-2 against closed forms: values, gradients, soft labels, symmetry."""
 
 import math
 
@@ -7,18 +7,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodhart.alignment.losses import MARGINS, dpo, ipo, pair_loss
-from tiny_models import gradients, llama, policy_of
+from goodhart.alignment.losses import BEST_OF_2, MARGINS, dpo, ipo, loss_of, pair_loss
+from tiny_models import gradients, llama, naive_logp, policy_of
 
 nats = st.floats(-50, 50, allow_nan=False)
 betas = st.floats(0.01, 2)
 shares = st.floats(0, 1)
+LOSSES = [*MARGINS, BEST_OF_2]
 
 
 def at(name, first, second, label, beta):
     """(loss, d loss / d rho_first, d loss / d rho_second) of one pair."""
     rho = torch.tensor([[first, second]], dtype=torch.float64, requires_grad=True)
-    loss = pair_loss(MARGINS[name], rho[:, 0], rho[:, 1], torch.tensor([label], dtype=torch.float64), beta=beta)
+    loss = loss_of(name, rho[:, 0], rho[:, 1], torch.tensor([label], dtype=torch.float64), beta=beta)
     (gradient,) = torch.autograd.grad(loss.sum(), rho)
     return float(loss.detach()), float(gradient[0, 0]), float(gradient[0, 1])
 
@@ -56,7 +57,7 @@ def test_dpo_does_not_overflow():
     assert float(dpo(torch.tensor([1e4]))) == 0
 
 
-@given(st.sampled_from(sorted(MARGINS)), nats, nats, shares, betas)
+@given(st.sampled_from(LOSSES), nats, nats, shares, betas)
 def test_a_soft_label_is_the_mixture_of_the_two_hard_ones(name, first, second, share, beta):
     soft = at(name, first, second, share, beta)
     won, lost = at(name, first, second, 1.0, beta), at(name, first, second, 0.0, beta)
@@ -79,7 +80,7 @@ def test_a_soft_label_under_ipo_has_its_minimum_at_p_minus_one_half(first, secon
     assert at("ipo", first, second, share, beta)[0] == pytest.approx(mixture, rel=1e-9, abs=1e-9)
 
 
-@given(st.sampled_from(sorted(MARGINS)), nats, nats, shares, betas)
+@given(st.sampled_from(LOSSES), nats, nats, shares, betas)
 def test_swapping_a_pair_with_its_label_changes_nothing_and_exchanges_the_gradients(name, first, second, share, beta):
     value, d_first, d_second = at(name, first, second, share, beta)
     swapped = at(name, second, first, 1 - share, beta)
@@ -111,3 +112,26 @@ def test_at_the_reference_the_gradient_is_that_of_the_log_probabilities(name, va
     margin = gradients(model, logp[0, 0] - logp[0, 1])
     torch.testing.assert_close(torch.cat([g.flatten() for g in found]), slope * beta * margin, rtol=1e-4, atol=1e-6)
     assert margin.norm() > 1
+
+
+@pytest.mark.parametrize(("label", "winner"), [(1.0, 0), (0.0, 1)])
+def test_best_of_2_has_the_gradient_of_supervised_learning_of_the_winner(label, winner):
+    model, given_, pair = llama(), [2, 3, 4], ([5, 6, 1], [7, 1])
+    rho = policy_of(model).log_probs([given_], [pair]) - torch.tensor([[-3.0, -50.0]])
+    loss = loss_of(BEST_OF_2, rho[:, 0], rho[:, 1], torch.tensor([label]), beta=None)
+    supervised = gradients(model, -naive_logp(model, given_, pair[winner]).sum())
+    torch.testing.assert_close(gradients(model, loss.sum()), supervised, rtol=1e-4, atol=1e-5)
+    assert supervised.norm() > 1
+
+
+@given(nats, nats)
+def test_a_tie_under_best_of_2_is_half_of_each(first, second):
+    assert at(BEST_OF_2, first, second, 0.5, 1.0) == pytest.approx((-(first + second) / 2, -0.5, -0.5), abs=1e-9)
+
+
+def test_a_loss_of_margins_needs_a_beta_and_best_of_2_has_none():
+    rho = torch.tensor([1.0])
+    for name in MARGINS:
+        with pytest.raises(ValueError, match=f"{name}.*beta"):
+            loss_of(name, rho, rho, rho, beta=None)
+    assert float(loss_of(BEST_OF_2, rho, 2 * rho, rho, beta=None)) == -1.0

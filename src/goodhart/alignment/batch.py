@@ -69,6 +69,8 @@ class Pairs:
     def joined(cls, parts: Sequence[Pairs]) -> Pairs:
         """Labelled pairs one after the other; what is not known of all is not known of the whole.
 
+        Only writers are known pair by pair: NaN where they are not.
+
         Raises ValueError if a part has no label.
         """
         labels = [p.label for p in parts if p.label is not None]

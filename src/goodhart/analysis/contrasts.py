@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from goodhart.analysis.classification import classify, correct, correlate
 from goodhart.analysis.crossfit import Draws, Term, curve, draw
@@ -95,6 +95,9 @@ def _gap(tables: Tables, contrast: Contrast) -> Estimate:
     if found is None:
         return Estimate(None, "nothing is measured in common")
     column = {"gap at equal compute": "operations", "gap at equal pairs": "pairs"}.get(contrast.statistic)
+    untrained = [arm for arm in contrast.arms if not any(at.arm == arm for at in tables.budgets)] if column else []
+    if untrained:
+        return Estimate(None, f"{untrained[0]} is not trained")
     arms = {name: _spending(cloud, found.seeds, tables, column) for name, cloud in found.arms.items()}
     terms: list[Term] = []
     ranges: list[Range] = []
@@ -171,6 +174,8 @@ def _best_possible(tables: Tables, contrast: Contrast) -> Estimate:
     values = np.zeros(len(weights))
     for first, second, sign in _sides(contrast):
         top = [_quantiles(found.arms[name], weights, counts) for name in (first, second)]
+        if not top[1].all():
+            return Estimate(None, f"{second} wins nothing, so there is no ratio to it")
         values += sign * (top[0] / top[1] - 1)
     se = float(np.sqrt(values[1:].var(ddof=1) * seeds / (seeds - 1)))
     interval = around(float(values[0]), se, float(seeds - 1), seeds=seeds, prompts=prompts)
@@ -178,16 +183,13 @@ def _best_possible(tables: Tables, contrast: Contrast) -> Estimate:
 
 
 def _quantiles(
-    cloud: Cloud, weights: Float[np.ndarray, "resample prompt"], counts: Float[np.ndarray, "resample seed"]
+    cloud: Cloud, weights: Float[np.ndarray, "resample prompt"], counts: Int[np.ndarray, "resample seed"]
 ) -> Float[np.ndarray, " resample"]:
     """The 90% quantile over (point, seed) of means over weighted prompts, seeds repeated as they are counted."""
     cube = cloud.value[cloud.trained]
     means = np.einsum("psq,bq->bps", cube, weights) / weights.sum(axis=1)[:, None, None]
     return np.array(
-        [
-            np.quantile(np.repeat(mean, count, axis=1), BEST_POSSIBLE)
-            for mean, count in zip(means, np.asarray(counts, dtype=np.int64), strict=True)
-        ]
+        [np.quantile(np.repeat(mean, count, axis=1), BEST_POSSIBLE) for mean, count in zip(means, counts, strict=True)]
     )
 
 
@@ -225,14 +227,20 @@ def _pair_cells(tables: Tables, arm: str, contrast: Contrast, settings: frozense
 
 def _stream_accuracy(tables: Tables, contrast: Contrast) -> Estimate:
     """Agreement with golden on the recorded pairs, the first classifier's less the second's, by seed and prompt."""
-    by: dict[str, dict[tuple[int, str], list[float]]] = {}
+    by: dict[str, dict[tuple[str, int, int, str], tuple[str, float]]] = {}
     for row in tables.streams.filter(pc.field("arm") == contrast.stream).to_pylist():
-        by.setdefault(row["classifier"], {}).setdefault((row["seed"], row["prompt"]), []).append(row["correct"])
+        pair = (row["setting"], row["seed"], row["step"], row["pair"])
+        by.setdefault(row["classifier"], {})[pair] = row["prompt"], row["correct"]
     first, second = (by.get(name, {}) for name in (contrast.first, contrast.second))
-    keys = sorted(set(first) & set(second))
+    # A classifier may lack a setting of the stream, so only the pairs that both classified are compared.
+    gathered: dict[tuple[int, str], list[float]] = {}
+    for pair in sorted(set(first) & set(second)):
+        prompt, answer = first[pair]
+        gathered.setdefault((pair[1], prompt), []).append(answer - second[pair][1])
+    keys = sorted(gathered)
     if len(keys) < 2:
         return Estimate(None, "the study keeps no classified stream of them")
-    difference = np.array([np.mean(first[key]) - np.mean(second[key]) for key in keys])
+    difference = np.array([np.mean(gathered[key]) for key in keys])
     seeds = len({seed for seed, _ in keys})
     clusters = [difference[[i for i, (seed, _) in enumerate(keys) if seed == s]] for s in sorted({s for s, _ in keys})]
     between = float(np.var([c.mean() for c in clusters], ddof=1) / seeds) if seeds > 1 else 0.0

@@ -62,7 +62,7 @@ class Contrast:
     def validate(self, where: str, known: tuple[str, ...]) -> None:
         """Raises GoodhartError for an arm that is not there, or a prediction without meaning."""
         streams = self.statistic == "stream accuracy"
-        if streams != bool(self.stream) or (PROXY in (self.first, self.second) and not streams):
+        if streams != bool(self.stream) or (PROXY in (self.first, self.second, *self.baseline) and not streams):
             raise GoodhartError(
                 f"{where} is {self.statistic!r} of {self.first!r} and {self.second!r} with stream {self.stream!r}",
                 "stream accuracy names the arm whose stream is classified, and it alone has the proxy as a classifier",

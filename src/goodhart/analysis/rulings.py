@@ -56,7 +56,7 @@ def sides(found: Interval, contrast: Contrast) -> tuple[float, float]:
     def above(bound: float) -> float:
         """P-value against value <= bound."""
         if found.se == 0:
-            return float(found.estimate <= bound)
+            return 0.5 if found.estimate == bound else float(found.estimate < bound)
         return float(special.stdtr(found.freedom, -(found.estimate - bound) / found.se))
 
     if contrast.predicted == "near":

@@ -130,6 +130,8 @@ def checkpoint_codes(table: pa.Table) -> tuple[Int[np.ndarray, " row"], tuple[Ch
 
 def by_checkpoint(table: pa.Table) -> list[tuple[Checkpoint, Int[np.ndarray, " own"]]]:
     """Every checkpoint of a table with the places of its rows."""
+    if not table.num_rows:
+        return []
     code, checkpoints = checkpoint_codes(table)
     order = np.argsort(code, kind="stable")
     parts = np.split(order, np.searchsorted(code[order], np.arange(1, len(checkpoints))))

@@ -24,7 +24,7 @@ def best_of_n(
     if not 1 <= n <= total:
         raise ValueError(f"the best of {n} cannot be estimated from {total} samples")
     rank = np.arange(1, total + 1, dtype=np.float64)
-    log_weight = np.where(rank >= n, _log_choose(rank - 1, n - 1) - _log_choose(np.array(float(total)), n), -np.inf)
+    log_weight = np.where(rank >= n, _log_choose(rank - 1, n - 1) - _log_choose(np.full(1, float(total)), n), -np.inf)
     weight = np.exp(log_weight)
     found = np.empty(len(score))
     for row, (scores, values) in enumerate(zip(score, value, strict=True)):

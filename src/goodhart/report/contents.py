@@ -76,12 +76,12 @@ class Contents:
     @property
     def hypotheses(self) -> dict[str, Hypothesis]:
         """What the study tests."""
-        return build(dict[str, Hypothesis], self.record["study"]["hypotheses"])
+        return {name: build(Hypothesis, each) for name, each in self.record["study"]["hypotheses"].items()}
 
     @property
     def axes(self) -> dict[str, Axis]:
         """What it changes by degrees."""
-        return build(dict[str, Axis], self.record["study"]["axes"])
+        return {name: build(Axis, each) for name, each in self.record["study"]["axes"].items()}
 
     @property
     def has_hidden(self) -> bool:

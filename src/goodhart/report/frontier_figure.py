@@ -64,13 +64,9 @@ def hypothesis_picture(findings: Findings, ruling: Ruling, resolution: int) -> P
     arms = [arm for arm in findings.contents.arms if arm in named][: FEW - len(findings.contents.untrained)]
     arms += [arm for arm in findings.contents.untrained if arm not in arms]
     drawn = _panels(findings, ("golden_vs_policy", "golden_vs_sft"), arms, resolution)
-    name = "".join(c if c.isalnum() else "-" for c in ruling.name)
-    return Picture(
-        f"hypothesis-{name}",
-        ruling.name,
-        "The arms that decide, and best-of-n; marks, lines and bands as above.",
-        drawn,
-    )
+    beside = ", and best-of-n" if findings.contents.untrained else ""
+    caption = f"The arms that decide{beside}; marks, lines and bands as above."
+    return Picture(theme.file_name("hypothesis", ruling.name), ruling.name, caption, drawn)
 
 
 def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], resolution: int) -> bytes:

@@ -104,7 +104,7 @@ def contrast_grid(rulings: Sequence[Ruling]) -> Grid:
 def described(decision: Decision) -> str:
     """A contrast in words."""
     contrast = decision.contrast
-    arms = f"{contrast.first}, {contrast.second}" if contrast.statistic == "correlation" else _difference(decision)
+    arms = ", ".join(contrast.arms) if contrast.statistic == "correlation" else _difference(decision)
     where = [] if contrast.measure == "golden_vs_policy" else [MEASURES[contrast.measure]]
     where += [f"{contrast.split.replace('_', '-')} pairs"] if contrast.statistic in ("accuracy", *_SHIFTS) else []
     if contrast.statistic.startswith("gap") and contrast.split == "train":
@@ -150,8 +150,7 @@ def axis_picture(found: AxisFound, resolution: int) -> Picture:
         f"Golden win rate against the golden policy by {found.axis.label}, with 95% intervals over seeds and prompts; "
         f"left: the arms' envelopes at the same KL, right: each arm's cross-fitted best.{shared}"
     )
-    name = "".join(c if c.isalnum() else "-" for c in found.name)
-    return Picture(f"axis-{name}", found.name.capitalize(), caption, drawn)
+    return Picture(theme.file_name("axis", found.name), found.name[:1].upper() + found.name[1:], caption, drawn)
 
 
 def _draw(panel: Axes, found: AxisFound, values: Sequence[Interval | None], title: str) -> None:

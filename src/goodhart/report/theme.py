@@ -79,6 +79,11 @@ def shown(name: str, longest: int = 32) -> str:
     return f" {short}" if short.startswith("_") else short
 
 
+def file_name(kind: str, name: str) -> str:
+    """A figure's file name: of letters, digits and dashes, and short enough for every file system."""
+    return f"{kind}-{''.join(c if c.isalnum() else '-' for c in name)[:40]}"
+
+
 @contextmanager
 def canvas(width: float, height: float) -> Generator[Figure]:
     """An empty figure of that many inches, drawn with this theme."""

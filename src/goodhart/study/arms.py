@@ -43,9 +43,14 @@ def _validate_stream(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
             f"{recorded.reduction} and {recorded.variant!r}",
             "a stream keeps its reference log-probabilities; give both the same",
         )
-    if not set(arm.beta) <= set(recorded.beta) or not set(arm.lr) <= set(recorded.lr):
+    _validate_setting(name, arm, arm.stream, recorded)
+
+
+def _validate_setting(name: str, arm: Arm, other: str, recorded: Arm) -> None:
+    known = set(arm.beta) <= set(recorded.beta) and set(arm.lr) <= set(recorded.lr)
+    if not known or bool(arm.beta) != bool(recorded.beta):
         raise GoodhartError(
-            f"arm {name!r} has a beta or lr that {arm.stream!r} has not",
+            f"arm {name!r} has a beta or lr that {other!r} has not, or no beta where it has one",
             "a stream is replayed at the setting that it was recorded at",
         )
 
@@ -57,7 +62,9 @@ def _validate_writer(name: str, arm: Arm, writer: str, arms: Mapping[str, Arm]) 
         author, step = written_by(writer)
     except ValueError as error:
         raise GoodhartError(f"arm {name!r} has writer {writer!r}", "write sft or ARM@STEP, as online@30") from error
-    if author not in arms or arms[author].source == "samples":
+    if author not in arms or any(
+        arms[each].source == "samples" for each in (author, *arms[author].parts) if each in arms
+    ):
         raise GoodhartError(f"arm {name!r} has writer {writer!r}", "name an arm of this study that has no writers")
     if step not in arms[author].checkpoint_steps():
         steps = ", ".join(map(str, arms[author].checkpoint_steps()))
@@ -76,11 +83,8 @@ def _validate_parts(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
             )
         if (part.reduction, part.variant) != (arm.reduction, arm.variant):
             raise GoodhartError(f"arms {name!r} and {other!r} differ in reduction or variant", "give them the same")
-        if part.source == "stream" and not (set(arm.beta) <= set(part.beta) and set(arm.lr) <= set(part.lr)):
-            raise GoodhartError(
-                f"arm {name!r} has a beta or lr that {other!r} has not",
-                "a stream is replayed at the setting that it was recorded at",
-            )
+        if part.source == "stream":
+            _validate_setting(name, arm, other, part)
     sizes = shares_of(arm)
     if min(sizes.values()) < 1:
         raise GoodhartError(f"a part of arm {name!r} has no pair in a batch of {arm.batch}", "raise batch or its share")

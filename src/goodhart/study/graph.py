@@ -11,7 +11,7 @@ from goodhart.models.checkpoint import find
 from goodhart.study.arm import SFT_WRITER, Arm, settings_of, written_by
 from goodhart.study.cell import Cell
 from goodhart.study.data_cells import data_cells, named
-from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk
+from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk, sft_of
 from goodhart.study.spec import Labels, Study, Variant, best_of_arm
 from goodhart.training.settings import Preference, Supervised
 
@@ -117,7 +117,7 @@ class _Builder:
         sft = self._sft(variant.policy or study.policy, variant.sft or study.sft)
         if sft.id == own.sft.id:
             return Trunk(own.sft, labels, proxy, opponents, SFT)
-        return Trunk(sft, self._labels(variant.labels or study.labels, sft), proxy, opponents, f"{SFT} ({name})")
+        return Trunk(sft, self._labels(variant.labels or study.labels, sft), proxy, opponents, sft_of(name))
 
     def _run_cell(self, arm: Arm, seed: int, inputs: dict[str, Cell], label: str, **more: Any) -> Cell:
         return Cell("run", {"arm": plain_data(arm), "seed": seed, **self.small, **more}, inputs, label)
@@ -161,7 +161,10 @@ class _Builder:
                 setting, single = next(settings_of(self.study.arms[author]))
                 inputs[f"writer {number}"] = self._run(author, setting, single, seed)
             steps.append(step)
-        spec = {"mode": self._label_settings(arm).mode, "seed": seed, "steps": steps, **self.small}
+        labels = self._label_settings(arm)
+        spec = {"mode": labels.mode, "seed": seed, "steps": steps, **self.small}
+        if labels.flip:
+            spec["flip"] = labels.flip
         return Cell("written", spec, inputs, f"pairs {' against '.join(arm.writers)} seed {seed}")
 
     def _label_settings(self, arm: Arm) -> Labels:

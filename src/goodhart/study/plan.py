@@ -10,6 +10,11 @@ SFT, GOLDEN_POLICY = "sft", "golden policy"
 """Names of the two baselines among the arms of a table."""
 
 
+def sft_of(variant: str) -> str:
+    """The name of a variant's own SFT policy among the arms of a table."""
+    return f"{SFT} ({variant})"
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A table of rows in a cell and the name of what it measures."""

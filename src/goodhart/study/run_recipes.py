@@ -21,7 +21,7 @@ from goodhart.models.packing import Tokens
 from goodhart.store import write_atomically
 from goodhart.study.arm import Arm
 from goodhart.study.arms import shares_of
-from goodhart.study.model_recipes import judge, load_policy, save_policy, scored
+from goodhart.study.model_recipes import flipped, judge, load_policy, save_policy, scored
 from goodhart.study.run_state import STREAM, SamplerState, Stream
 from goodhart.study.workplace import Workplace
 from goodhart.training.alignment import Step, train
@@ -104,8 +104,10 @@ def _slot(arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path]) -> tuple[
     folder = inputs["written" if arm.source == "samples" else "labels"]
     data, _, _ = read_pairs(folder / "pairs.parquet", "train", prompts)
     if arm.source in ("data", "samples"):
+        assert data.reference is not None
+        own = data.reference if data.writer is None else data.writer
         # The SFT policy stands in for a writer that is not known: people, or samples at other temperatures.
-        known = replace(data, writer=data.reference if data.writer is None else data.writer)
+        known = replace(data, writer=np.where(np.isnan(own), data.reference, own))
         return DataSource(known if arm.reduction == "sum" else known.with_means(), batch, seed), DataLabels()
     source: Source = PolicySource(data.prompts, batch, seed)
     if arm.refresh != 1:
@@ -135,6 +137,7 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
     pairs = Pairs(data.prompts, sides[0], sides[1])
     work.say(2, 4, "labels")
     pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed).label(pairs, 0)
+    pairs = flipped(pairs, work.settings.get("flip", 0.0), f"written {seed}")
     work.watch.lap("label")
     sft, _ = load_policy(work.inputs["sft"] / "final", limit)
     own = [scored(writer, pairs)[:, [side]] for side, writer in enumerate(writers)]

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from goodhart.analysis.hypotheses import Axis, Hypothesis
+from goodhart.analysis.hypotheses import PROXY, Axis, Hypothesis
 from goodhart.config import build, load_yaml, override
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
 from goodhart.study.arms import validate_arms, with_what_they_read
+from goodhart.study.plan import GOLDEN_POLICY, SFT, sft_of
 from goodhart.training.settings import Preference, Supervised
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -151,10 +152,14 @@ class Study:
             raise GoodhartError(f"study name {self.name!r} is not a plain word", "use letters, digits, '-' and '_'")
         if not self.arms or not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise GoodhartError("the study has no arms or no distinct seeds", "give at least one of each")
+        taken = {SFT, GOLDEN_POLICY, PROXY, *self.all_arms[len(self.arms) :], *map(sft_of, self.variants)}
+        for name in taken & set(self.arms):
+            raise GoodhartError(f"arm {name!r} has the name of something else in the tables", "rename it")
         validate_arms(self.arms, set(self.variants))
         self._validate_best_of()
         for name, hypothesis in self.hypotheses.items():
             hypothesis.validate(name, tuple(self.all_arms))
+            self._validate_streams(name, hypothesis)
         for name, axis in self.axes.items():
             axis.validate(name, tuple(self.all_arms))
         for name, labels in (("labels", self.labels), *((n, v.labels) for n, v in self.variants.items())):
@@ -189,7 +194,10 @@ class Study:
             if name not in known:
                 heads = ", ".join(dict.fromkeys(each.split()[0] for each in self.hypotheses)) or "none"
                 raise GoodhartError(f"study {self.name!r} has no hypothesis {name!r}", f"it has: {heads}")
-        used = with_what_they_read(self.arms, [a for h in kept.values() for c in h.contrasts for a in c.arms])
+        drawn = [arm for h in kept.values() for arm in h.paper.series.values()]
+        used = with_what_they_read(
+            self.arms, [*drawn, *(a for h in kept.values() for c in h.contrasts for a in c.arms)]
+        )
         arms = {name: arm for name, arm in self.arms.items() if name in used}
         judges = tuple(judge for judge in self.best_of.judges if best_of_arm(judge) in used)
         return replace(
@@ -201,6 +209,24 @@ class Study:
             variants={n: v for n, v in self.variants.items() if any(arm.variant == n for arm in arms.values())},
             best_of=self.best_of if judges else replace(self.best_of, samples=0),
         ).validate()
+
+    def _validate_streams(self, name: str, hypothesis: Hypothesis) -> None:
+        """A stream is what a run recorded; who classifies it has the reference whose log-probabilities it keeps."""
+        for i, contrast in enumerate(hypothesis.contrasts):
+            if not contrast.stream:
+                continue
+            recorded = self.arms.get(contrast.stream)
+            others = [self.arms.get(arm) for arm in contrast.arms]
+            if recorded is None or recorded.source != "policy" or recorded.reduction != "sum" or None in others:
+                raise GoodhartError(
+                    f"hypotheses.{name}.contrasts[{i}] classifies the stream of {contrast.stream!r} by "
+                    f"{contrast.first!r} and {contrast.second!r}",
+                    "name an arm that samples from its policy, with reduction sum, and trained arms or the proxy",
+                )
+            if any(other and other.variant != recorded.variant for other in others):
+                raise GoodhartError(
+                    f"hypotheses.{name}.contrasts[{i}] names arms of different variants", "a stream has one reference"
+                )
 
     def _validate_best_of(self) -> None:
         best = self.best_of
@@ -242,9 +268,15 @@ def _inheriting(data: dict[str, Any]) -> dict[str, Any]:
     for name, variant in variants.items():
         full[name] = variant
         if isinstance(variant, dict):
-            own = {k: {**(data.get(k) or {}), **v} for k, v in variant.items() if isinstance(v, dict)}
-            full[name] = {**variant, **own}
+            full[name] = {key: _filled(value, data.get(key)) for key, value in variant.items()}
     return {**data, "variants": full}
+
+
+def _filled(value: Any, own: Any) -> Any:
+    """A section with what it does not name taken from another, at every depth."""
+    if not isinstance(value, dict) or not isinstance(own, dict):
+        return value
+    return {**own, **{key: _filled(each, own.get(key)) for key, each in value.items()}}
 
 
 def builtin_studies() -> list[str]:

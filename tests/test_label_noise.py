@@ -1,0 +1,43 @@
+"""Label noise: a coin for each prompt."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from goodhart.alignment.batch import Pairs
+from goodhart.randomness import stream
+from goodhart.study.model_recipes import flipped
+from tiny_models import prompt
+
+SIZE = 1000
+LABEL = stream(0, "test/labels").random(SIZE)
+PAIRS = Pairs([prompt(i, 2) for i in range(SIZE)], [[i] for i in range(SIZE)], [[0]] * SIZE, LABEL)
+
+
+def exchanged(probability, split="train"):
+    found = flipped(PAIRS, probability, split).label
+    turned = found != LABEL
+    np.testing.assert_allclose(found[turned], 1 - LABEL[turned])
+    return turned
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.4])
+def test_labels_are_exchanged_at_the_given_rate(probability):
+    assert binomtest(int(exchanged(probability).sum()), SIZE, probability).pvalue > 0.01
+
+
+def test_without_noise_every_label_stays():
+    assert not exchanged(0.0).any()
+
+
+def test_the_coin_is_the_prompts_own():
+    """So another number or order of labels gives a pair no other label, and more noise keeps what was turned."""
+    order = stream(0, "test/order").permutation(SIZE)[:300]
+    some = flipped(PAIRS.take(order.tolist()), 0.4, "train")
+    np.testing.assert_array_equal(some.label, flipped(PAIRS, 0.4, "train").label[order])
+    assert some.responses == PAIRS.take(order.tolist()).responses
+    assert exchanged(0.4)[exchanged(0.1)].all()
+
+
+def test_splits_have_coins_of_their_own():
+    assert 0.4 < (exchanged(0.4) != exchanged(0.4, "validation")).mean() < 0.56  # 2 p (1 - p) = 0.48
