@@ -1,6 +1,7 @@
 """A whole study through the command line, on people's preferences and a model made on the spot."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -39,7 +40,9 @@ def test_rows_have_the_schema_and_every_checkpoint(finished):
     checkpoints = {tuple(row[c] for c in ("arm", "seed", "step")) for row in rows.to_pylist()}
     arms = {(arm, seed, step) for arm in ("online", "offline", "delayed") for seed in (0, 1) for step in (3, 6)}
     arms |= {("replay", seed, 6) for seed in (0, 1)}
-    assert checkpoints == arms | {("sft", 0, 0), ("golden policy", 0, 4)}
+    arms |= {(arm, seed, 4) for arm in ("written", "mixed", "winners", "wide", "noisy") for seed in (0, 1)}
+    arms |= {(f"best of n by {judge}", seed, n) for judge in ("proxy", "golden") for seed in (0, 1) for n in (2, 4)}
+    assert checkpoints == arms | {("sft", 0, 0), ("sft (wide)", 0, 0), ("golden policy", 0, 4)}
     assert rows.num_rows == len(checkpoints) * (16 + 8)
 
 
@@ -63,12 +66,92 @@ def test_an_ordered_replay_is_the_online_run_and_a_delayed_one_is_not(finished):
 
 
 def test_sft_has_no_divergence_from_itself(finished):
-    rows = [r for r in rows_of(finished[1]).to_pylist() if r["arm"] == "sft"]
+    rows = [r for r in rows_of(finished[1]).to_pylist() if r["arm"] in ("sft", "sft (wide)")]
+    assert len({r["arm"] for r in rows}) == 2
     assert max(abs(r["kl"]) for r in rows) < 1e-6
     assert max(abs(r["logp"] - r["ref_logp"]) for r in rows) < 1e-5
     trained = [r for r in rows_of(finished[1]).to_pylist() if r["arm"] == "online"]
     assert min(r["kl"] for r in trained) >= 0
     assert max(r["kl"] for r in trained) > 1e-4
+
+
+def cells_of(root: Path, kind: str):
+    """(settings, folder) of every cell of a kind."""
+    folders = sorted((root / "cells").glob(f"{kind}-*"))
+    return [(json.loads((folder / "cell.json").read_text())["spec"]["settings"], folder) for folder in folders]
+
+
+def test_every_arm_says_how_far_its_data_were_from_it_and_what_they_took(finished):
+    root = finished[1]
+    budgets = rows_of(root, "budgets")
+    assert budgets.schema.equals(schema.BUDGETS)
+    found = {(r["arm"], r["seed"], r["step"]): r for r in budgets.to_pylist()}
+    trained = {(r["arm"], r["seed"], r["step"]) for r in rows_of(root).to_pylist() if r["lr"] is not None}
+    assert set(found) == {at for at in trained if at[0] != "golden policy"}
+    for seed in (0, 1):
+        own = {arm: found[arm, seed, step] for arm, s, step in found if s == seed and step in (4, 6)}
+        for arm in ("online", "wide", "winners"):
+            assert (own[arm]["drift"], own[arm]["drift_spread"]) == (0.0, 0.0)
+        assert max(abs(own["replay"]["drift"]), own["replay"]["drift_spread"]) < 1e-4
+        for arm in ("offline", "noisy", "written", "delayed", "mixed"):
+            assert own[arm]["drift_spread"] > 1e-3
+        assert {arm: own[arm]["pairs"] for arm in ("online", "mixed")} == {"online": 48, "mixed": 32}
+        assert {arm: own[arm]["labels"] for arm in ("online", "noisy")} == {"online": 32, "noisy": 24}
+        online = own["online"]["operations"]
+        assert found["online", seed, 3]["operations"] < online
+        # What the run of a stream or of a writer took is part of the price, once.
+        for arm in ("replay", "written", "mixed"):
+            assert online < own[arm]["operations"] < 2.5 * online
+        assert own["offline"]["operations"] < online
+
+
+def test_best_of_n_has_the_kl_of_its_formula_and_nothing_that_it_cannot_know(finished):
+    rows = [r for r in rows_of(finished[1]).to_pylist() if r["arm"].startswith("best of n")]
+    assert {(r["step"], r["kl"]) for r in rows} == {(n, math.log(n) - (n - 1) / n) for n in (2, 4)}
+    assert {(r["setting"], r["beta"], r["lr"], r["entropy"], r["logp"]) for r in rows} == {
+        ("n", None, None, None, None)
+    }
+    proxy = {}
+    for r in rows:
+        proxy.setdefault((r["arm"], r["step"]), []).append(r["proxy_vs_sft"])
+    mean = {at: sum(values) / len(values) for at, values in proxy.items()}
+    assert mean["best of n by proxy", 4] >= mean["best of n by proxy", 2]  # what is picked by rises with n
+    assert mean["best of n by proxy", 4] > 0.5
+    assert not any(r["arm"].startswith("best of n") for r in rows_of(finished[1], "pairs").to_pylist())
+
+
+def test_written_pairs_have_golden_labels_and_their_writers_log_probabilities(finished):
+    from goodhart.alignment.labellers import JudgeLabels
+    from goodhart.alignment.pair_table import read_pairs
+    from goodhart.study.model_recipes import judge
+
+    root = finished[1]
+    prompts = next((root / "cells").glob("preferences-*")) / "prompts.parquet"
+    spec = cells_of(root, "written")
+    assert len(spec) == 2
+    for settings, folder in spec:
+        assert settings["steps"] == [0, 3]
+        pairs, ids, kinds = read_pairs(folder / "pairs.parquet", "train", prompts)
+        inputs = json.loads((folder / "cell.json").read_text())["spec"]["inputs"]
+        golden = judge(root / "cells" / inputs["golden"])
+        assert pairs.label.tolist() == JudgeLabels(golden, "hard", 0).label(pairs, 0).label.tolist()
+        assert len(set(pairs.label.tolist())) > 1
+        data, own, _ = read_pairs(root / "cells" / inputs["labels"] / "pairs.parquet", "train", prompts)
+        assert [p.id for p in pairs.prompts] == [p.id for p in data.prompts]
+        assert (ids, set(kinds)) == (own, {"written"})
+        # the first side is the SFT policy's own, the second another policy's
+        assert abs(pairs.writer[:, 0] - pairs.reference[:, 0]).max() < 1e-4
+        assert abs(pairs.writer[:, 1] - pairs.reference[:, 1]).max() > 1e-3
+
+
+def test_an_unknown_writer_is_not_the_policy_itself(finished):
+    """Golden labels have no writer on record; the SFT policy stands in, so an offline run's first step has no drift."""
+    runs = [(s, f) for s, f in cells_of(finished[1], "run") if s["arm"]["source"] == "data"]
+    assert len(runs) == 4
+    for _, folder in runs:
+        drift = [json.loads(line)["drift"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert abs(drift[0]) < 1e-4
+        assert max(map(abs, drift[1:])) > 1e-3
 
 
 def test_report_and_table_are_there(finished):

@@ -7,6 +7,7 @@ pi = ref exp(p(y > pi) / beta) / Z: the Nash equilibrium of p(pi > pi') - beta K
 """
 
 from collections import deque
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -148,11 +149,11 @@ def plainly_offline():
     return offline(TABLE, steps=250)
 
 
-def online(table, *, beta=BETA, start=REF, ref=REF, mode="soft", batch=128, steps=100, refresh=1):
+def online(table, *, beta=BETA, start=REF, ref=REF, mode="soft", batch=128, steps=100, refresh=1, loss="ipo"):
     policy = Table(start)
     source = DelayedSource(PolicySource([prompt(i, 0) for i in range(batch)], batch, 0), refresh)
     labeller = JudgeLabels(TableJudge(table), mode, 0)
-    descend(policy, Table(ref), source, labeller, beta=beta, steps=steps, momentum=0.0)
+    descend(policy, Table(ref), source, labeller, beta=beta, loss=loss, steps=steps, momentum=0.0)
     return policy.law
 
 
@@ -283,3 +284,40 @@ def test_the_equilibrium_is_one():
         other = draw.dirichlet(np.ones(6) * 3)
         gain = other @ TABLE @ nash - BETA * (other * np.log(other / REF)).sum()
         assert gain <= 0.5 - BETA * (nash * np.log(nash / REF)).sum()
+
+
+def test_offline_best_of_2_ends_at_the_law_of_the_winners_whatever_the_reference():
+    """The winner of two draws from mu has the law 2 mu(y) p(y > mu), a tie or soft label counting its share of each."""
+    winners = 2 * MU * (TABLE @ MU)
+    assert winners.sum() == pytest.approx(1)
+    for ref in (REF, REF[::-1].copy()):
+        law, last = offline(TABLE, loss="best-of-2", beta=None, ref=ref, steps=150)
+        np.testing.assert_allclose(law, winners, atol=2e-3)
+        assert last.loss == pytest.approx(-float(winners @ np.log(winners / ref)), abs=1e-3)
+    assert distance(winners, tilted(REF, TABLE @ MU, BETA)) > 0.1
+
+
+def test_online_best_of_2_drives_all_probability_to_the_condorcet_winner():
+    """Its mean step raises y by pi(y) (2 p(y > pi) - 1): only where nothing beats the policy does it rest."""
+    reward = np.array([0.0, 1.0, -0.5, 0.3, 2.5, -1.0])
+    table = 1 / (1 + np.exp(reward[None, :] - reward[:, None]))
+    short, long = (online(table, loss="best-of-2", beta=None, steps=steps) for steps in (10, 100))
+    before, early, late = (float(law @ table @ REF) for law in (REF, short, long))
+    assert before == pytest.approx(0.5)
+    assert before + 0.05 < early < late
+    assert REF[4] == REF.min()
+    assert long[4] > 0.9
+
+
+@pytest.mark.parametrize("start", [REF, MU], ids=["reference", "writer"])
+def test_the_drift_of_offline_data_is_their_divergence_from_the_policy(start):
+    """Mean of log pi(y) - log mu(y) over y from mu: -KL(mu || pi)."""
+    data = every_pair(COUNTS)
+    data = replace(data, writer=np.log(MU)[np.array(data.responses)[:, :, 0]])
+    policy = Table(start)
+    labeller = JudgeLabels(TableJudge(TABLE), "soft", 0)
+    step = descend(policy, Table(REF), DataSource(data, len(data), 0), labeller, beta=BETA, steps=1)
+    ratio = np.log(start / MU)
+    assert step.drift == pytest.approx(MU @ ratio, abs=1e-12)
+    assert step.drift_spread == pytest.approx(np.sqrt(MU @ (ratio - MU @ ratio) ** 2), abs=1e-7)
+    assert (abs(step.drift) > 0.1) == (start is REF)

@@ -13,7 +13,7 @@ from torch import nn
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import DataLabels, JudgeLabels
-from goodhart.alignment.sources import DataSource, DelayedSource, PolicySource, StreamSource
+from goodhart.alignment.sources import DataSource, DelayedSource, MixtureSource, PolicySource, StreamSource
 from goodhart.errors import GoodhartError
 from goodhart.models.packing import cuts
 from goodhart.study.run_state import SamplerState, Stream
@@ -46,6 +46,15 @@ ARMS = {
     "online": lambda: (PolicySource(PROMPTS, 4, 0), JudgeLabels(LengthJudge(), "soft", 0)),
     "coins": lambda: (PolicySource(PROMPTS, 4, 0), JudgeLabels(LengthJudge(), "bernoulli", 0)),
     "offline": lambda: (DataSource(DATA, 4, 0), DataLabels()),
+    "mixed": lambda: (
+        MixtureSource(
+            [
+                (PolicySource(PROMPTS, 3, 0), JudgeLabels(LengthJudge(), "bernoulli", 0)),
+                (DataSource(DATA, 1, 0), DataLabels()),
+            ]
+        ),
+        DataLabels(),
+    ),
 }
 every_arm = pytest.mark.parametrize("arm", ARMS)
 
@@ -119,8 +128,28 @@ def test_an_ordered_replay_of_an_online_stream_is_the_online_run_bit_for_bit(mic
     again = replayed.go(StreamSource(recorded, 4, 0, window=1), DataLabels())
     assert torch.equal(replayed.weights, online.weights)
     assert [s.loss for s in again] == [s.loss for s in steps]
-    shuffled.go(StreamSource(recorded, 4, 0, window=2), DataLabels())
+    other = shuffled.go(StreamSource(recorded, 4, 0, window=2), DataLabels())
     assert not torch.equal(shuffled.weights, online.weights)
+    assert {(s.drift, s.drift_spread) for s in (*steps, *again)} == {(0.0, 0.0)}
+    assert min(abs(s.drift) for s in other[1:]) > 1e-3
+
+
+@pytest.mark.parametrize("micro_batch", [0, 3])
+def test_the_drift_is_the_distance_from_the_policy_that_sampled(micro_batch):
+    start = policy_of(llama())
+    source, labeller = ARMS["online"]()
+    steps = Run(micro_batch).go(DelayedSource(source, 0), labeller)
+    assert (steps[0].drift, steps[0].drift_spread) == (0.0, 0.0)
+    for count, step in enumerate(steps[1:], 1):
+        now = Run(micro_batch)
+        now.go(DelayedSource(source, 0), labeller, steps=count)
+        tokens, responses = step.pairs.prompt_tokens, step.pairs.responses
+        with torch.no_grad():
+            wrote, has = (p.log_probs(tokens, responses).double().numpy() for p in (start, now.policy))
+        np.testing.assert_allclose(step.pairs.writer, wrote, rtol=1e-5, atol=1e-5)
+        assert step.drift == pytest.approx((has - wrote).mean(), rel=1e-3, abs=1e-4)
+        assert step.drift_spread == pytest.approx((has - wrote).std(), rel=1e-3, abs=1e-4)
+    assert abs(steps[-1].drift) > 1e-2
 
 
 def test_a_policy_that_samples_is_renewed_when_its_time_has_come():

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from goodhart.evaluation import schema
 from goodhart.store import Store
-from goodhart.study.cell import Cell
+from goodhart.study.cell import Cell, closure
 from goodhart.study.plan import Graph, Measured
 from goodhart.study.spec import Study
 
@@ -31,7 +31,7 @@ def _row(store: Store, study: Study, item: Measured) -> dict[str, Any]:
     variant = study.variants.get(arm.variant)
     return {
         **{name: getattr(item, name) for name in schema.CHECKPOINT},
-        "operations": _operations(steps) + sum(_before(store, cell) for cell in item.run.inputs.values()),
+        "operations": _operations(steps) + sum(_own(store, cell) for cell in _before(item.run)),
         "pairs": arm.batch * len(steps),
         "labels": ((variant and variant.labels) or study.labels).number,
         "drift": mean,
@@ -48,12 +48,13 @@ def _operations(steps: list[dict[str, Any]]) -> float:
     return sum(float(spent["operations"]) for step in steps for spent in step["stages"].values())
 
 
-def _before(store: Store, cell: Cell) -> float:
-    """Operations of the runs that had to be finished first: a stream's, or those of the writers and their pairs."""
+def _before(run: Cell) -> list[Cell]:
+    """What had to be finished first, each once: the run of a stream, or those of the writers, and their pairs."""
+    return [cell for cell in closure(list(run.inputs.values())) if cell.kind in ("run", "written")]
+
+
+def _own(store: Store, cell: Cell) -> float:
+    """Operations of one cell alone."""
     if cell.kind == "run":
-        own = _operations(_steps(store, cell))
-    elif cell.kind == "written":
-        own = sum(float(spent["operations"]) for spent in store.record(cell.id)["stages"].values())
-    else:
-        return 0.0
-    return own + sum(_before(store, needed) for needed in cell.inputs.values())
+        return _operations(_steps(store, cell))
+    return sum(float(spent["operations"]) for spent in store.record(cell.id)["stages"].values())
