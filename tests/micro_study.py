@@ -97,6 +97,16 @@ def write_micro_study(folder: Path, **changes: object) -> Path:
         },
         "variants": {"wide": {"policy": str(folder / "wide")}, "noisy": {"labels": {"number": 24, "flip": 0.4}}},
         "best_of": {"samples": 4, "n": [2, 4]},
+        "hypotheses": {
+            "gap": {
+                "statement": "Online is ahead.",
+                "contrasts": [
+                    {"statistic": "gap at equal KL", "first": "online", "second": "offline"},
+                    {"statistic": "stream accuracy", "first": "proxy", "second": "online", "stream": "online"},
+                ],
+            }
+        },
+        "axes": {"staleness": {"label": "steps", "lines": {"sampled": {"online": 1, "delayed": 4}}}},
         "seeds": [0, 1],
         "resamples": 50,
     }  # fmt: skip

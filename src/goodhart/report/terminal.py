@@ -34,14 +34,13 @@ def _mean(found: Interval | None) -> str:
 
 def _lines(findings: Findings) -> list[str]:
     found = findings.comparisons(MAIN)
-    if findings.rulings:
-        return [*(f"{ruling.name}: {ruling.verdict}" for ruling in findings.rulings), _NOTE]
     lines = [gap_line(comparison.gap) for comparison in found]
     for comparison in found:
         if comparison.settings.mean:
             gap = comparison.gap
             equal = spelled(comparison.settings.mean, sign=True)
             lines.append(f"{gap.first} − {gap.second} at equal β and learning rate: {equal}")
+    lines += [f"{ruling.name}: {ruling.verdict}" for ruling in findings.rulings]
     lines.append(_NOTE)
     note = seeds_note(findings.contents.record["study"]["seeds"])
     return [*lines, note] if note else lines
