@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from enumeration import laws, log_probability, responses
 from goodhart.randomness import uniforms
 from goodhart.sampling.keyed import Draws, KeyedSampler, inverse_cdf
-from tiny_models import ENCODER_DECODERS, END, MODELS, PAD, llama
+from tiny_models import END, MODELS, PAD, llama
 
 PROMPTS = [[2, 3, 4], [5], [6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 2], [3]]
 NUMBERS = [71, 5, 2**47, 12, 0, 999]
@@ -110,9 +110,9 @@ def test_the_mode_of_the_model_is_left_as_it_was(name):
     assert model.training
 
 
-@pytest.mark.parametrize("make", ENCODER_DECODERS.values(), ids=ENCODER_DECODERS)
-def test_an_encoder_decoder_encodes_once_and_leaves_out_samples_that_have_ended(make):
-    model, rows = make(seed=3), []
+@pytest.mark.parametrize("name", ["T5", "BART"])
+def test_an_encoder_decoder_encodes_once_and_leaves_out_samples_that_have_ended(name):
+    model, rows = MODELS[name](seed=3), []
     model.get_encoder().register_forward_hook(lambda *seen: rows.append(-len(seen[-1].last_hidden_state)))
     model.get_output_embeddings().register_forward_hook(lambda *seen: rows.append(len(seen[-1])))
     lengths = [len(r) for row in draw(model, samples=20) for r in row]
