@@ -122,7 +122,7 @@ FILES = {
     "arena": (arena_row, ["lmsys/chatbot_arena_conversations/data/train-00000-of-00001-cced8514c7ed782a.parquet"]),
 }  # fmt: skip
 """Rows with the columns of the data sets, and the files in which the recipes find them."""
-ROWS = 60
+ROWS = 200
 SMALL = [
     *(f"task.{key}=8" for key in ("evaluation", "train_evaluation", "validation")),
     "task.held_out=0.5",

@@ -106,7 +106,7 @@ def preference_model(work: Workplace) -> dict[str, Any]:
     model = _initial_model(work, settings)
     work.watch.start()
 
-    def say(record: dict[str, float]) -> None:
+    def say(record: dict[str, int | float]) -> None:
         note = f"accuracy {record['accuracy']:.3f}" if "accuracy" in record else f"loss {record['loss']:.3f}"
         work.say(int(record["step"]), settings.steps, note)
 
