@@ -4,6 +4,8 @@ import itertools
 
 import torch
 
+from tiny_models import plain_logits
+
 
 def responses(vocabulary, end, longest):
     """Token sequences that end with `end`, or are cut at `longest` without it."""
@@ -15,8 +17,7 @@ def responses(vocabulary, end, longest):
 @torch.no_grad()
 def laws(model, prompt, written, temperature=1.0):
     """log p(next token) before each token of one response, float64, by a plain forward."""
-    logits = model(input_ids=torch.tensor([[*prompt, *written]]), use_cache=False).logits[0]
-    return (logits[len(prompt) - 1 : -1].double() / temperature).log_softmax(-1)
+    return (plain_logits(model, prompt, written).double() / temperature).log_softmax(-1)
 
 
 def log_probability(model, prompt, written, temperature=1.0):

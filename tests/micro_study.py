@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from goodhart.randomness import stream
 from goodhart.tasks.tokenizer import train_tokenizer
@@ -51,13 +61,81 @@ def write_model(folder: Path, texts: list[str], hidden: int = 16) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def write_micro_study(folder: Path, **changes: object) -> Path:
+def write_t5(folder: Path, texts: list[str]) -> None:
+    """A T5 1.1 with a tokenizer as T5's: unigram pieces, no beginning token, and an end token behind every text."""
+    backend = Tokenizer(models.Unigram())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    backend.train_from_iterator(
+        texts, trainers.UnigramTrainer(vocab_size=120, special_tokens=special, unk_token="<unk>", show_progress=False)
+    )
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer) + 8,  # T5 has rows for tokens that there are not
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config)
+    model.lm_head.weight = torch.nn.Parameter(0.1 * torch.randn_like(model.shared.weight))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_qwen2(folder: Path, texts: list[str]) -> None:
+    """A Qwen2 with a tokenizer as Qwen2.5's: bytes, no beginning token, one end token that also pads, chat turns."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=special[0],
+        pad_token=special[0],
+        additional_special_tokens=special[1:],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer) + 8,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_micro_study(folder: Path, write: Callable[[Path, list[str]], None] = write_model, **changes: object) -> Path:
     """`study.yaml` with its model and data beside it."""
     lines = preference_lines(300)
     data = folder / "preferences.jsonl"
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     texts = [" ".join(line.values()) for line in lines]
-    write_model(folder / "model", texts)
+    write(folder / "model", texts)
     write_model(folder / "wide", texts, hidden=24)
     model = str(folder / "model")
     small = {"steps": 6, "batch": 8}

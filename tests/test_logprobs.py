@@ -8,17 +8,22 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from goodhart.errors import GoodhartError
 from goodhart.models.logprobs import choose_layout, response_laws, sequence_logps
 from goodhart.models.packing import pack, pad_right
-from tiny_models import MODELS, gradients, llama, naive_logp, policy_of
+from tiny_models import CAUSAL, ENCODER_DECODERS, gradients, llama, naive_logp, plain_states, policy_of
 
 LAYOUTS = ["shared prompt", "shared prompt, whole model", "plain"]
+CASES = [pytest.param(make, layout, id=f"{name}-{layout}") for name, make in CAUSAL.items() for layout in LAYOUTS]
+CASES += [pytest.param(make, "encoder-decoder", id=name) for name, make in ENCODER_DECODERS.items()]
 PROMPTS = [[2, 3, 4, 5, 6], [7], [8, 9, 10]]
 RESPONSES = [[[11, 12, 1], [13, 1]], [[1], [14, 15, 2, 3, 4]], [[5, 6], [7, 8, 1]]]
 WEIGHTS = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.5, 0.7]])
 
+on_every_model = pytest.mark.parametrize(("make", "layout"), CASES)
 everywhere = pytest.mark.parametrize("layout", LAYOUTS)
-on_both = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+on_causal = pytest.mark.parametrize("make", CAUSAL.values(), ids=CAUSAL)
+on_encoder_decoders = pytest.mark.parametrize("make", ENCODER_DECODERS.values(), ids=ENCODER_DECODERS)
 
 
 def naive(model):
@@ -26,8 +31,7 @@ def naive(model):
     return torch.stack([torch.stack([naive_logp(model, p, r).sum() for r in row]) for p, row in rows])
 
 
-@on_both
-@everywhere
+@on_every_model
 def test_values_and_gradients_are_those_of_one_sequence_at_a_time(make, layout):
     model = make()
     found = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout)
@@ -38,8 +42,7 @@ def test_values_and_gradients_are_those_of_one_sequence_at_a_time(make, layout):
     torch.testing.assert_close(gradients(model, (found * WEIGHTS).sum()), slope, rtol=1e-3, atol=1e-4)
 
 
-@on_both
-@everywhere
+@on_every_model
 def test_every_token_has_its_own_value_and_padding_has_zero(make, layout):
     model = make()
     laws = response_laws(model, PROMPTS, RESPONSES, pad=0, layout=layout)
@@ -55,8 +58,7 @@ def test_every_token_has_its_own_value_and_padding_has_zero(make, layout):
             )
 
 
-@on_both
-@everywhere
+@on_every_model
 def test_cutting_the_batch_changes_nothing(make, layout):
     model = make()
     whole = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout)
@@ -65,8 +67,7 @@ def test_cutting_the_batch_changes_nothing(make, layout):
         torch.testing.assert_close(part, whole[cut], rtol=1e-5, atol=1e-5)
 
 
-@on_both
-@everywhere
+@on_every_model
 def test_order_padding_and_company_change_nothing(make, layout):
     model = make()
     whole = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout)
@@ -85,30 +86,27 @@ def test_no_gradient_reaches_the_padding_token(layout):
     assert slope[2].norm() > 0
 
 
-@everywhere
-def test_branches_do_not_see_each_other(layout):
-    model = llama()
+@on_every_model
+def test_branches_do_not_see_each_other(make, layout):
+    model = make()
     others = [[row[0], [2, 2, 2, 2, 2, 2, 2]] for row in RESPONSES]
     found = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout)[:, 0]
     torch.testing.assert_close(found, sequence_logps(model, PROMPTS, others, pad=0, layout=layout)[:, 0])
 
 
-@on_both
-@everywhere
+@on_every_model
 def test_the_states_asked_for_are_those_at_the_tokens(make, layout):
     model = make()
     laws = response_laws(model, PROMPTS, RESPONSES, pad=0, layout=layout, states=True)
     for j, found in enumerate(laws.states.split(list(laws.widths), dim=1)):
         for i, tokens in enumerate(PROMPTS):
-            whole = torch.tensor([[*tokens, *RESPONSES[i][j]]])
-            states = model(input_ids=whole, output_hidden_states=True, use_cache=False).hidden_states[-1][0]
-            expected = states[len(tokens) :]
+            expected = plain_states(model, tokens, RESPONSES[i][j])
             torch.testing.assert_close(found[i, : len(expected)], expected, rtol=1e-4, atol=1e-5)
 
 
-@everywhere
-def test_an_empty_response_has_probability_one(layout):
-    found = sequence_logps(llama(), [[2, 3], [4]], [[[], [5]], [[6], []]], pad=0, layout=layout)
+@on_every_model
+def test_an_empty_response_has_probability_one(make, layout):
+    found = sequence_logps(make(), [[2, 3], [4]], [[[], [5]], [[6], []]], pad=0, layout=layout)
     assert found[0, 0] == 0
     assert found[1, 1] == 0
     assert found[0, 1] < 0
@@ -171,12 +169,47 @@ class RefusesTheMask(IgnoresTheMask):
         return self.inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
 
 
-@on_both
+@on_causal
 def test_ordinary_models_share_the_prompt(make):
     assert choose_layout(make(), pad=0) == "shared prompt"
 
 
-@on_both
+@on_encoder_decoders
+def test_an_encoder_decoder_has_one_layout(make):
+    assert choose_layout(make(), pad=0) == "encoder-decoder"
+
+
+@on_encoder_decoders
+def test_the_encoder_runs_once_for_all_responses_and_the_output_layer_on_no_padding(make):
+    model = make()
+    seen = {}
+    for name, module in (("encoder", model.get_encoder()), ("head", model.get_output_embeddings())):
+        hook = lambda module, inputs, named, out, name=name: seen.setdefault(name, []).append(out)  # noqa: E731
+        module.register_forward_hook(hook, with_kwargs=True)
+    sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="encoder-decoder")
+    assert [out.last_hidden_state.shape[0] for out in seen["encoder"]] == [len(PROMPTS)]
+    assert [out.shape[1] for out in seen["head"]] == [sum(len(r) for row in RESPONSES for r in row)]
+    assert model(input_ids=torch.tensor([[2]]), labels=torch.tensor([[3, 1]])).logits.shape == (1, 2, 16)
+
+
+@on_encoder_decoders
+def test_what_the_encoder_read_decides_and_an_empty_prompt_is_refused(make):
+    model = make()
+    found = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="encoder-decoder")
+    others = sequence_logps(model, PROMPTS[::-1], RESPONSES, pad=0, layout="encoder-decoder")
+    assert (found - others).abs()[[0, 2]].min() > 0.01
+    with pytest.raises(ValueError, match="at least one token"):
+        sequence_logps(model, [[]], [[[1]]], pad=0, layout="encoder-decoder")
+
+
+def test_a_decoder_without_a_start_token_is_refused():
+    model = ENCODER_DECODERS["T5"]()
+    model.config.decoder_start_token_id = None
+    with pytest.raises(GoodhartError, match="decoder_start_token_id"):
+        sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="encoder-decoder")
+
+
+@on_causal
 @pytest.mark.parametrize("kind", [IgnoresTheMask, RefusesTheMask])
 def test_a_model_without_free_masks_is_found_out_and_scored_plainly(make, kind):
     inner = make()

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from goodhart.models.logprobs import sequence_logps
+from goodhart.models.logprobs import choose_layout, sequence_logps
 from goodhart.models.meter import Spent, Stopwatch, matrix_rate
 from goodhart.sampling.keyed import Draws, KeyedSampler
-from tiny_models import END, MODELS, PAD, llama
+from tiny_models import END, MODELS, PAD, llama, t5
 
 PROMPTS = [[2, 3, 4, 5, 6], [7, 8, 9, 10, 11]]
 RESPONSES = [[[11, 12, 1], [13, 14, 1]], [[5, 6, 1], [14, 15, 1]]]
@@ -23,10 +23,11 @@ def spent(work):
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_operations_are_those_of_a_forward_and_of_a_backward_pass(make):
     model = make(hidden=64)
+    layout = choose_layout(model, PAD)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
-        quiet = spent(lambda: sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt"))
+        quiet = spent(lambda: sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout))
     with FlopCounterMode(display=False) as both:
-        loud = spent(lambda: sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt").sum().backward())
+        loud = spent(lambda: sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout=layout).sum().backward())
     assert quiet.tokens == loud.tokens == 2 * (5 + 6)
     assert quiet.operations == pytest.approx(forward.get_total_flops(), rel=0.06)
     assert loud.operations == pytest.approx(both.get_total_flops(), rel=0.06)
@@ -45,13 +46,15 @@ def test_padding_and_layout_are_no_work():
     assert whole.operations == pytest.approx(sum(one.operations for one in apart))
 
 
-def test_a_sampler_is_charged_for_the_tokens_that_it_feeds():
-    model = llama()
+@pytest.mark.parametrize(("make", "starts"), [(llama, 0), (t5, 2)], ids=["causal", "encoder-decoder"])
+def test_a_sampler_is_charged_for_the_tokens_that_it_feeds(make, starts):
+    model = make()
     sampler = KeyedSampler(END, PAD, 7)
     found = []
     account = spent(lambda: found.extend(sampler(model, PROMPTS, 3, Draws(0, "meter", [1, 2]))))
     lengths = [len(text) for row in found for text in row]
-    assert account.tokens == 10 + sum(n - 1 for n in lengths)  # the last token of a response is never fed
+    # the last token of a response is never fed; a decoder's start token is, once for each prompt
+    assert account.tokens == 10 + starts + sum(n - 1 for n in lengths)
     assert account.operations > 0
 
 

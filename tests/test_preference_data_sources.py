@@ -23,6 +23,15 @@ class TestSources:
         with pytest.raises(GoodhartError, match=r"no split 'dev'; its splits are: train, test"):
             load_preferences(tmp_path, split="dev")
 
+    def test_files_are_named_as_the_hub_names_them(self, tmp_path):
+        write(tmp_path / "a" / "train-00000-of-00001-cced8514c7ed782a.parquet", self.ROWS)
+        write(tmp_path / "b" / "comparisons" / "train" / "0000.parquet", self.ROWS[:1])
+        write(tmp_path / "b" / "comparisons" / "train" / "0001.parquet", self.ROWS[1:])
+        write(tmp_path / "b" / "comparisons" / "validation" / "0000.parquet", self.ROWS[:1])
+        for folder in ("a", "b"):
+            assert len(load_preferences(tmp_path / folder, split="train").examples) == 2
+        assert len(load_preferences(tmp_path / "b", split="validation").examples) == 1
+
     def test_several_splits_without_train_must_be_chosen_from(self, tmp_path):
         write(tmp_path / "a.jsonl", self.ROWS)
         write(tmp_path / "b.jsonl", self.ROWS)

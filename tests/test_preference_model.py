@@ -12,7 +12,7 @@ from goodhart.alignment.labellers import both_orders
 from goodhart.models.preference import PreferenceModel
 from goodhart.training.preference import fit, judge_quality
 from goodhart.training.settings import Optimisation, Preference
-from tiny_models import llama, naive_logp, prompt
+from tiny_models import bart, llama, naive_logp, plain_states, prompt, t5
 
 SEPARATOR, PAD = 15, 0
 PROMPTS = [[2, 3, 4], [5], [6, 7, 8, 9]]
@@ -20,11 +20,18 @@ FIRST = [[10, 11, 1], [12, 1], [13]]
 SECOND = [[2, 1], [3, 4, 5, 6, 1], [7, 8]]
 KINDS = ["pairwise", "bradley-terry"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
+READERS = {
+    "shared prompt": llama,
+    "plain": llama,
+    "encoder-decoder": t5,
+    "encoder-decoder, absolute positions": bart,
+}
+every_reader = pytest.mark.parametrize("reader", READERS)
 
 
-def judge(kind, layout="shared prompt", *, head=0.3):
+def judge(kind, reader="shared prompt", *, head=0.3):
     """A model whose head is drawn with the spread `head`; 0 makes it undecided about everything."""
-    model = PreferenceModel(llama(), kind, SEPARATOR, PAD, layout)
+    model = PreferenceModel(READERS[reader](), kind, SEPARATOR, PAD, reader.partition(",")[0])
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
         model.head.weight.copy_(head * torch.randn(model.head.weight.shape, generator=draw))
@@ -32,31 +39,34 @@ def judge(kind, layout="shared prompt", *, head=0.3):
     return model.eval()
 
 
-def features(model, before, text, prompt):
+def read_logp(model, prompt, before, text):
+    """log p(text | prompt, what stands between them); the separator makes an empty text readable too."""
+    return naive_logp(model.language_model, prompt, [*before, *text, SEPARATOR])[len(before) : -1].sum()
+
+
+def features(model, prompt, before, text):
     """State at the separator, mean log p(text | before), mean log p(text | no prompt), their gap / 10, length / 10."""
-    seen = model.language_model(torch.tensor([[*before, *text, SEPARATOR]]), output_hidden_states=True)
-    frame = [prompt[0], prompt[-1]]
-    read, bare = (float(naive_logp(model.language_model, given, text).sum()) for given in (before, frame))
+    state = plain_states(model.language_model, prompt, [*before, *text, SEPARATOR])[-1]
+    read, bare = read_logp(model, prompt, before, text), read_logp(model, [prompt[0], prompt[-1]], [], text)
     count = max(1, len(text))
     numbers = torch.tensor([read / count, bare / count, (read - bare) / 10, len(text) / 10])
-    return torch.cat([seen.hidden_states[-1][0, -1], numbers])
+    return torch.cat([state, numbers])
 
 
 def by_hand(model, prompt, first, second):
     """The logit from plain forwards of one sequence each."""
     if model.kind == "bradley-terry":
-        scores = [model.head(features(model, prompt, response, prompt)) for response in (first, second)]
+        scores = [model.head(features(model, prompt, [], response)) for response in (first, second)]
         return float(scores[0] - scores[1])
-    after = [*prompt, *first, SEPARATOR]
-    both = torch.cat([features(model, prompt, first, prompt), features(model, after, second, prompt)])
+    both = torch.cat([features(model, prompt, [], first), features(model, prompt, [*first, SEPARATOR], second)])
     return float(model.head(both))
 
 
 @every_kind
-@pytest.mark.parametrize("layout", ["shared prompt", "plain"])
+@every_reader
 @torch.no_grad()
-def test_both_orders_are_two_plain_readings(kind, layout):
-    model = judge(kind, layout)
+def test_both_orders_are_two_plain_readings(kind, reader):
+    model = judge(kind, reader)
     found = model.both(PROMPTS, FIRST, SECOND)
     rows = list(zip(PROMPTS, FIRST, SECOND, strict=True))
     expected = torch.tensor([[by_hand(model, p, a, b), by_hand(model, p, b, a)] for p, a, b in rows])
@@ -74,10 +84,10 @@ def test_bradley_terry_is_antisymmetric_and_the_pairwise_kind_need_not_be():
 
 
 @every_kind
-@pytest.mark.parametrize("layout", ["shared prompt", "plain"])
+@every_reader
 @torch.no_grad()
-def test_several_opponents_are_judged_as_each_alone(kind, layout):
-    model = judge(kind, layout)
+def test_several_opponents_are_judged_as_each_alone(kind, reader):
+    model = judge(kind, reader)
     others = [SECOND, FIRST, [[4, 4, 1]] * 3]
     found = model.against(PROMPTS, FIRST, others)
     assert found.shape == (3, 3, 2)
@@ -93,10 +103,10 @@ def test_several_opponents_are_judged_as_each_alone(kind, layout):
 
 
 @every_kind
-@pytest.mark.parametrize("layout", ["shared prompt", "plain"])
+@every_reader
 @torch.no_grad()
-def test_padding_batch_and_company_change_nothing(kind, layout):
-    model = judge(kind, layout)
+def test_padding_batch_and_company_change_nothing(kind, reader):
+    model = judge(kind, reader)
     whole = model.both(PROMPTS, FIRST, SECOND)
     for i in range(3):
         alone = model.both(PROMPTS[i : i + 1], FIRST[i : i + 1], SECOND[i : i + 1])
@@ -106,43 +116,48 @@ def test_padding_batch_and_company_change_nothing(kind, layout):
 
 
 @every_kind
+@every_reader
 @torch.no_grad()
-def test_empty_responses_are_judged_too(kind):
-    model = judge(kind)
+def test_empty_responses_are_judged_too(kind, reader):
+    model = judge(kind, reader)
     found = model.both([[2, 3], [4]], [[], []], [[5], []])
     assert float(found[0, 0]) == pytest.approx(by_hand(model, [2, 3], [], [5]), abs=1e-4)
     assert float(found[1, 0]) == pytest.approx(float(found[1, 1]), abs=1e-5)
 
 
 @every_kind
-def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
-    model = judge(kind)
+@every_reader
+def test_what_is_saved_is_what_is_loaded(kind, reader, tmp_path):
+    model = judge(kind, reader)
     model.save(tmp_path)
     again = PreferenceModel.load(tmp_path)
-    assert (again.kind, again.separator, again.pad, again.layout) == (kind, SEPARATOR, PAD, "shared prompt")
-    assert not again.training
+    assert (again.kind, again.separator, again.pad, again.layout) == (kind, SEPARATOR, PAD, model.layout)
+    assert type(again.language_model) is type(model.language_model)
+    assert not any(module.training for module in again.modules())
     with torch.no_grad():
         assert torch.equal(again.both(PROMPTS, FIRST, SECOND), model.both(PROMPTS, FIRST, SECOND))
 
 
 @every_kind
+@pytest.mark.parametrize(("make", "layout"), [(llama, "plain"), (t5, "encoder-decoder")], ids=["causal", "T5"])
 @torch.no_grad()
-def test_it_starts_as_the_language_models_own_judgement(kind, tmp_path):
+def test_it_starts_as_the_language_models_own_judgement(kind, make, layout, tmp_path):
     """log p(y1|x) / p(y1) - log p(y2|x) / p(y2), a tenth of it; the pairwise kind reads y2 behind y1."""
-    language_model = llama()
+    language_model = make()
     language_model.save_pretrained(tmp_path)
-    model = PreferenceModel.from_language_model(tmp_path, kind, SEPARATOR, PAD, "plain")
+    model = PreferenceModel.from_language_model(tmp_path, kind, SEPARATOR, PAD, layout)
     for own, other in zip(model.language_model.parameters(), language_model.parameters(), strict=True):
         assert torch.equal(own, other)
     found = model.logits(PROMPTS, FIRST, SECOND)
     for logit, given, one, two in zip(found.tolist(), PROMPTS, FIRST, SECOND, strict=True):
-        before = [*given, *one, SEPARATOR] if kind == "pairwise" else given
+        before = [*one, SEPARATOR] if kind == "pairwise" else []
         gaps = [
-            float((naive_logp(language_model, context, text) - naive_logp(language_model, frame, text)).sum())
-            for context, frame, text in ((given, [given[0], given[-1]], one), (before, [given[0], given[-1]], two))
+            float(read_logp(model, given, earlier, text) - read_logp(model, [given[0], given[-1]], [], text))
+            for earlier, text in (([], one), (before, two))
         ]
         assert logit == pytest.approx((gaps[0] - gaps[1]) / 10, abs=1e-5)
-        assert abs(logit) > 1e-3
+        # relative attention cannot tell one token from the same token twice, which is the frame of a prompt of one
+        assert abs(logit) > 1e-3 or len(given) == 1
 
 
 @every_kind
@@ -222,8 +237,9 @@ def settings(**changes):
 
 
 @every_kind
-def test_it_learns_what_is_easy(kind):
-    model = judge(kind, head=0)
+@pytest.mark.parametrize("reader", ["shared prompt", "encoder-decoder"])
+def test_it_learns_what_is_easy(kind, reader):
+    model = judge(kind, reader, head=0)
     said = []
     looks = fit(model, task(64, 1), task(40, 2), settings(), seed=0, say=said.append)
     assert looks[0]["accuracy"] == 0.5
@@ -254,6 +270,16 @@ def test_accumulation_does_not_change_the_fit():
         fit(model, task(32, 1), task(8, 2), settings(steps=4, micro_batch=micro), seed=0, say=lambda _: None)
     for own, other in zip(*(m.parameters() for m in models), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_has_no_part_in_the_fit():
+    """It would draw from a generator that no key decides, and a repeated fit would be another one."""
+    models = [judge("pairwise", "encoder-decoder", head=0) for _ in range(2)]
+    assert models[0].language_model.config.dropout_rate > 0
+    for model in models:
+        fit(model, task(16, 1), task(8, 2), settings(steps=2), seed=0, say=lambda _: None)
+    for own, other in zip(*(m.parameters() for m in models), strict=True):
+        assert torch.equal(own, other)
 
 
 def relabelled(data, label):

@@ -16,7 +16,12 @@ from tiny_models import END, MODELS, PAD, llama
 
 PROMPTS = [[2, 3, 4], [5], [6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 2], [3]]
 NUMBERS = [71, 5, 2**47, 12, 0, 999]
-on_both = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+SEEDS = {"T5": 3}
+"""The seeds of models of which some responses end early, where it is not 1."""
+some_end_early = pytest.mark.parametrize(
+    "model", [pytest.param(make(seed=SEEDS.get(name, 1)), id=name) for name, make in MODELS.items()]
+)
+on_every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
 
 def draw(model, prompts=PROMPTS, numbers=NUMBERS, samples=3, *, first=0, seed=0, purpose="test", longest=9, **how):
@@ -34,9 +39,8 @@ def written_plainly(model, tokens, number, k):
     return response
 
 
-@on_both
-def test_a_response_is_what_one_plain_forward_for_each_token_would_write(make):
-    model = make(seed=1)
+@some_end_early
+def test_a_response_is_what_one_plain_forward_for_each_token_would_write(model):
     expected = [[written_plainly(model, p, n, k) for k in range(3)] for p, n in zip(PROMPTS, NUMBERS, strict=True)]
     assert draw(model) == expected
     alone = draw(model, samples=1)  # here whole rows end early and are left out of the batch
@@ -45,24 +49,25 @@ def test_a_response_is_what_one_plain_forward_for_each_token_would_write(make):
     assert max(len(row[0]) for row in alone) == 9
 
 
-@on_both
+@some_end_early
 @pytest.mark.parametrize("batch", [1, 3, 4])
-def test_cutting_the_batch_changes_no_token(make, batch):
-    model = make(seed=1)
+def test_cutting_the_batch_changes_no_token(model, batch):
     assert draw(model, batch=batch) == draw(model)
     assert draw(model, samples=1, batch=batch) == [row[:1] for row in draw(model)]
 
 
-def test_order_and_company_change_no_token():
-    model, order = llama(), [3, 0, 5, 1, 4, 2]
+@on_every_model
+def test_order_and_company_change_no_token(make):
+    model, order = make(), [3, 0, 5, 1, 4, 2]
     found = draw(model, [PROMPTS[i] for i in order], [NUMBERS[i] for i in order])
     whole = draw(model)
     assert found == [whole[i] for i in order]
     assert draw(model, PROMPTS[2:3], NUMBERS[2:3]) == whole[2:3]
 
 
-def test_samples_asked_in_pieces_are_the_samples_asked_at_once():
-    model = llama()
+@on_every_model
+def test_samples_asked_in_pieces_are_the_samples_asked_at_once(make):
+    model = make()
     pieces = [draw(model, samples=n, first=f) for f, n in ((0, 1), (1, 3), (4, 1))]
     joined = [[r for piece in pieces for r in piece[i]] for i in range(len(PROMPTS))]
     assert joined == draw(model, samples=5)
@@ -96,12 +101,26 @@ def test_seed_purpose_and_prompt_number_all_matter():
     assert draw(model, numbers=[n + 1 for n in NUMBERS]) != plain
 
 
-def test_the_mode_of_the_model_is_left_as_it_was():
-    model = MODELS["absolute"]()  # it has dropout, which must not reach the samples
+@pytest.mark.parametrize("name", ["absolute", "T5", "BART"])
+def test_the_mode_of_the_model_is_left_as_it_was(name):
+    model = MODELS[name]()  # it has dropout, which must not reach the samples
     expected = draw(model)
     model.train()
     assert draw(model) == expected
     assert model.training
+
+
+@pytest.mark.parametrize("name", ["T5", "BART"])
+def test_an_encoder_decoder_encodes_once_and_leaves_out_samples_that_have_ended(name):
+    model, rows = MODELS[name](seed=3), []
+    model.get_encoder().register_forward_hook(lambda *seen: rows.append(-len(seen[-1].last_hidden_state)))
+    model.get_output_embeddings().register_forward_hook(lambda *seen: rows.append(len(seen[-1])))
+    lengths = [len(r) for row in draw(model, samples=20) for r in row]
+    encoded, first, *steps = rows
+    assert (encoded, first) == (-len(PROMPTS), len(PROMPTS))
+    writing = [sum(length > t for length in lengths) for t in range(1, 9)]
+    assert all(n <= fed < n / 0.75 + 1 for n, fed in zip(writing, steps, strict=True))
+    assert steps[-1] < steps[0] == 20 * len(PROMPTS)
 
 
 VOCABULARY, LONGEST, GIVEN = 5, 3, [2, 4]
@@ -126,7 +145,7 @@ def fit_of(counts, model, temperature):
     return chisquare(both[:, 0], both[:, 1] * both[:, 0].sum() / both[:, 1].sum()).pvalue
 
 
-@on_both
+@on_every_model
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_frequencies_are_the_enumerated_probabilities(make, temperature):
     model = make(vocabulary=VOCABULARY, layers=1, scale=0.3)

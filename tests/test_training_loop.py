@@ -22,7 +22,7 @@ from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent
 from goodhart.training.schedule import learning_rate
 from goodhart.training.settings import Optimisation, Supervised
-from tiny_models import END, gpt2, llama, naive_logp, policy_of, prompt
+from tiny_models import END, gpt2, llama, naive_logp, policy_of, prompt, t5
 
 STEPS = 4
 PROMPTS = [prompt(100 + i, *tokens) for i, tokens in enumerate([[2, 3], [4], [5, 6, 7], [8, 9], [10]])]
@@ -95,7 +95,10 @@ def test_accumulation_does_not_change_the_result(arm, micro_batch):
     assert (whole.weights - Run().weights).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("arm", "make"), [*((arm, llama) for arm in ARMS), ("online", gpt2)])
+OTHERS = [("online", gpt2), ("online", t5), ("offline", t5)]
+
+
+@pytest.mark.parametrize(("arm", "make"), [*((arm, llama) for arm in ARMS), *OTHERS])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(arm, make, tmp_path):
     uninterrupted = Run(make=make)
     steps = uninterrupted.go(*ARMS[arm]())

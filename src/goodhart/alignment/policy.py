@@ -22,7 +22,7 @@ Reduction = Literal["sum", "mean"]
 
 @dataclass(frozen=True, slots=True)
 class LanguagePolicy:
-    """A causal language model with its way to sample and to score."""
+    """A causal or encoder-decoder language model with its way to sample and to score."""
 
     model: Any
     sampler: Sampler

@@ -77,15 +77,23 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_model(path: str | Path) -> Any:
-    """A causal language model in float32, in evaluation mode, without dropout surprises."""
-    import torch
-    from transformers import AutoModelForCausalLM
+def read_model(path: str | Path) -> Any:
+    """A causal or encoder-decoder language model on the CPU, in float32 and in evaluation mode.
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
-    return model.to(device()).eval()
+    Training leaves it in that mode: dropout would draw from a generator that no key decides.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model: Any = kind.from_pretrained(path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    return model.eval()
+
+
+def load_model(path: str | Path) -> Any:
+    """What `read_model` reads, on the device."""
+    return read_model(path).to(device())
 
 
 def load_tokenizer(path: str | Path) -> Any:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from goodhart.models.encoder_decoder import encode, is_encoder_decoder, logits_at, start_token
 from goodhart.models.meter import count_responses
 from goodhart.models.packing import Tokens, additive, pack, pad_right
 
-Layout = Literal["shared prompt", "shared prompt, whole model", "plain"]
-"""How responses are scored, the fastest first.
+Layout = Literal["shared prompt", "shared prompt, whole model", "plain", "encoder-decoder"]
+"""How responses are scored; of a causal model's three layouts the fastest comes first.
 
 shared prompt: all responses behind one prompt; the trunk runs alone, and its output layer on real response tokens only.
 shared prompt, whole model: the same rows, for models whose logits are more than an output layer on the trunk's states.
 plain: one right-padded row for each response.
+encoder-decoder: the encoder reads each prompt once, and the decoder one right-padded row for each response.
 """
 
 
@@ -66,6 +68,8 @@ def response_laws(
 ) -> Laws:
     """Next-token logits at the response tokens; every prompt has the same number of responses."""
     count_responses(model, prompts, responses)
+    if layout == "encoder-decoder":
+        return _encoder_decoder(model, prompts, responses, pad, states)
     if layout == "plain":
         return _plain(model, prompts, responses, pad, states)
     return _shared(model, prompts, responses, pad, states, whole=layout == "shared prompt, whole model")
@@ -128,6 +132,34 @@ def _plain(
     )
 
 
+def _encoder_decoder(
+    model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], pad: int, states: bool
+) -> Laws:
+    device = next(model.parameters()).device
+    slots = len(responses[0])
+    tokens, real = pad_right([r for row in responses for r in row], pad)
+    read = torch.cat([torch.full((len(tokens), 1), start_token(model)), tokens], dim=1)
+    if not states:
+        read = read[:, :-1]  # a last token predicts nothing; only its state could be asked for
+    places = torch.arange(len(read))[:, None] * read.shape[1] + torch.arange(tokens.shape[1])
+    owners = torch.arange(len(prompts), device=device).repeat_interleave(slots)
+    with logits_at(model, places[real].to(device)):
+        # padding stands behind the tokens, where the causal mask of the decoder hides it
+        out = model(
+            **encode(model, prompts, pad).take(owners).inputs(),
+            decoder_input_ids=read.to(device),
+            output_hidden_states=states,
+            use_cache=False,
+        )
+    return Laws(
+        out.logits[0].float(),
+        tokens[real].to(device),
+        real.view(len(prompts), -1).to(device),
+        (tokens.shape[1],) * slots,
+        out.decoder_hidden_states[-1][:, 1:].unflatten(0, (len(prompts), slots)).flatten(1, 2) if states else None,
+    )
+
+
 def _at(values: Float[Tensor, "row column size"], columns: Int[Tensor, "row position"]) -> Tensor:
     """Values at some columns of each row; positions behind a row's end are padding and read its last column."""
     index = columns.clamp(max=values.shape[1] - 1).to(values.device)
@@ -142,12 +174,17 @@ def sequence_logps(
     return laws.sums(laws.logp())
 
 
+_SHARED: tuple[Layout, Layout] = ("shared prompt", "shared prompt, whole model")
+
+
 def choose_layout(model: Any, pad: int) -> Layout:
     """The fastest layout that gives the plain forward's log-probabilities.
 
-    Models that ignore or refuse a four-dimensional mask or explicit positions, or that do more than multiply the
+    Causal models that ignore or refuse a four-dimensional mask or explicit positions, or that do more than multiply the
     trunk's states by an output matrix (scaled or capped logits), are found out here, once.
     """
+    if is_encoder_decoder(model):
+        return "encoder-decoder"
     size = model.get_input_embeddings().num_embeddings
     draw = torch.Generator().manual_seed(0)
     text = [torch.randint(0, size, (n,), generator=draw).tolist() for n in (5, 3, 4, 2, 1, 6)]
@@ -155,7 +192,7 @@ def choose_layout(model: Any, pad: int) -> Layout:
     half = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
     with torch.inference_mode():
         plain = sequence_logps(model, *probe, pad=pad, layout="plain")
-        for layout in get_args(Layout)[:-1]:
+        for layout in _SHARED:
             try:
                 found = sequence_logps(model, *probe, pad=pad, layout=layout)
             except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):

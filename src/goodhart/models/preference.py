@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
+from goodhart.models.checkpoint import read_model
 from goodhart.models.logprobs import Layout, response_laws
 from goodhart.models.packing import Tokens
 
@@ -31,6 +31,7 @@ class PreferenceModel(nn.Module):
     pairwise: the model reads `x y1 | y2 |`, and the head maps what it finds at both separators to a logit
     (arXiv 2405.08448, appendix A: both responses in context, no Bradley-Terry assumption).
     bradley-terry: the model reads `x y |`, and the head maps what it finds at the separator to a score.
+    The encoder of an encoder-decoder reads x, and its decoder what is behind x.
 
     Of each response the head sees the trunk's state at its separator and four numbers: the language model's mean
     log p(y|x) and mean log p(y|no prompt) per token, their pointwise mutual information log p(y|x) - log p(y) / 10
@@ -58,8 +59,8 @@ class PreferenceModel(nn.Module):
     def from_language_model(
         cls, checkpoint: str | Path, kind: Kind, separator: int, pad: int, layout: Layout
     ) -> PreferenceModel:
-        """Start from a causal language model's weights and its judgement of mutual information."""
-        return cls(_load_language_model(checkpoint), kind, separator, pad, layout)
+        """Start from a language model's weights and its judgement of mutual information."""
+        return cls(read_model(checkpoint), kind, separator, pad, layout)
 
     def logits(
         self, prompts: Sequence[Tokens], first: Sequence[Tokens], second: Sequence[Tokens]
@@ -136,7 +137,7 @@ class PreferenceModel(nn.Module):
     def load(cls, folder: Path) -> PreferenceModel:
         """Read what `save` wrote, in evaluation mode."""
         settings = json.loads((folder / "preference.json").read_text())
-        model = cls(_load_language_model(folder), **settings)
+        model = cls(read_model(folder), **settings)
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
         return model.eval()
 
@@ -173,9 +174,3 @@ def _features(found: _Reading, bare: Float[Tensor, " row"]) -> Float[Tensor, "ro
     count = found.length.clamp(min=1)
     numbers = [found.logp / count, bare / count, (found.logp - bare) / 10, found.length / 10]
     return torch.cat([found.state, torch.stack(numbers, dim=1)], dim=1)
-
-
-def _load_language_model(path: str | Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )

@@ -15,7 +15,7 @@ from goodhart.analysis.frontier import CheckpointPoint
 from goodhart.analysis.rulings import Ruling
 from goodhart.report import theme
 from goodhart.report.contents import FEW
-from goodhart.report.findings import Findings
+from goodhart.report.findings import MAIN, Findings
 from goodhart.report.theme import Picture, Style, shown
 
 _FILLS: tuple[Any, ...] = ("full", "none", "left", "top", "right", "bottom")
@@ -164,7 +164,8 @@ def _legend(figure: Figure, findings: Findings, arms: Sequence[str]) -> None:
         Line2D([], [], color=s.colour, ls=s.line, marker=s.marker, lw=2.2, label=shown(arm))
         for arm, s in theme.styles(arms).items()
     ]
-    fills = _fillings(findings)
+    drawn = {at.checkpoint.setting for arm in arms if (f := findings.frontier(MAIN, arm)) for at in f.checkpoints}
+    fills = {setting: fill for setting, fill in _fillings(findings).items() if setting in drawn}
     if len(fills) > 1:
         handles += [
             Line2D(

@@ -11,10 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.meter import count
 from goodhart.models.packing import Tokens, additive
 from goodhart.randomness import uniforms
 from goodhart.sampling.cache import decoding_cache
+from goodhart.sampling.encoder_decoder import EncoderDecoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +80,20 @@ class KeyedSampler:
     def _decode(
         self, model: Any, prompts: Sequence[Tokens], samples: int, u: Float[np.ndarray, "row sample token"]
     ) -> list[list[list[int]]]:
-        state = _Decoding.begin(model, prompts, samples, self.pad, self.max_tokens)
-        uniform = torch.from_numpy(u).to(state.device)
-        out = np.full(u.shape, -1, dtype=np.int64)
+        begin = EncoderDecoding.begin if is_encoder_decoder(model) else _Decoding.begin
+        state = begin(model, prompts, samples, self.pad, self.max_tokens)
+        uniform = torch.from_numpy(u).to(state.device).view(*state.open.shape, self.max_tokens)
+        out = np.full(uniform.shape, -1, dtype=np.int64)
         for t in range(self.max_tokens):
             scaled = state.logits.flatten(0, 1) / self.temperature
-            chosen = inverse_cdf(scaled, uniform[state.rows, :, t].flatten()).view(-1, samples)
+            chosen = inverse_cdf(scaled, uniform[state.rows, :, t].flatten()).view(state.open.shape)
             written = torch.where(state.open, chosen, -1)
             out[state.rows.cpu().numpy(), :, t] = written.cpu().numpy()
             state.open = state.open & (chosen != self.eos)
             if t + 1 == self.max_tokens or not bool(state.open.any()):
                 break
             state.advance(model, torch.where(state.open, chosen, self.pad))
-        return [[[int(v) for v in sample if v >= 0] for sample in row] for row in out]
+        return [[[int(v) for v in sample if v >= 0] for sample in row] for row in out.reshape(u.shape)]
 
 
 @dataclass(slots=True)

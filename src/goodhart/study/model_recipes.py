@@ -19,6 +19,7 @@ from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import device, load_model, load_tokenizer, locate
+from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.preference import PreferenceModel
 from goodhart.randomness import stream
@@ -51,14 +52,7 @@ def sft(work: Workplace) -> dict[str, Any]:
     settings = work.setting(Supervised, "sft")
     policy, tokenizer = load_policy(locate(work.settings["model"]), work.settings["max_response"])
     train = read_prompts(work.inputs["prompts"] / "prompts.parquet", "train")
-    longest = max(len(r.prompt.tokens) for r in train) + work.settings["max_response"]
-    context = getattr(policy.model.config, "max_position_embeddings", None)
-    if context is not None and longest > context:
-        raise GoodhartError(
-            f"prompt and response take up to {longest} tokens, the policy's context has {context}",
-            "lower task.max_prompt or task.max_response, or choose another policy",
-        )
-    policy.model.train()
+    _check_context(policy.model, max(len(r.prompt.tokens) for r in train), work.settings["max_response"])
     descent = Descent(policy.parameters(), settings.optimisation, settings.steps)
     state = work.state / "training.pt"
     start = descent.load(state) if state.exists() else 0
@@ -89,6 +83,18 @@ def judge(folder: Path) -> ModelJudge:
     return ModelJudge(PreferenceModel.load(folder / "model").to(device()))
 
 
+def _check_context(model: Any, prompt: int, response: int) -> None:
+    """Raises GoodhartError if the longest prompt and response do not fit; T5's relative positions have no limit."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    # an encoder-decoder counts the positions of prompt and response apart
+    longest = max(prompt, response) if is_encoder_decoder(model) else prompt + response
+    if context is not None and longest > context:
+        raise GoodhartError(
+            f"prompt and response take up to {longest} tokens, the policy's context has {context}",
+            "lower task.max_prompt or task.max_response, or choose another policy",
+        )
+
+
 def save_policy(model: Any, tokenizer: Any, folder: Path, work: Workplace, title: str) -> None:
     """An ordinary Hugging Face checkpoint with a model card."""
     model.save_pretrained(folder)
@@ -108,7 +114,7 @@ def preference_model(work: Workplace) -> dict[str, Any]:
     model = _initial_model(work, settings)
     work.watch.start()
 
-    def say(record: dict[str, float]) -> None:
+    def say(record: dict[str, int | float]) -> None:
         note = f"accuracy {record['accuracy']:.3f}" if "accuracy" in record else f"loss {record['loss']:.3f}"
         work.say(int(record["step"]), settings.steps, note)
 

@@ -33,7 +33,6 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     arm, seed = work.setting(Arm, "arm"), int(work.settings["seed"])
     policy, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"], arm.reduction)
     reference, _ = load_policy(work.inputs["sft"] / "final", 1, arm.reduction)
-    policy.model.train()
     source, labeller = _slots(work, arm, seed)
     descent = Descent(policy.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps)
     state, log = work.state / "training.pt", work.folder / "metrics.jsonl"

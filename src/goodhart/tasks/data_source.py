@@ -23,7 +23,7 @@ from goodhart.tasks.preference_layouts import COLUMNS, Row
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 """The endings of files that are read."""
 _BOOKKEEPING = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"}
-_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,8 @@ def find_source(name: str | Path, subset: str | None = None) -> Source:
     """The files under a path, or the Hub data set of that id if there is no such path.
 
     A split is named after its files, without the ending and a shard number: `train.jsonl` and
-    `train-00000-of-00002.parquet` belong to `train`. Raises GoodhartError if nothing is there.
+    `train-00000-of-00002.parquet` belong to `train`, and so does `train/0000.parquet`, as the Hub's own conversions
+    to Parquet are called. Raises GoodhartError if nothing is there.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -90,7 +91,9 @@ def _is_data(path: Path) -> bool:
 
 
 def _split_name(file: Path) -> str:
-    return _SHARD.sub("", re.sub(r"\.(jsonl|json|parquet)(\.gz)?$", "", file.name))
+    name = _SHARD.sub("", re.sub(r"\.(jsonl|json|parquet)(\.gz)?$", "", file.name))
+    converted = re.fullmatch(r"\d{4}\.parquet", file.name)
+    return file.resolve().parent.name if converted else name
 
 
 def read_rows(source: Source, split: str, cache: Path | None = None) -> Rows:

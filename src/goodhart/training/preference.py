@@ -96,7 +96,6 @@ def _look(model: PreferenceModel, validation: Pairs, step: int) -> dict[str, int
 def _descend(
     model: PreferenceModel, data: Pairs, descent: Descent, settings: Preference, seed: int, step: int
 ) -> float:
-    model.train()
     chosen = places(step, settings.batch, len(data), seed)
     batch = data.take(chosen)
     total = 0.0
