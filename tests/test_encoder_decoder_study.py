@@ -20,7 +20,9 @@ ARMS = {
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("micro")
-    path = write_micro_study(folder, write_t5, arms=ARMS, seeds=[0])
+    path = write_micro_study(
+        folder, write_t5, arms=ARMS, seeds=[0], variants={}, hypotheses={}, axes={}, best_of={"samples": 2, "n": [2]}
+    )
     done = goodhart("run", str(path), "--root", str(folder / "runs"), "--workers", "1")
     assert done.returncode == 0, done.stderr
     return folder / "runs"
