@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from goodhart.analysis.contrasts import Estimate
-from goodhart.analysis.hypotheses import Contrast, Hypothesis
+from goodhart.analysis.hypotheses import Contrast, Hypothesis, Published
 from goodhart.analysis.interval import around
 from goodhart.analysis.rulings import Decision, Ruling
 from goodhart.report.findings import analyse
@@ -52,17 +52,36 @@ def test_every_statistic_is_spelled_out(made, words):
 
 def ruling(*decisions, name="H", paper=""):
     contrasts = tuple(each.contrast for each in decisions)
-    return Ruling(name, Hypothesis("It is so.", contrasts, paper), decisions)
+    return Ruling(name, Hypothesis("It is so.", contrasts, Published(paper)), decisions)
 
 
 def test_a_verdict_stands_beside_what_decides_it_and_what_was_published():
     beside = decision("peak", verdict="contradicted", decides=False)
-    made = ruling(decision(), decision(estimate=None, verdict="undecided"), beside, paper="gap")
-    (row,) = verdict_grid([made], {"gap": "online wins"}).rows
+    made = ruling(decision(), decision(estimate=None, verdict="undecided"), beside, paper="supported")
+    (row,) = verdict_grid([made]).rows
     assert row[:3] == ("H", "It is so.", "undecided")
-    assert row[3] == "+0.123 [+0.101, +0.146] (supported); – (nothing in common) (undecided)"
-    assert row[4] == "online wins"
-    assert verdict_grid([ruling(decision())], {}).rows[0][4] == "–"
+    assert row[3] == (
+        "gap at equal KL: one − two: +0.123 [+0.101, +0.146] (supported); "
+        "gap at equal KL: one − two: – (nothing in common) (undecided)"
+    )
+    assert row[4:] == ("supported", "cannot tell")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ("supported", "supported", "agree"),
+        ("contradicted", "supported", "disagree"),
+        ("supported", "contradicted", "disagree"),
+        ("contradicted", "contradicted", "agree"),
+        ("undecided", "contradicted", "cannot tell"),
+        ("supported", "mixed", "as some of its tasks"),
+        ("supported", "", "not in the paper"),
+    ],
+)
+def test_agreement_with_the_paper(ours, theirs, said):
+    (row,) = verdict_grid([ruling(decision(verdict=ours), paper=theirs)]).rows
+    assert row[4:] == (theirs or "–", said)
 
 
 def test_every_contrast_has_a_line_with_its_prediction():
