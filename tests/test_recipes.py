@@ -174,15 +174,16 @@ def made(workplace, monkeypatch, name, overrides):
     monkeypatch.chdir(workplace)
     graph = build_graph(read_study(str(FOLDER / f"{name}.yaml"), [*overrides, *SMALL]))
     store = Store(workplace / "runs")
-    for cell in closure([graph.runs["online"][0], graph.golden_policy]):
+    online = next(run for (arm, _, _), run in graph.runs.items() if arm == "online")
+    for cell in closure([online, graph.golden_policy]):
         assert make(store, cell)
-    return graph, store
+    return graph, store, online
 
 
 @pytest.mark.parametrize(("family", "layout"), [("T5", "encoder-decoder"), ("Qwen2.5", "shared prompt")])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_runs_from_the_data_to_an_online_policy(name, family, layout, workplace, monkeypatch):
-    graph, store = made(workplace, monkeypatch, name, T5 if family == "T5" else QWEN)
+    graph, store, online = made(workplace, monkeypatch, name, T5 if family == "T5" else QWEN)
     expected = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["task"]["layout"]
     files = [file for file in FILES[name][1] if "train" in file]
     counts = store.record(graph.prompts.id)["result"]["counts"]
@@ -192,8 +193,8 @@ def test_a_recipe_runs_from_the_data_to_an_online_policy(name, family, layout, w
     labels, _, _ = read_pairs(store.open(graph.labels.id) / "pairs.parquet", "train", table)
     assert len(labels) == 8
     assert store.record(graph.sft.id)["result"]["layout"] == layout
-    run = store.record(graph.runs["online"][0].id)["result"]
+    run = store.record(online.id)["result"]
     assert (run["layout"], run["last"]["step"]) == (layout, 2)
     before = load_model(store.open(graph.sft.id) / "final").state_dict()
-    after = load_model(store.open(graph.runs["online"][0].id) / "step-2").state_dict()
+    after = load_model(store.open(online.id) / "step-2").state_dict()
     assert any(not torch.equal(after[key], value) for key, value in before.items())

@@ -110,14 +110,14 @@ def test_every_link_has_its_section(evil):
     anchors = [a["href"][1:] for a in page.of("a")]
     assert anchors == [a["id"] for a in page.of("section")]
     assert {"hypotheses", "axes"}.isdisjoint(anchors)  # this study claims nothing
-    assert len(anchors) == len(set(anchors)) == 12
+    assert len(anchors) == len(set(anchors)) == 13
 
 
 def test_figures_are_on_the_page_and_in_the_folder(evil):
     images = [base64.b64decode(a["src"].removeprefix("data:image/png;base64,")) for a in page_of(evil).of("img")]
     files = {path.read_bytes() for path in (evil[1].parent / "figures").glob("*.png")}
     assert set(images) == files
-    assert len(images) == 8
+    assert len(images) == 10
     for image in images:
         pixels = imread(io.BytesIO(image))
         assert pixels[..., :3].std() > 0.01, "an empty figure"
@@ -236,7 +236,7 @@ def test_the_page_loads_in_a_browser(evil, tmp_path, capsys):
         pytest.skip("no Chromium")
     document, console = browse(browser, evil[1], tmp_path / "profile")
     assert "<title>evil: a Goodhart study</title>" in document
-    assert document.count("<section") == 12
+    assert document.count("<section") == 13
     assert "alert(" in Page(document).text
     assert console == []
     broken = tmp_path / "broken.html"

@@ -109,7 +109,7 @@ def test_best_of_n_has_the_kl_of_its_formula_and_nothing_that_it_cannot_know(fin
     rows = [r for r in rows_of(finished[1]).to_pylist() if r["arm"].startswith("best of n")]
     assert {(r["step"], r["kl"]) for r in rows} == {(n, math.log(n) - (n - 1) / n) for n in (2, 4)}
     assert {(r["setting"], r["beta"], r["lr"], r["entropy"], r["logp"]) for r in rows} == {
-        ("n", None, None, None, None)
+        ("best of n", None, None, None, None)
     }
     proxy = {}
     for r in rows:
