@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from goodhart.analysis.interval import Interval
 from goodhart.report import theme
@@ -12,6 +13,9 @@ from goodhart.report.findings import MAIN, Findings
 from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.theme import Picture, shown
 from goodhart.report.verdict import spelled_share
+
+_LETTER, _LINE = 0.0062, 0.035
+"""A letter's width and a label's height, as shares of the axes."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +85,29 @@ def drift_picture(findings: Findings, resolution: int) -> Picture:
                 line.drift, line.peak.estimate, yerr=bars, marker="o", ms=6 if bold else 4, capsize=2, lw=1,
                 color=theme.BLUE if bold else theme.REFERENCE, alpha=1.0 if bold else 0.7,
             )  # fmt: skip
-            axes.annotate(
-                shown(line.arm, 24), (line.drift, line.peak.estimate), (5, 4), textcoords="offset points", fontsize=7
-            )
+        _label(axes, lines)
         axes.axvline(0, color=theme.INK, lw=1, ls=":")
         axes.set_xlabel("drift: mean log policy(y|x) − log writer(y|x) of what was learnt from, nats")
         axes.set_ylabel("peak golden win rate\nagainst the golden policy")
-        axes.margins(x=0.12)
         drawn = theme.png(figure, resolution)
     caption = (
         "How on-policy an arm's data were against what they gave. Left of 0 the policy has made less likely what it "
         "learns from than its writer had it; at 0 it wrote it itself. Bars: 95% intervals of the cross-fitted peak."
     )
     return Picture("on-policy", "How on-policy the data were", caption, drawn)
+
+
+def _label(axes: Axes, lines: list[Spent]) -> None:
+    """Names beside the marks, each at the nearest free height."""
+    axes.margins(x=0.16, y=0.08)
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    step, taken = _LINE * (high - low), list[tuple[float, float, float]]()
+    for x, y, name in sorted((line.drift, line.peak.estimate, line.arm) for line in lines if line.peak is not None):
+        place, width = x + 0.008 * (right - left), _LETTER * len(shown(name, 24)) * (right - left)
+        for shift in sorted(range(-30, 31), key=abs):
+            at = y + shift * step
+            if all(abs(at - v) >= step or place > end or place + width < start for start, end, v in taken):
+                break
+        taken.append((place, place + width, at))
+        arrow = {"arrowstyle": "-", "color": theme.REFERENCE, "lw": 0.4, "alpha": 0.6}
+        axes.annotate(shown(name, 24), (x, y), (place, at), fontsize=7, va="center", arrowprops=arrow)
