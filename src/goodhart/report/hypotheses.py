@@ -177,7 +177,7 @@ def _draw(panel: Axes, found: AxisFound, values: Sequence[Interval | None], titl
 def _bars(panel: Axes, own: Sequence[tuple[Place, Interval]], style: theme.Style, line: str) -> None:
     if not own:
         return
-    x = [place.x for place, _ in own]
+    x = [place.x or 0.0 for place, _ in own]
     y = np.array([value.estimate for _, value in own])
     spread = np.array([[v.estimate - v.low for _, v in own], [v.high - v.estimate for _, v in own]])
     panel.errorbar(

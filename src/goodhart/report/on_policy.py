@@ -41,9 +41,10 @@ def spent(findings: Findings) -> list[Spent]:
             last = max(at.step for at, _ in own)
             ends = [each for at, each in own if at.step == last]
             names = ("drift", "drift_spread", "pairs", "labels", "operations")
-            means = (float(np.mean([each[name] for each in ends])) for name in names)
+            drift, spread, pairs, labels, operations = (float(np.mean([each[name] for each in ends])) for name in names)
             frontier = findings.frontier(MAIN, arm)
-            lines.append(Spent(arm, *means, frontier.peak.value if frontier and frontier.peak else None))
+            peak = frontier.peak.value if frontier and frontier.peak else None
+            lines.append(Spent(arm, drift, spread, pairs, labels, operations, peak))
     return lines
 
 

@@ -162,7 +162,7 @@ class _Builder:
                 inputs[f"writer {number}"] = self._run(author, setting, single, seed)
             steps.append(step)
         labels = self._label_settings(arm)
-        spec = {"mode": labels.mode, "seed": seed, "steps": steps, **self.small}
+        spec: dict[str, Any] = {"mode": labels.mode, "seed": seed, "steps": steps, **self.small}
         if labels.flip:
             spec["flip"] = labels.flip
         return Cell("written", spec, inputs, f"pairs {' against '.join(arm.writers)} seed {seed}")
