@@ -105,10 +105,9 @@ def _label(axes: Axes, lines: list[Spent]) -> None:
     step, taken = _LINE * (high - low), list[tuple[float, float, float]]()
     for x, y, name in sorted((line.drift, line.peak.estimate, line.arm) for line in lines if line.peak is not None):
         place, width = x + 0.008 * (right - left), _LETTER * len(shown(name, 24)) * (right - left)
-        for shift in sorted(range(-30, 31), key=abs):
-            at = y + shift * step
-            if all(abs(at - v) >= step or place > end or place + width < start for start, end, v in taken):
-                break
+        beside = [v for start, end, v in taken if place <= end and place + width >= start]
+        free = (y + shift * step for shift in sorted(range(-30, 31), key=abs))
+        at = next((height for height in free if all(abs(height - v) >= step for v in beside)), y)
         taken.append((place, place + width, at))
         arrow = {"arrowstyle": "-", "color": theme.REFERENCE, "lw": 0.4, "alpha": 0.6}
         axes.annotate(shown(name, 24), (x, y), (place, at), fontsize=7, va="center", arrowprops=arrow)
