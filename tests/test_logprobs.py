@@ -1,6 +1,5 @@
 """Masked log-probabilities do not depend on padding, batch, order or layout: values and gradients."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,10 +9,10 @@ from transformers import LlamaForCausalLM
 
 from goodhart.errors import GoodhartError
 from goodhart.models.logprobs import choose_layout, response_laws, sequence_logps
-from goodhart.models.packing import pack, pad_right
+from goodhart.models.packing import even_cuts, pad_right
 from tiny_models import CAUSAL, ENCODER_DECODERS, gradients, llama, naive_logp, plain_states, policy_of
 
-LAYOUTS = ["shared prompt", "shared prompt, whole model", "plain"]
+LAYOUTS = ["shared prompt", "plain"]
 CASES = [pytest.param(make, layout, id=f"{name}-{layout}") for name, make in CAUSAL.items() for layout in LAYOUTS]
 CASES += [pytest.param(make, "encoder-decoder", id=name) for name, make in ENCODER_DECODERS.items()]
 PROMPTS = [[2, 3, 4, 5, 6], [7], [8, 9, 10]]
@@ -120,8 +119,7 @@ def test_layouts_agree_on_any_batch(data):
     prompts = [data.draw(st.lists(token, min_size=1, max_size=6)) for _ in range(rows)]
     responses = [[data.draw(st.lists(token, max_size=5)) for _ in range(branches)] for _ in range(rows)]
     found = [sequence_logps(SHARED_MODEL, prompts, responses, pad=0, layout=layout) for layout in LAYOUTS]
-    for shared in found[:-1]:
-        torch.testing.assert_close(shared, found[-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 SHARED_MODEL = llama(seed=3)
@@ -136,13 +134,12 @@ class ScalesItsLogits(LlamaForCausalLM):
         return out
 
 
-def test_a_model_that_scales_its_logits_keeps_the_shared_prompt_and_its_own_head():
+def test_a_model_that_scales_its_logits_keeps_its_own_head():
     model = ScalesItsLogits(llama().config).eval()
     policy = policy_of(model)
-    assert policy.layout == "shared prompt, whole model"
+    assert policy.layout == "shared prompt"
     torch.testing.assert_close(policy.log_probs(PROMPTS, RESPONSES), naive(model), rtol=1e-5, atol=1e-5)
-    wrong = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt")
-    assert (wrong - naive(model)).abs().max() > 0.1
+    assert (policy.log_probs(PROMPTS, RESPONSES) - naive(llama())).abs().max() > 0.1
 
 
 class IgnoresTheMask(nn.Module):
@@ -150,7 +147,7 @@ class IgnoresTheMask(nn.Module):
 
     def __init__(self, inner):
         super().__init__()
-        self.inner = inner
+        self.inner, self.config = inner, inner.config
 
     def get_input_embeddings(self):
         return self.inner.get_input_embeddings()
@@ -220,7 +217,7 @@ def test_a_model_without_free_masks_is_found_out_and_scored_plainly(make, kind):
 
 def test_the_probe_would_notice_a_wrong_layout():
     model = IgnoresTheMask(llama())
-    shared = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt, whole model")
+    shared = sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt")
     assert (shared - naive(model.inner)).abs().max() > 0.1
 
 
@@ -231,27 +228,16 @@ def test_mean_reduction_divides_by_the_response_length():
     torch.testing.assert_close(means * counts, sums)
 
 
-def test_a_packed_row_by_hand():
-    packed = pack([[5, 6], [7]], [[[8, 9], [1]], [[1], [2]]], pad=0)
-    assert packed.input_ids.tolist() == [[5, 6, 8, 9, 1], [0, 7, 1, 0, 2]]
-    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 0, 1, 0, 1]]
-    assert packed.real.tolist() == [[True, True, True], [True, False, True]]
-    assert (packed.widths, packed.prompt_width, packed.kept) == ((2, 1), 2, 4)
-    assert packed.predictors().tolist() == [0, 1, 0]
-    seen = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4]]
-    assert [np.flatnonzero(row).tolist() for row in packed.allowed[0].numpy()] == seen
-    assert np.flatnonzero(packed.allowed[1, 4].numpy()).tolist() == [1, 4]
-
-
-@pytest.mark.parametrize(
-    ("prompts", "branches"), [([[]], [[[1]]]), ([[2], [3]], [[[1]], [[1], [2]]]), ([[2], [3]], [[[1]]])]
-)
-def test_what_cannot_be_packed_is_refused(prompts, branches):
-    with pytest.raises(ValueError, match="prompt"):
-        pack(prompts, branches, pad=0)
-
-
 def test_rows_are_padded_on_the_right():
     ids, real = pad_right([[3, 4], [], [5]], pad=9)
     assert ids.tolist() == [[3, 4], [9, 9], [5, 9]]
     assert real.sum(1).tolist() == [2, 0, 1]
+
+
+@given(st.integers(0, 60), st.integers(1, 9))
+def test_even_cuts_are_few_even_and_complete(size, most):
+    cuts = even_cuts(size, most)
+    lengths = [cut.stop - cut.start for cut in cuts]
+    assert [i for cut in cuts for i in range(cut.start, cut.stop)] == list(range(size))
+    assert len(cuts) == -(-size // most)
+    assert not lengths or (max(lengths) <= most and max(lengths) - min(lengths) <= 1)

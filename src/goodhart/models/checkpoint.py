@@ -85,9 +85,12 @@ def read_model(path: str | Path) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    from goodhart.models.norms import fuse_norms
+
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model: Any = kind.from_pretrained(path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    fuse_norms(model)
     return model.eval()
 
 

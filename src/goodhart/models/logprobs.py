@@ -12,14 +12,14 @@ from torch import Tensor
 
 from goodhart.models.encoder_decoder import encode, is_encoder_decoder, logits_at, start_token
 from goodhart.models.meter import count_responses
-from goodhart.models.packing import Tokens, additive, pack, pad_right
+from goodhart.models.packing import Tokens, pad_right
+from goodhart.models.tree import plant, reading_trees
 
-Layout = Literal["shared prompt", "shared prompt, whole model", "plain", "encoder-decoder"]
-"""How responses are scored; of a causal model's three layouts the fastest comes first.
+Layout = Literal["shared prompt", "plain", "encoder-decoder"]
+"""How responses are scored.
 
-shared prompt: all responses behind one prompt; the trunk runs alone, and its output layer on real response tokens only.
-shared prompt, whole model: the same rows, for models whose logits are more than an output layer on the trunk's states.
-plain: one right-padded row for each response.
+shared prompt: all responses behind one prompt, without padding; logits at response tokens only (`models/tree.py`).
+plain: one right-padded row for each response, for causal models that cannot read trees.
 encoder-decoder: the encoder reads each prompt once, and the decoder one right-padded row for each response.
 """
 
@@ -40,6 +40,8 @@ class Laws:
 
     def logp(self) -> Float[Tensor, " token"]:
         """Log p(token | prompt, earlier tokens) in nats."""
+        if torch.is_grad_enabled() and self.logits.requires_grad:
+            return _Picked.apply(self.logits, self.tokens)
         return -torch.nn.functional.cross_entropy(self.logits, self.tokens, reduction="none")
 
     def columns(self, values: Float[Tensor, " token"]) -> list[Float[Tensor, "row position"]]:
@@ -57,6 +59,29 @@ class Laws:
         return torch.stack([part.sum(1) for part in self.real.split(list(self.widths), dim=1)], dim=1)
 
 
+class _Picked(torch.autograd.Function):
+    """log softmax at one token of each row, half as long as PyTorch's, which goes over the vocabulary more often.
+
+    d log p(y) / d logit(v) = [v = y] - p(v).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Float[Tensor, "token vocabulary"], tokens: Int[Tensor, " token"]
+    ) -> Float[Tensor, " token"]:
+        top = logits.amax(1, keepdim=True)
+        weights = (logits - top).exp_()
+        total = weights.sum(1, keepdim=True)
+        ctx.save_for_backward(weights, total, tokens)
+        return (logits.gather(1, tokens[:, None]) - top - total.log())[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
+        weights, total, tokens = ctx.saved_tensors
+        slope = slopes[0][:, None]
+        return (weights * (-slope / total)).scatter_add_(1, tokens[:, None], slope), None
+
+
 def response_laws(
     model: Any,
     prompts: Sequence[Tokens],
@@ -72,37 +97,33 @@ def response_laws(
         return _encoder_decoder(model, prompts, responses, pad, states)
     if layout == "plain":
         return _plain(model, prompts, responses, pad, states)
-    return _shared(model, prompts, responses, pad, states, whole=layout == "shared prompt, whole model")
+    return _tree(model, prompts, responses, states)
 
 
-def _shared(
-    model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], pad: int, states: bool, *, whole: bool
-) -> Laws:
-    packed = pack(prompts, responses, pad)
-    weight = next(model.parameters())
-    inputs = {
-        "input_ids": packed.input_ids.to(weight.device),
-        "attention_mask": additive(packed.allowed.to(weight.device), weight.dtype),
-        "position_ids": packed.position_ids.to(weight.device),
-        "use_cache": False,
-    }
-    length = packed.input_ids.shape[1]
-    predictors = (packed.prompt_width - 1 + packed.predictors()).expand_as(packed.real)
-    starts = torch.arange(len(prompts))[:, None] * length
-    chosen = (starts + predictors)[packed.real].to(weight.device)
-    if whole:
-        out = model(**inputs, output_hidden_states=states)
-        logits = out.logits.flatten(0, 1).index_select(0, chosen)
-        hidden = out.hidden_states[-1] if states else None
-    else:
-        hidden = model.base_model(**inputs).last_hidden_state
-        logits = model.get_output_embeddings()(hidden.flatten(0, 1).index_select(0, chosen))
+def _tree(model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], states: bool) -> Laws:
+    device = next(model.parameters()).device
+    tree = plant(prompts, responses).to(device)
+    with reading_trees(model):
+        out = model(
+            input_ids=tree.ids[None],
+            # four-dimensional masks pass Transformers' mask code unchanged, and a tree's attention needs none
+            attention_mask=torch.zeros(1, 1, 1, 1, device=device),
+            position_ids=tree.positions[None],
+            logits_to_keep=tree.predictors,
+            output_hidden_states=states,
+            use_cache=False,
+            tree=tree,
+        )
+    rows, width = tree.branches.shape
+    real = torch.zeros(rows * width, dtype=torch.bool, device=device).index_fill_(0, tree.branches.places, True)
     return Laws(
-        logits.float(),
-        packed.input_ids[:, packed.prompt_width :][packed.real].to(weight.device),
-        packed.real.to(weight.device),
-        packed.widths,
-        hidden[:, packed.prompt_width :] if states and hidden is not None else None,
+        out.logits[0].float(),
+        tree.ids[-len(tree.branches.places) :] if len(tree.branches.places) else tree.ids[:0],
+        real.view(len(prompts), -1),
+        (width,) * tree.slots,
+        tree.branches.spread(out.hidden_states[-1][0]).unflatten(0, (len(prompts), tree.slots)).flatten(1, 2)
+        if states
+        else None,
     )
 
 
@@ -174,14 +195,11 @@ def sequence_logps(
     return laws.sums(laws.logp())
 
 
-_SHARED: tuple[Layout, Layout] = ("shared prompt", "shared prompt, whole model")
-
-
 def choose_layout(model: Any, pad: int) -> Layout:
-    """The fastest layout that gives the plain forward's log-probabilities.
+    """The shared prompt where it gives the plain forward's log-probabilities.
 
-    Causal models that ignore or refuse a four-dimensional mask or explicit positions, or that do more than multiply the
-    trunk's states by an output matrix (scaled or capped logits), are found out here, once.
+    Causal models whose attention cannot be told what to read, or that ignore explicit positions, are found out here,
+    once.
     """
     if is_encoder_decoder(model):
         return "encoder-decoder"
@@ -192,11 +210,9 @@ def choose_layout(model: Any, pad: int) -> Layout:
     half = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
     with torch.inference_mode():
         plain = sequence_logps(model, *probe, pad=pad, layout="plain")
-        for layout in _SHARED:
-            try:
-                found = sequence_logps(model, *probe, pad=pad, layout=layout)
-            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
-                continue
-            if torch.allclose(found, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3):
-                return layout
-    return "plain"
+        try:
+            found = sequence_logps(model, *probe, pad=pad, layout="shared prompt")
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError):
+            return "plain"
+        close = torch.allclose(found, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3)
+    return "shared prompt" if close else "plain"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -118,8 +119,18 @@ def _charge(tokens: int, forward: float) -> None:
     _TOTAL.operations += forward * (3 if torch.is_grad_enabled() else 1)
 
 
+_SIZES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+"""Of parts that were counted: going through a small model's modules takes as long as one of its layers."""
+
+
 def _weights(model: Any, part: Any) -> int:
     """Parameters of a part of the model that are neither embeddings nor output layer."""
+    if part not in _SIZES:
+        _SIZES[part] = _counted(model, part)
+    return _SIZES[part]
+
+
+def _counted(model: Any, part: Any) -> int:
     tables = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is not None:

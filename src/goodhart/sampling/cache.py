@@ -7,7 +7,9 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from goodhart.errors import GoodhartError
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -35,12 +37,19 @@ class PreallocatedLayer(DynamicLayer):
                 new.new_empty((new.shape[0], new.shape[1], self.columns, new.shape[3]))
                 for new in (key_states, value_states)
             ]
-        end = self.filled + key_states.shape[2]
-        if end > self.columns:
-            raise ValueError(f"a cache of {self.columns} columns was asked for {end}")
-        for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, self.filled : end] = new
-        self.filled = end
+        start = self.filled
+        keys, values = self.extended(key_states.shape[2])
+        keys[:, :, start:], values[:, :, start:] = key_states, value_states
+        return keys, values
+
+    def extended(self, new: int) -> tuple[Tensor, Tensor]:
+        """Keys and values with room for new columns, which the caller writes.
+
+        Raises ValueError if there is none.
+        """
+        if self.filled + new > self.columns:
+            raise ValueError(f"a cache of {self.columns} columns was asked for {self.filled + new}")
+        self.filled += new
         return self._view()
 
     def batch_select_indices(self, indices: Int[Tensor, " row"]) -> None:
@@ -56,11 +65,24 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def decoding_cache(config: Any, columns: int) -> DynamicCache:
-    """A model's own kind of cache, in which ordinary attention layers have their columns allocated at once.
+def decoding_cache(config: Any, columns: int, tokens: int) -> DynamicCache:
+    """A cache with room for some columns, for sequences of at most so many tokens.
 
-    Layers with a sliding window or a recurrent state keep the class that the model's configuration asks for.
+    Raises GoodhartError for a model that remembers otherwise than by keys and values of all earlier tokens: all samples
+    of a prompt share a row, and such a memory would mix them.
     """
     cache = DynamicCache(config=config)
-    cache.layers = [PreallocatedLayer(columns) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    for layer in cache.layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+            raise GoodhartError(
+                f"{config.model_type} models remember in a {type(layer).__name__}, which cannot be sampled from here",
+                "take a model whose layers all have ordinary attention",
+            )
+        window = getattr(layer, "sliding_window", tokens)
+        if window < tokens:
+            raise GoodhartError(
+                f"the model's attention window of {window} tokens is shorter than prompt and response ({tokens})",
+                "lower max_prompt or max_response, or take a model with a longer window",
+            )
+    cache.layers[:] = [PreallocatedLayer(columns) for _ in cache.layers]
     return cache

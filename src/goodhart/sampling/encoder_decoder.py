@@ -38,7 +38,7 @@ class EncoderDecoding:
     def begin(cls, model: Any, prompts: Sequence[Tokens], samples: int, pad: int, longest: int) -> EncoderDecoding:
         """Encode the prompts and read the start token; only then do the samples of a prompt part."""
         config = model.get_decoder().config
-        cache = EncoderDecoderCache(decoding_cache(config, longest), DynamicCache(config=config))
+        cache = EncoderDecoderCache(decoding_cache(config, longest, longest), DynamicCache(config=config))
         encoded = encode(model, prompts, pad)
         lengths = [len(prompt) for prompt in prompts]
         count_encoding(model, lengths)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.meter import count
-from goodhart.models.packing import Tokens, additive
+from goodhart.models.packing import Tokens, additive, even_cuts
 from goodhart.randomness import uniforms
 from goodhart.sampling.cache import decoding_cache
 from goodhart.sampling.encoder_decoder import EncoderDecoding
+from goodhart.sampling.recording import Inputs, begin_batch, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,29 @@ class Sampler(Protocol):
         ...
 
 
+_BLOCK = 64
+"""Tokens whose probabilities are added up before the sums are searched."""
+
+
 def inverse_cdf(logits: Float[Tensor, "row vocabulary"], u: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
-    """The token at which the cumulative softmax first exceeds `u` (float64: 53-bit uniforms need it)."""
-    cumulative = logits.float().softmax(-1).double().cumsum(-1)
-    target = u[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+    """The token at which the cumulative softmax first exceeds `u` (float64: 53-bit uniforms need it).
+
+    Sums of blocks of tokens are searched first, then the block that is hit.
+    """
+    logits = logits.float()
+    weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+    short = -weights.shape[-1] % _BLOCK
+    blocks = torch.nn.functional.pad(weights, (0, short)).unflatten(-1, (-1, _BLOCK))
+    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    target = u[:, None] * sums[:, -1:]
+    block = torch.searchsorted(sums, target, right=True).clamp(max=sums.shape[1] - 1)
+    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0].double()
+    column = torch.arange(_BLOCK, device=logits.device)
+    # where rounding leaves the target behind the block's last sum, the last token that has a probability is it
+    last = torch.where(inside > 0, column, 0).amax(-1, keepdim=True)
+    place = torch.searchsorted(before + inside.cumsum(-1), target, right=True).minimum(last)
+    return (block * _BLOCK + place)[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +82,7 @@ class KeyedSampler:
         was_training = model.training
         model.eval()
         out: list[list[list[int]]] = []
-        for start in range(0, len(prompts), self.batch):
-            chosen = slice(start, start + self.batch)
+        for chosen in even_cuts(len(prompts), self.batch):
             u = self._uniforms(draws, draws.prompts[chosen], samples)
             out.extend(self._decode(model, prompts[chosen], samples, u))
         model.train(was_training)
@@ -85,7 +103,8 @@ class KeyedSampler:
         uniform = torch.from_numpy(u).to(state.device).view(*state.open.shape, self.max_tokens)
         out = np.full(uniform.shape, -1, dtype=np.int64)
         for t in range(self.max_tokens):
-            scaled = state.logits.flatten(0, 1) / self.temperature
+            scaled = state.logits.flatten(0, 1)
+            scaled = scaled if self.temperature == 1 else scaled / self.temperature
             chosen = inverse_cdf(scaled, uniform[state.rows, :, t].flatten()).view(state.open.shape)
             written = torch.where(state.open, chosen, -1)
             out[state.rows.cpu().numpy(), :, t] = written.cpu().numpy()
@@ -130,7 +149,7 @@ class _Decoding:
             width, dtype=torch.bool
         )[None]
         count(model, int(lengths.sum()), len(prompts), float((lengths.double() ** 2).sum()) / 2)
-        cache = decoding_cache(model.config, width + samples * (longest - 1))
+        cache = decoding_cache(model.config, width + samples * (longest - 1), width + longest)
         logits = model(
             input_ids=ids.to(device),
             attention_mask=additive(allowed.to(device), weight.dtype),
@@ -139,6 +158,7 @@ class _Decoding:
             use_cache=True,
             logits_to_keep=1,
         ).logits
+        begin_batch(model, cache, samples)
         return cls(
             cache=cache,
             rows=torch.arange(len(prompts), device=device),
@@ -161,13 +181,8 @@ class _Decoding:
         reach = float((self.open.sum(1) * (self.lengths + self.steps + 1)).sum())
         count(model, still_open, still_open, reach)
         self.filled += samples
-        self.logits = model(
-            input_ids=tokens,
-            attention_mask=self.mask[..., : self.filled],
-            position_ids=(self.lengths + self.steps)[:, None].expand(-1, samples),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits
+        positions = (self.lengths + self.steps)[:, None].expand(-1, samples)
+        self.logits = decode(model, self.cache, Inputs(tokens, self.mask[..., : self.filled], positions))
         self.steps += 1
 
 

@@ -162,9 +162,7 @@ class _Builder:
                 inputs[f"writer {number}"] = self._run(author, setting, single, seed)
             steps.append(step)
         labels = self._label_settings(arm)
-        spec: dict[str, Any] = {"mode": labels.mode, "seed": seed, "steps": steps, **self.small}
-        if labels.flip:
-            spec["flip"] = labels.flip
+        spec = {"mode": labels.mode, "flip": labels.flip, "seed": seed, "steps": steps, **self.small}
         return Cell("written", spec, inputs, f"pairs {' against '.join(arm.writers)} seed {seed}")
 
     def _label_settings(self, arm: Arm) -> Labels:

@@ -136,7 +136,7 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
     pairs = Pairs(data.prompts, sides[0], sides[1])
     work.say(2, 4, "labels")
     pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed).label(pairs, 0)
-    pairs = flipped(pairs, work.settings.get("flip", 0.0), f"written {seed}")
+    pairs = flipped(pairs, work.settings["flip"], f"written {seed}")
     work.watch.lap("label")
     sft, _ = load_policy(work.inputs["sft"] / "final", limit)
     own = [scored(writer, pairs)[:, [side]] for side, writer in enumerate(writers)]

@@ -1,0 +1,175 @@
+"""Trees: one row of real tokens, in which every branch reads its prompt and itself, on any kind of attention."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from goodhart.models.logprobs import choose_layout, sequence_logps
+from goodhart.models.norms import fuse_norms
+from goodhart.models.tree import plant, reading_trees
+from tiny_models import gpt2, gradients, llama, naive_logp
+
+SMALL = {
+    "vocab_size": 16,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.4,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+}
+PROMPTS = [[2, 3, 4, 5, 6], [7], [8, 9, 10]]
+TWO = [[[11, 12, 1], [13, 1]], [[1], [14, 15, 2, 3, 4]], [[5, 6], [7, 8, 1]]]
+FOUR = [[*row, row[0][::-1], []] for row in TWO]
+ONE = [row[1:] for row in TWO]
+
+
+def made(kind, config):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind(config).eval()
+
+
+def grouped():
+    return made(LlamaForCausalLM, LlamaConfig(**SMALL, num_key_value_heads=2))
+
+
+def windowed():
+    return made(MistralForCausalLM, MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=3))
+
+
+MODELS = {"rotary": llama, "absolute": gpt2, "grouped heads": grouped, "sliding window": windowed}
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("responses", [ONE, TWO, FOUR], ids=["one", "two", "four"])
+def test_values_and_gradients_are_those_of_one_sequence_at_a_time(make, responses):
+    model = make()
+    assert choose_layout(model, 0) == "shared prompt"
+    found = sequence_logps(model, PROMPTS, responses, pad=0, layout="shared prompt")
+    expected = torch.stack(
+        [
+            torch.stack([naive_logp(model, p, r).sum() if r else torch.zeros(()) for r in row])
+            for p, row in zip(PROMPTS, responses, strict=True)
+        ]
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.linspace(-1, 2, found.numel()).view_as(found)
+    slope = gradients(model, (expected * weights).sum())
+    assert slope.norm() > 1
+    torch.testing.assert_close(gradients(model, (found * weights).sum()), slope, rtol=1e-3, atol=1e-4)
+
+
+def test_a_window_shorter_than_the_prompt_matters():
+    wide = windowed()
+    wide.config.sliding_window = 50
+    narrow = sequence_logps(windowed(), PROMPTS, TWO, pad=0, layout="shared prompt")
+    assert (sequence_logps(wide, PROMPTS, TWO, pad=0, layout="shared prompt") - narrow).abs().max() > 0.01
+
+
+def test_a_model_whose_attention_is_more_than_a_softmax_is_scored_plainly():
+    config = Gemma2Config(
+        **SMALL, num_key_value_heads=2, head_dim=4, attn_logit_softcapping=1.0, query_pre_attn_scalar=4
+    )
+    model = made(Gemma2ForCausalLM, config)
+    model.set_attn_implementation("eager")
+    assert choose_layout(model, 0) == "plain"
+    with pytest.raises(ValueError, match="softcap"):
+        sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
+
+
+def test_the_models_own_attention_is_left_as_it_was():
+    model = llama()
+    before = model.config._attn_implementation
+    with reading_trees(model):
+        assert model.config._attn_implementation != before
+    assert model.config._attn_implementation == before
+    with pytest.raises(IndexError):
+        sequence_logps(model, [[99]], [[[1]]], pad=0, layout="shared prompt")
+    assert model.config._attn_implementation == before
+
+
+def test_no_padding_goes_through_the_model():
+    model, seen = llama(), []
+    model.model.layers[0].mlp.register_forward_hook(lambda module, inputs, out: seen.append(out.shape[:2]))
+    model.lm_head.register_forward_hook(lambda module, inputs, out: seen.append(out.shape[:2]))
+    sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
+    written = sum(len(r) for row in TWO for r in row)
+    assert seen == [(1, sum(map(len, PROMPTS)) + written), (1, written)]
+
+
+def test_a_tree_by_hand():
+    tree = plant([[5, 6], [7]], [[[8, 9], [1]], [[], [2]]])
+    assert tree.ids.tolist() == [5, 6, 7, 8, 9, 1, 2]
+    assert tree.positions.tolist() == [0, 1, 0, 2, 3, 2, 1]
+    assert tree.predictors.tolist() == [1, 3, 1, 2]
+    assert tree.prompts.index.tolist() == [[0, 1], [2, 0]]
+    assert tree.branches.index.tolist() == [[3, 4], [5, 0], [0, 0], [6, 0]]
+    seen = [np.flatnonzero(row == 0).tolist() for row in tree.mask("whole", torch.float32, None)[0, 0].numpy()]
+    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [0, 1, 4, 5]]
+    behind = tree.mask("branches", torch.float32, None)[3, 0].numpy()
+    assert [np.flatnonzero(row == 0).tolist() for row in behind] == [[0, 2], [0, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "branches"), [([[]], [[[1]]]), ([[2], [3]], [[[1]], [[1], [2]]]), ([[2], [3]], [[[1]]])]
+)
+def test_what_is_no_tree_is_refused(prompts, branches):
+    with pytest.raises(ValueError, match="prompt"):
+        plant(prompts, branches)
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**31))
+def test_a_fused_norm_has_the_values_and_the_gradients_of_the_chain(rows, size, seed):
+    draw = torch.Generator().manual_seed(seed)
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    plain, fused = LlamaRMSNorm(size, eps=1e-5), LlamaRMSNorm(size, eps=1e-5)
+    weight = torch.randn(size, generator=draw)
+    for norm in (plain, fused):
+        norm.weight.data.copy_(weight)
+    assert fuse_norms(torch.nn.Sequential(fused)) == 1
+    assert isinstance(fused, LlamaRMSNorm)
+    x = torch.randn(rows, 3, size, generator=draw)
+    slope = torch.randn(rows, 3, size, generator=draw)
+    found = []
+    for norm in (plain, fused):
+        start = x.clone().requires_grad_()
+        out = norm(start)
+        out.backward(slope)
+        found.append((out.detach(), start.grad, norm.weight.grad))
+        with torch.no_grad():
+            torch.testing.assert_close(norm(x), found[0][0], rtol=1e-5, atol=1e-5)
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+class HalfNorm(torch.nn.Module):
+    """It has a norm's attributes and another formula."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.variance_epsilon = torch.nn.Parameter(torch.ones(4)), 1e-6
+
+    def forward(self, x):
+        return self.weight * x / x.abs().mean(-1, keepdim=True)
+
+
+def test_only_norms_of_the_same_formula_are_fused_and_only_once():
+    model = torch.nn.Sequential(llama(), HalfNorm())
+    assert fuse_norms(model) == 5
+    assert fuse_norms(model) == 0
+    assert type(model[1]) is HalfNorm
