@@ -230,7 +230,7 @@ def test_kernels_that_round_are_refused_and_faster_ones_are_taken():
     assert faster.chosen == "plain"
 
 
-def test_kernels_in_use_are_those_asked_for_and_all_are_exact_here():
+def test_kernels_in_use_are_those_asked_for_and_exact_if_chosen():
     assert kernels.in_use() == "default"
     for name, product in kernels.products().items():
         with kernels.using(name):

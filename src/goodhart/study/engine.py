@@ -89,6 +89,8 @@ def settle(study: Study, root: Path, *, keep: bool) -> tuple[Study, Engine]:
         keep,
     )
     slim = _precision(study, here, policy, lambda: _timed(study, model(), fast.choice.chosen), keep)
+    held.clear()
+    torch.cuda.empty_cache()  # this process waits while others make the cells
     chosen = cast("Precision", slim.choice.chosen)
     precision.check_supported(chosen)
     return replace(study, precision=chosen), Engine(fast, slim)
