@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,6 +27,8 @@ class Run:
     """Folder that keeps cells and studies."""
     workers: int = 0
     """One-thread processes; 0 is one for each core."""
+    precision: Literal["auto", "float32", "bfloat16"] | None = None
+    """What arms train in, whatever the study file says; auto measures what is faster. Measurements are float32."""
     only: tuple[str, ...] = ()
     """Run only what some hypotheses need, for example --only H3; it shares its cells with the whole study."""
     dry_run: bool = False
@@ -142,7 +144,7 @@ def _dispatch(command: Command) -> None:
         case Run():
             commands.run(
                 command.study,
-                list(command.overrides),
+                [*command.overrides, *([f"precision={command.precision}"] if command.precision else [])],
                 command.root,
                 workers=command.workers,
                 only=command.only,

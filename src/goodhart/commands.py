@@ -19,12 +19,16 @@ def _console() -> Console:
 def run(study_name: str, overrides: list[str], root: Path, *, workers: int, only: Sequence[str], dry_run: bool) -> None:
     """Run a study to its report."""
     from goodhart.report.grid import duration
+    from goodhart.study.engine import settle
     from goodhart.study.session import cores, plan, prospect, run_study
     from goodhart.study.spec import read_study
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
     console, workers = _console(), workers or cores()
+    study, engine = settle(study, root, keep=not dry_run)
+    for sentence in engine.sentences():
+        console.print(sentence, highlight=False, markup=False)
     _, cells = plan(study, root)
     if dry_run:
         for cell, done in cells:
@@ -34,7 +38,7 @@ def run(study_name: str, overrides: list[str], root: Path, *, workers: int, only
     about = f"; the others take about {duration(ahead.wall)} with {workers} workers on this machine"
     console.print(line + (about if ahead.missing else ""), highlight=False)
     if not dry_run:
-        _show(run_study(study, root, workers, console, ahead).folder, console)
+        _show(run_study(study, engine, root, workers, console, ahead).folder, console)
 
 
 def _show(folder: Path, console: Console) -> None:
@@ -51,11 +55,13 @@ def _show(folder: Path, console: Console) -> None:
 def status(study_name: str, overrides: list[str], root: Path) -> None:
     """Which cells are done, being made, or missing."""
     from goodhart.store import Store
+    from goodhart.study.engine import settle
     from goodhart.study.session import plan
     from goodhart.study.spec import read_study
 
     store = Store(root)
-    _, cells = plan(read_study(study_name, overrides), root)
+    study, _ = settle(read_study(study_name, overrides), root, keep=False)
+    _, cells = plan(study, root)
     table = Table("state", "cell", "what", "seconds")
     for cell, done in cells:
         seconds = f"{store.record(cell.id)['seconds']:.1f}" if done else ""

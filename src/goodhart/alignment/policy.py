@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from goodhart.models.logprobs import Layout, choose_layout, response_laws
 from goodhart.models.packing import Tokens
+from goodhart.models.precision import Precision, in_precision
 from goodhart.sampling.keyed import Draws, Sampler
 from goodhart.tasks.prompts import Prompt
 
@@ -34,6 +35,11 @@ class LanguagePolicy:
     def of(cls, model: Any, sampler: Sampler, pad: int, reduction: Reduction = "sum") -> LanguagePolicy:
         """Wrap a model; the scoring layout is the fastest that gives the plain forward's numbers."""
         return cls(model, sampler, pad, choose_layout(model, pad), reduction)
+
+    def at(self, precision: Precision) -> LanguagePolicy:
+        """The policy itself in float32; else with a copy of the model in that precision, and the same layout."""
+        model = in_precision(self.model, precision)
+        return self if model is self.model else replace(self, model=model)
 
     def parameters(self) -> Iterator[Parameter]:
         """What the optimiser moves."""

@@ -99,6 +99,14 @@ def load_model(path: str | Path) -> Any:
     return read_model(path).to(device())
 
 
+def quiet() -> None:
+    """No progress bars and no warnings of Transformers in this process: a study has a screen of its own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a model folder. Raises GoodhartError if it names no end token."""
     from transformers import AutoTokenizer

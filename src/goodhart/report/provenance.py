@@ -67,9 +67,17 @@ def settings_grid(study: Mapping[str, Any]) -> Grid:
 
 
 def origin_grid(record: Mapping[str, Any]) -> Grid:
-    """Versions, machine and source tree."""
-    rows = [*flattened(record["versions"]), *flattened(record["machine"]), ("source tree (git)", plain(record["git"]))]
+    """Versions, machine, what was chosen for it, and source tree."""
+    rows = [*flattened(record["versions"]), *flattened(record["machine"]), *_chosen(record.get("engine", {}))]
+    rows.append(("source tree (git)", plain(record["git"])))
     return Grid("Versions and machine", ("what", "which"), tuple(rows))
+
+
+def _chosen(engine: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """One line for each choice; a study from before there was one to make has none."""
+    names = {"kernels": "float32 kernels", "precision": "training precision"}
+    choices = [(names[name], kept["choice"]) for name, kept in engine.items()]
+    return [(name, f"{choice['chosen']}: {choice['reason']}") for name, choice in choices]
 
 
 def cell_grid(cells: list[dict[str, Any]]) -> Grid:

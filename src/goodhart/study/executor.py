@@ -44,8 +44,10 @@ Watch = Callable[[Progress, Cell | None], None]
 """Called at every poll, with the cell that has just been finished or None."""
 
 
-def execute(store: Store, cells: list[Cell], workers: int, watch: Watch) -> Progress:
+def execute(store: Store, cells: list[Cell], workers: int, watch: Watch, kernels: str = "default") -> Progress:
     """Make all cells, inputs first. Finished ones are reused; ones that another process makes are waited for.
+
+    `kernels` are those that all workers multiply matrices with (`goodhart.models.kernels`).
 
     Raises GoodhartError with the first fault; what is done is kept, and the next call goes on from there.
     """
@@ -54,7 +56,7 @@ def execute(store: Store, cells: list[Cell], workers: int, watch: Watch) -> Prog
     if not waiting:
         return progress
     done = _Done(store)
-    with _pool(workers) as pool:
+    with _pool(workers, kernels) as pool:
         futures: dict[Future[bool], Cell] = {}
         while waiting or futures:
             free = workers - len(futures)
@@ -106,10 +108,11 @@ def _result(future: Future[bool], cell: Cell) -> bool:
 
 
 @contextmanager
-def _pool(workers: int) -> Generator[ProcessPoolExecutor]:
+def _pool(workers: int, kernels: str) -> Generator[ProcessPoolExecutor]:
     before = dict(os.environ)
     os.environ.update(WORKER_ENVIRONMENT)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (os.getpid(),))
+    start = (os.getpid(), kernels)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, start)
     try:
         yield pool
         pool.shutdown()
@@ -123,15 +126,17 @@ def _pool(workers: int) -> Generator[ProcessPoolExecutor]:
         os.environ.update(before)
 
 
-def _start_worker(parent: int) -> None:
+def _start_worker(parent: int, kernels: str) -> None:
     """One thread each: two processes of two threads on two cores spin against one another."""
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     import torch
-    from transformers.utils import logging
+
+    from goodhart.models.checkpoint import quiet
+    from goodhart.models.kernels import use
 
     torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    use(kernels)
+    quiet()
 
 
 def _die_with(parent: int) -> None:

@@ -38,6 +38,7 @@ class _Builder:
         self.study = study
         self.tokenizer = find(study.policy)
         self.small = {"max_response": study.task.max_response}
+        self.lowered = {"precision": study.precision} if study.precision == "bfloat16" else {}
         self.prompts, people = data_cells(study, self.tokenizer)
         own = self._sft(study.policy, study.sft)
         pool = {"task": study.task, "pool": study.pool}
@@ -120,7 +121,7 @@ class _Builder:
         return Trunk(sft, self._labels(variant.labels or study.labels, sft), proxy, opponents, sft_of(name))
 
     def _run_cell(self, arm: Arm, seed: int, inputs: dict[str, Cell], label: str, **more: Any) -> Cell:
-        return Cell("run", {"arm": plain_data(arm), "seed": seed, **self.small, **more}, inputs, label)
+        return Cell("run", {"arm": plain_data(arm), "seed": seed, **self.small, **self.lowered, **more}, inputs, label)
 
     def _run(self, name: str, setting: str, arm: Arm, seed: int) -> Cell:
         """The training run of an arm at one setting and seed, with the runs that it reads."""
@@ -234,7 +235,7 @@ class _Builder:
             if single is not None:
                 inputs[f"classifier {other}"] = self._run(other, setting, single, seed)
                 last[other] = single.checkpoint_steps()[-1]
-        spec = {"pairs": STREAM_PAIRS, "steps": arm.checkpoint_steps(), "last": last, **self.small}
+        spec = {"pairs": STREAM_PAIRS, "steps": arm.checkpoint_steps(), "last": last, **self.small, **self.lowered}
         return Cell("stream", spec, inputs, f"classify the stream of {name} {setting} seed {seed}")
 
     def _best_of(self) -> list[Measured]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,9 @@ def classified_stream(work: Workplace) -> dict[str, Any]:
     ends = {step: range(max(0, step * batch - size), step * batch) for step in steps}
     work.watch.start()
     pairs = recorded.take([i for part in ends.values() for i in part])
+    if "precision" in work.settings:  # the stream's own reference is in the precision of its run
+        sft, _ = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
+        pairs = replace(pairs, reference=scored(sft, pairs))
     golden = JudgeLabels(judge(work.inputs["golden"]), "hard", 0).label(pairs, 0).label
     work.watch.lap("label")
     assert golden is not None

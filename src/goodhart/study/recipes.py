@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from goodhart.models.checkpoint import device
+from goodhart.models.kernels import in_use
 from goodhart.models.meter import matrix_rate
 from goodhart.store import Store
 from goodhart.study.best_of_recipe import best_of
@@ -69,5 +70,5 @@ def _record(cell: Cell, work: Workplace, result: dict[str, Any], seconds: float)
         "stages": {stage: spent.plain() for stage, spent in work.watch.stages.items()},
         "matrix rate": matrix_rate(device()),
         "versions": versions(),
-        "machine": machine(),
+        "machine": {**machine(), "float32 kernels": in_use()},
     }

@@ -16,6 +16,7 @@ from goodhart.evaluation import schema
 from goodhart.store import Store, write_atomically
 from goodhart.study.budgets import spent
 from goodhart.study.cell import Cell, closure
+from goodhart.study.engine import Engine
 from goodhart.study.graph import anchors
 from goodhart.study.plan import Graph, Measured
 from goodhart.study.record import git_state, machine, versions
@@ -27,7 +28,7 @@ def study_folder(store: Store, study: Study) -> Path:
     return store.root / "studies" / study.name
 
 
-def write_results(store: Store, study: Study, graph: Graph, cost: dict[str, Any]) -> Path:
+def write_results(store: Store, study: Study, graph: Graph, engine: Engine, cost: dict[str, Any]) -> Path:
     """`rows.parquet`, `pairs.parquet`, `prompts.parquet` and `record.json` in the study's folder; returns it."""
     folder = study_folder(store, study)
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +39,7 @@ def write_results(store: Store, study: Study, graph: Graph, cost: dict[str, Any]
     _write(folder / "streams.parquet", _streams(store, graph))
     _write(folder / "budgets.parquet", spent(store, study, graph))
     _write(folder / "prompts.parquet", pq.read_table(store.open(graph.opponents.id) / "prompts.parquet"))
-    record = _record(store, study, graph, cost)
+    record = _record(store, study, graph, engine, cost)
     write_atomically(folder / "record.json", json.dumps(record, indent=1))
     return folder
 
@@ -77,7 +78,7 @@ def _streams(store: Store, graph: Graph) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.STREAM_ROWS)
 
 
-def _record(store: Store, study: Study, graph: Graph, cost: dict[str, Any]) -> dict[str, Any]:
+def _record(store: Store, study: Study, graph: Graph, engine: Engine, cost: dict[str, Any]) -> dict[str, Any]:
     cells = closure(graph.targets)
     records = {cell.id: store.record(cell.id) for cell in cells}
     return {
@@ -85,6 +86,7 @@ def _record(store: Store, study: Study, graph: Graph, cost: dict[str, Any]) -> d
         "anchors": anchors(study, graph),
         "versions": versions(),
         "machine": machine(),
+        "engine": engine.plain(),
         "git": git_state(),
         "cost": cost,
         "data": {

@@ -18,6 +18,7 @@ from goodhart.alignment.sources import DataSource, DelayedSource, MixtureSource,
 from goodhart.config import build
 from goodhart.models.meter import Spent
 from goodhart.models.packing import Tokens
+from goodhart.models.precision import FLOAT32, Precision
 from goodhart.store import write_atomically
 from goodhart.study.arm import Arm
 from goodhart.study.arms import shares_of
@@ -31,10 +32,13 @@ from goodhart.training.optimiser import Descent
 def alignment_run(work: Workplace) -> dict[str, Any]:
     """`step-N/` checkpoints and `metrics.jsonl` of one arm at one setting and seed; resumes at its last checkpoint."""
     arm, seed = work.setting(Arm, "arm"), int(work.settings["seed"])
-    policy, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"], arm.reduction)
-    reference, _ = load_policy(work.inputs["sft"] / "final", 1, arm.reduction)
-    source, labeller = _slots(work, arm, seed)
-    descent = Descent(policy.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps)
+    precision: Precision = work.settings.get("precision", FLOAT32)
+    master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"], arm.reduction)
+    policy = master.at(precision)
+    reference = load_policy(work.inputs["sft"] / "final", 1, arm.reduction)[0].at(precision)
+    source, labeller = _slots(work, arm, seed, None if policy is master else reference)
+    copies = () if policy is master else policy.parameters()
+    descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
     state, log = work.state / "training.pt", work.folder / "metrics.jsonl"
     start = descent.load(state) if state.exists() else 0
     kept = [json.loads(line) for line in log.read_text().splitlines()[:start]] if start else []
@@ -63,7 +67,7 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
                 stream.add(step)
             if step.step in arm.checkpoint_steps():
                 save_policy(
-                    policy.model, tokenizer, work.folder / f"step-{step.step}", work, f"Policy at step {step.step}"
+                    master.model, tokenizer, work.folder / f"step-{step.step}", work, f"Policy at step {step.step}"
                 )
                 if stream:
                     stream.save(step.step)
@@ -83,19 +87,24 @@ def _tell(work: Workplace, arm: Arm, step: Step) -> None:
     work.say(step.step, arm.steps, f"loss {step.loss:.3f}, margin {step.margin:+.2f} nats, {rate:.1f} steps/s")
 
 
-def _slots(work: Workplace, arm: Arm, seed: int) -> tuple[Source, Labeller]:
-    """Source and labeller of the arm; all sources walk the same prompts in the same order."""
+def _slots(work: Workplace, arm: Arm, seed: int, lowered: LanguagePolicy | None) -> tuple[Source, Labeller]:
+    """Source and labeller of the arm; all sources walk the same prompts in the same order.
+
+    `lowered` is the reference of a run that is not in float32.
+    """
     if arm.source != "mixture":
-        return _slot(arm, seed, arm.batch, work.inputs)
+        return _slot(arm, seed, arm.batch, work.inputs, lowered)
     parts: list[tuple[Source, Labeller]] = []
     for name, size in shares_of(arm).items():
         inputs = {key.removeprefix(f"{name}/"): path for key, path in work.inputs.items() if key.startswith(f"{name}/")}
         part = build(Arm, work.settings["parts"][name], name)
-        parts.append(_slot(part, seed, size, {**work.inputs, **inputs}))
+        parts.append(_slot(part, seed, size, {**work.inputs, **inputs}, lowered))
     return MixtureSource(parts), DataLabels()
 
 
-def _slot(arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path]) -> tuple[Source, Labeller]:
+def _slot(
+    arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path], lowered: LanguagePolicy | None
+) -> tuple[Source, Labeller]:
     prompts = inputs["prompts"] / "prompts.parquet"
     if arm.source == "stream":
         recorded, _, _ = read_pairs(inputs["stream"] / "stream.parquet", STREAM, prompts)
@@ -103,6 +112,10 @@ def _slot(arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path]) -> tuple[
     folder = inputs["written" if arm.source == "samples" else "labels"]
     data, _, _ = read_pairs(folder / "pairs.parquet", "train", prompts)
     if arm.source in ("data", "samples"):
+        if (
+            lowered
+        ):  # fixed data have log-probabilities of the reference in float32, the policy's rounding is not in them
+            data = replace(data, reference=scored(replace(lowered, reduction="sum"), data))
         assert data.reference is not None
         own = data.reference if data.writer is None else data.writer
         # The SFT policy stands in for a writer that is not known: people, or samples at other temperatures.

@@ -15,6 +15,7 @@ from rich.console import Console
 from goodhart.store import Store
 from goodhart.study.cell import Cell, closure
 from goodhart.study.display import Screen
+from goodhart.study.engine import Engine
 from goodhart.study.executor import execute
 from goodhart.study.graph import Graph, build_graph
 from goodhart.study.results import write_results
@@ -60,14 +61,14 @@ def prospect(study: Study, cells: list[tuple[Cell, bool]], workers: int) -> Pros
     return Prospect(len(cells) - len(done), costs.seconds, wall)
 
 
-def run_study(study: Study, root: Path, workers: int, console: Console, ahead: Prospect) -> Outcome:
+def run_study(study: Study, engine: Engine, root: Path, workers: int, console: Console, ahead: Prospect) -> Outcome:
     """Make what is missing, then the study's tables; goes on where an earlier call stopped."""
     store = Store(root)
     graph = build_graph(study)
     cells = closure(graph.targets)
     began = time.monotonic()
     with Screen(store, cells, workers, console, ahead.seconds) as screen:
-        progress = execute(store, cells, workers, screen)
+        progress = execute(store, cells, workers, screen, engine.kernels.choice.chosen)
     cost = {
         "seconds of this call": round(time.monotonic() - began, 1),
         "seconds expected": round(ahead.wall, 1),
@@ -77,7 +78,7 @@ def run_study(study: Study, root: Path, workers: int, console: Console, ahead: P
         "seconds of all cells": round(sum(store.record(c.id)["seconds"] for c in cells), 1),
         "largest worker, GiB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
     }
-    return Outcome(write_results(store, study, graph, cost), graph, cost)
+    return Outcome(write_results(store, study, graph, engine, cost), graph, cost)
 
 
 def cores() -> int:

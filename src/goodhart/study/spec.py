@@ -141,6 +141,9 @@ class Study:
     """What the study tests, with its decision rules."""
     axes: dict[str, Axis] = field(default_factory=dict[str, Axis])
     """Things that are changed by degrees, to be drawn."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What arms train in: bfloat16 has a float32 master. `auto` takes what is faster for the study's policy. All
+    else, measurements above all, is float32."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of the arms."""
     resamples: int = 1000

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from goodhart.errors import GoodhartError
@@ -16,7 +18,9 @@ from goodhart.training.settings import Optimisation
 class Descent:
     """Parameters with their optimiser state; `step` follows the schedule.
 
-    `fast` parameters move at `fast_factor` times the learning rate.
+    `fast` parameters move at `fast_factor` times the learning rate. `lowered` are copies of the parameters, in their
+    order, in the lower precision that a model computes in. Their gradients are added up, clipped and applied to the
+    parameters in float32, and what comes out is rounded to the copies: an update smaller than their last bit is kept.
     """
 
     def __init__(
@@ -26,6 +30,7 @@ class Descent:
         total: int,
         fast: Iterable[Parameter] = (),
         fast_factor: float = 1.0,
+        lowered: Iterable[Parameter] = (),
     ) -> None:
         quick = {id(p) for p in fast}
         self.parameters = [p for p in parameters if p.requires_grad]
@@ -33,6 +38,10 @@ class Descent:
             {"params": [p for p in self.parameters if (id(p) in quick) == chosen], "factor": factor}
             for chosen, factor in ((False, 1.0), (True, fast_factor))
         ]
+        copies = [p for p in lowered if p.requires_grad]
+        self.copies = list(zip(self.parameters, copies, strict=True)) if copies else []
+        for parameter, copy in self.copies:
+            copy.register_post_accumulate_grad_hook(partial(_gather, parameter))
         self.settings = settings
         self.total = total
         self.optimiser = torch.optim.AdamW(
@@ -59,6 +68,7 @@ class Descent:
             group["lr"] = rate * group["factor"]
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        self._round()
         return norm
 
     def save(self, path: Path, step: int) -> None:
@@ -75,4 +85,17 @@ class Descent:
             for parameter, value in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(value)
         self.optimiser.load_state_dict(state["optimiser"])
+        self._round()
         return int(state["step"])
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for parameter, copy in self.copies:
+            copy.copy_(parameter)
+
+
+def _gather(parameter: Parameter, copy: Tensor) -> None:
+    """Move the gradient of a copy to its parameter, which adds up those of micro-batches without rounding."""
+    assert copy.grad is not None
+    gradient, copy.grad = copy.grad.to(parameter.dtype), None
+    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -1,0 +1,150 @@
+"""The engine of a study: the kernels and the training precision, chosen by measurement at first use and then kept.
+
+`ROOT/engine` has one folder for each choice. The precision is a part of the addresses of runs, so the studies of one
+root that train the same policy have one, whichever machine chose it. Kernels are chosen for each machine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from goodhart.config import address, build, plain_data
+from goodhart.errors import GoodhartError
+from goodhart.models import kernels, precision
+from goodhart.models.checkpoint import Checkpoint, device, find, load_model, quiet
+from goodhart.models.choice import Choice
+from goodhart.models.precision import Batch, Precision
+from goodhart.study.record import machine, versions
+from goodhart.study.spec import Study
+
+_PAIRS, _PROMPT, _RESPONSE = 4, 48, 24
+"""The largest batch that is timed on a CPU, which is as busy with it as with a whole one."""
+_OPERATIONS = 5e9
+"""At most so many in a timed pass on a CPU, as long as a pair is left."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A choice and where it was made."""
+
+    choice: Choice
+    processor: str
+    torch: str
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether another machine chose, or another PyTorch."""
+        return (self.processor, self.torch) != _here()
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What a study computes with."""
+
+    kernels: Kept
+    precision: Kept
+
+    def plain(self) -> dict[str, Any]:
+        """For a record."""
+        return {"kernels": plain_data(self.kernels), "precision": plain_data(self.precision)}
+
+    def sentences(self) -> list[str]:
+        """What a person should know before the study starts."""
+        chosen = self.precision.choice.chosen
+        said = [f"trains in {chosen} with {self.kernels.choice.chosen} kernels"]
+        if self.precision.elsewhere:
+            said.append(
+                f"{chosen} was chosen on {self.precision.processor} with PyTorch {self.precision.torch} and is kept, "
+                "so that finished runs count; --precision takes another one and makes the runs anew"
+            )
+        return said
+
+
+def settle(study: Study, root: Path, *, keep: bool) -> tuple[Study, Engine]:
+    """The study with its training precision, and the engine; measures for some seconds what `root` does not know.
+
+    `keep` writes down what was measured. Raises GoodhartError if this machine cannot train in the study's precision.
+    """
+    policy = find(study.policy)
+    held: list[Any] = []
+
+    def model() -> Any:
+        if not held:
+            quiet()
+            held.append(load_model(policy.path))
+        return held[0]
+
+    here = root / "engine"
+    fast = _kept(
+        here / f"kernels-{policy.digest}-{address(_here())}",
+        lambda: kernels.measure(kernels.layer_shapes(model()), kernels.products()),
+        keep,
+    )
+    slim = _precision(study, here, policy, lambda: _timed(study, model(), fast.choice.chosen), keep)
+    held.clear()
+    torch.cuda.empty_cache()  # this process waits while others make the cells
+    chosen = cast("Precision", slim.choice.chosen)
+    precision.check_supported(chosen)
+    return replace(study, precision=chosen), Engine(fast, slim)
+
+
+def _precision(study: Study, here: Path, policy: Checkpoint, measure: Callable[[], Choice], keep: bool) -> Kept:
+    if study.precision != "auto":
+        return _made(Choice(study.precision, "the study or --precision says so"))
+    return _kept(here / f"precision-{policy.digest}", measure, keep)
+
+
+def _timed(study: Study, model: Any, chosen: str) -> Choice:
+    with kernels.using(chosen):
+        return precision.measure(model, _batch(study, model))
+
+
+def _batch(study: Study, model: Any) -> Batch:
+    """On a GPU, which a small batch leaves idle, that of the first arm; on a CPU a few pairs."""
+    arm, task = next(iter(study.arms.values())), study.task
+    longest = getattr(model.config, "max_position_embeddings", None) or task.max_prompt + task.max_response
+    prompt = min(task.max_prompt, longest // 2)
+    response = min(task.max_response, longest - prompt)
+    if device() != "cpu":
+        return Batch(arm.optimisation.micro_batch or arm.batch, prompt, response)
+    prompt, response = min(prompt, _PROMPT), min(response, _RESPONSE)
+    each = 6.0 * sum(p.numel() for p in model.parameters()) * (prompt + 2 * response)
+    return Batch(max(1, min(_PAIRS, int(_OPERATIONS / each))), prompt, response)
+
+
+def _here() -> tuple[str, str]:
+    """What a choice depends on beside the model."""
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else str(machine()["processor"])
+    return processor, versions()["torch"]
+
+
+def _made(choice: Choice) -> Kept:
+    return Kept(choice, *_here())
+
+
+def _kept(folder: Path, measure: Callable[[], Choice], keep: bool) -> Kept:
+    """What a folder holds, else what is measured now; of processes that measure at once the first counts."""
+    file = folder / "choice.json"
+    if not file.exists():
+        found = _made(measure())
+        if not keep:
+            return found
+        ready = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+        ready.mkdir(parents=True)
+        (ready / file.name).write_text(json.dumps(plain_data(found), indent=1), encoding="utf-8")
+        try:
+            ready.rename(folder)  # onto a folder that holds a file it fails
+        except OSError:
+            shutil.rmtree(ready)
+    try:
+        return build(Kept, json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, GoodhartError) as error:
+        raise GoodhartError(f"{file} cannot be read: {error}", f"delete {folder} and run again") from error
