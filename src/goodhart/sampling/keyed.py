@@ -53,8 +53,8 @@ def inverse_cdf(logits: Float[Tensor, "row vocabulary"], u: Float[Tensor, " row"
     logits = logits.float()
     weights = (logits - logits.amax(-1, keepdim=True)).exp_()
     short = -weights.shape[-1] % _BLOCK
-    blocks = torch.nn.functional.pad(weights, (0, short)).unflatten(-1, (-1, _BLOCK))
-    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    blocks = (torch.nn.functional.pad(weights, (0, short)) if short else weights).unflatten(-1, (-1, _BLOCK))
+    sums = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
     target = u[:, None] * sums[:, -1:]
     block = torch.searchsorted(sums, target, right=True).clamp(max=sums.shape[1] - 1)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
