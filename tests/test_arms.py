@@ -217,6 +217,7 @@ def test_a_hypothesis_that_cannot_be_tested_is_refused(settings, says):
         {"statistic": "stream accuracy", "stream": "online", "first": "proxy"},
         {"statistic": "correlation", "second": ""},
         {"predicted": "near", "than": 0.05},
+        {"statistic": "gap at equal setting", "baseline": ("online", "online")},
     ],
 )
 def test_a_hypothesis_that_can_be_tested_is_taken(settings):

@@ -94,7 +94,7 @@ def test_an_arm_that_pays_twice_is_compared_where_it_is_half_as_far(statistic):
 
 def test_a_baseline_that_is_the_same_difference_leaves_nothing():
     tables = tables_of(rows_of(noisy()))
-    for statistic in ("gap at equal KL", "peak", "best possible"):
+    for statistic in ("gap at equal KL", "gap at equal setting", "peak", "best possible"):
         found = estimate(tables, contrast(statistic, baseline=("online", "offline"))).interval
         assert (found.estimate, found.se) == pytest.approx((0.0, 0.0), abs=1e-12)
         twice = estimate(tables, contrast(statistic, baseline=("offline", "online"))).interval
@@ -109,6 +109,23 @@ def test_each_side_of_a_baseline_has_a_range_of_its_own():
     # one on [10, 11] is on the chord from (0, .4) to (12, .6); other: .45
     assert found.interval.estimate == pytest.approx(0.1 - 0.125)
     assert found.over == "KL 2.0 to 3.0 nats; KL 10.0 to 11.0 nats"
+
+
+def test_a_gap_at_equal_setting_less_another_is_over_the_settings_that_have_both():
+    one, other = [(10.0, 0.5), (12.0, 0.6)], [(9.0, 0.45), (11.0, 0.45)]
+    curves = {**TWO, "one": {0.1: one}, "other": {0.1: other}}
+    asked = contrast("gap at equal setting", baseline=("one", "other"))
+    # on [2, 3] online is .6 + .05 (k - 2), offline .45 + .05 (k - 1); on [10, 11] one is .5 + .05 (k - 10), other .45
+    found = estimate(tables_of(noiseless(curves)), asked)
+    assert found.interval.estimate == pytest.approx(0.1 - 0.075)
+    more = {"online": [(2.0, 0.9), (4.0, 0.9)], "offline": [(2.0, 0.1), (4.0, 0.1)]}
+    apart = {"one": [(1.0, 0.9), (2.0, 0.9)], "other": [(3.0, 0.1), (4.0, 0.1)]}
+    swept = {name: {**curves[name], 0.03: points} for name, points in {**more, **apart}.items()}
+    tables = tables_of(noiseless(swept))
+    assert estimate(tables, contrast("gap at equal setting")).interval.estimate == pytest.approx((0.1 + 0.8) / 2)
+    assert estimate(tables, asked).interval.estimate == pytest.approx(0.1 - 0.075)
+    never = tables_of(noiseless({**TWO, "one": {0.1: apart["one"]}, "other": {0.1: apart["other"]}}))
+    assert estimate(never, asked).interval is None
 
 
 def test_peaks_are_compared_at_any_kl():

@@ -14,7 +14,7 @@ from goodhart.analysis.classification import classify, correct, correlate
 from goodhart.analysis.crossfit import Draws, Term, curve, draw
 from goodhart.analysis.envelope import highest, hull
 from goodhart.analysis.frontier import checkpoint_points
-from goodhart.analysis.gap import Range, at_equal_settings, budgets, common_range
+from goodhart.analysis.gap import Range, along_settings, budgets, common_range, over_settings
 from goodhart.analysis.hypotheses import Contrast
 from goodhart.analysis.interval import Interval, around, of_mean
 from goodhart.analysis.table import (
@@ -136,12 +136,21 @@ def _spending(cloud: Cloud, seeds: Sequence[int], tables: Tables, column: str | 
 
 
 def _equal_setting(tables: Tables, contrast: Contrast) -> Estimate:
+    """The mean gap at equal setting, less that of the baseline, over the settings at which both can be computed."""
     found = _common(tables, contrast)
     if found is None:
         return Estimate(None, "nothing is measured in common")
-    first, second = found.arms[contrast.first], found.arms[contrast.second]
-    mean = at_equal_settings(first, second, contrast.measure, tables.draws(found)).mean
-    return Estimate(mean, "along both trajectories" if mean else "no setting with a KL in common")
+    gaps = [
+        {
+            setting: [replace(term, weight=weight * term.weight) for term in terms]
+            for setting, (_, terms) in along_settings(found.arms[first], found.arms[second]).items()
+            if terms
+        }
+        for first, second, weight in _sides(contrast)
+    ]
+    shared = [[term for side in gaps for term in side[setting]] for setting in gaps[0] if setting in gaps[-1]]
+    mean = over_settings(shared, tables.draws(found))
+    return Estimate(mean, "along the trajectories" if mean else "no setting with a KL in common")
 
 
 def _peak(tables: Tables, contrast: Contrast) -> Estimate:

@@ -75,7 +75,7 @@ class Contrast:
                 f"{where} compares {self.first!r} with {self.second!r} and baseline {list(self.baseline)}",
                 "name a second arm, and no or two arms as the baseline",
             )
-        if self.baseline and self.statistic not in ("gap at equal KL", "peak", "best possible"):
+        if self.baseline and self.statistic not in ("gap at equal KL", "gap at equal setting", "peak", "best possible"):
             raise GoodhartError(f"{where} has a baseline, which {self.statistic!r} cannot take off", "leave it out")
         if self.predicted == "near" and self.than <= 0:
             raise GoodhartError(f"{where} predicts a value near 0 within {self.than}", "give a positive `than`")
