@@ -187,6 +187,7 @@ def contrast(**settings):
         ({"baseline": ("online",)}, "baseline ['online']"),
         ({"statistic": "accuracy", "baseline": ("online", "offline")}, "'accuracy' cannot take off"),
         ({"predicted": "near"}, "near 0 within 0"),
+        ({"predicted": "nothing"}, "decides and predicts nothing"),
         ({"first": "proxy"}, "'proxy'"),
         ({"baseline": ("proxy", "online")}, "'gap at equal KL'"),
         ({"stream": "online"}, "stream 'online'"),

@@ -9,8 +9,9 @@ from goodhart.analysis.axes import along
 from goodhart.analysis.contrasts import Tables, estimate, read_budgets
 from goodhart.analysis.crossfit import draw
 from goodhart.analysis.gap import at_equal_settings, matched
-from goodhart.analysis.hypotheses import Axis, Contrast
+from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
 from goodhart.analysis.interval import of_mean
+from goodhart.analysis.rulings import rule
 from goodhart.analysis.table import clouds, read
 from goodhart.evaluation.schema import BUDGETS, STREAM_ROWS
 from goodhart.randomness import stream
@@ -126,6 +127,30 @@ def test_a_gap_at_equal_setting_less_another_is_over_the_settings_that_have_both
     assert estimate(tables, asked).interval.estimate == pytest.approx(0.1 - 0.075)
     never = tables_of(noiseless({**TWO, "one": {0.1: apart["one"]}, "other": {0.1: apart["other"]}}))
     assert estimate(never, asked).interval is None
+
+
+def test_companions_are_of_the_statistic_and_measure_that_they_name():
+    """The win rate against SFT is half of that against the golden policy, the hidden measure a tenth of it."""
+    curves = {
+        "online": {0.1: [(2.0, 0.6), (4.0, 0.7)], 0.03: [(2.0, 0.4), (4.0, 0.5)]},
+        "offline": {0.1: [(1.0, 0.45), (3.0, 0.55)], 0.03: [(1.0, 0.45), (3.0, 0.45)]},
+    }
+    rows = noiseless(curves).to_pylist()
+    for each in rows:
+        each |= {"golden_vs_sft": each[MAIN] / 2, "hidden": each[MAIN] / 10}
+    (ruling,) = rule(tables_of(rows_of(rows)), {"gap": Hypothesis("So.", (contrast("gap at equal KL"),))})
+    found = {(d.contrast.statistic, d.contrast.measure): d.found.interval.estimate for d in ruling.decisions}
+    # on [2, 3] the first beta is the best of both; at the second online is .4 + .05 (k - 2), offline .45
+    assert found == pytest.approx(
+        {
+            ("gap at equal KL", MAIN): 0.1,
+            ("gap at equal setting", MAIN): (0.1 - 0.025) / 2,
+            ("gap at equal KL", "golden_vs_sft"): 0.05,
+            ("gap at equal KL", "hidden"): 0.01,
+        }
+    )
+    (ruling,) = rule(tables_of(noiseless(TWO)), {"gap": Hypothesis("So.", (contrast("peak"),))})
+    assert "hidden" not in {d.contrast.measure for d in ruling.decisions}  # where it is not measured
 
 
 def test_peaks_are_compared_at_any_kl():
