@@ -154,7 +154,7 @@ def _number(decision: Decision) -> str:
 def axis_picture(found: AxisFound, resolution: int) -> Picture:
     """What each arm of an axis reaches at equal KL and at its peak."""
     with theme.canvas(9.6, 3.9) as figure:
-        axes = figure.subplots(1, 2, squeeze=False)[0]
+        axes = figure.subplots(1, 2, squeeze=False, sharey=True)[0]
         title = f"mean over KL {number(found.common.low, 1)} to {number(found.common.high, 1)} nats"
         _draw(axes[0], found, [p.level for p in found.places], "no KL in common" if found.common.empty else title)
         _draw(axes[1], found, [p.peak for p in found.places], "best checkpoint, at any KL")
@@ -187,6 +187,7 @@ def _draw(panel: Axes, found: AxisFound, values: Sequence[Interval | None], titl
     panel.set_title(title, fontsize=9)
     panel.set_xlabel(found.axis.label)
     panel.set_ylabel("golden win rate\nagainst the golden policy")
+    panel.label_outer()
 
 
 def _bars(panel: Axes, own: Sequence[tuple[Place, Interval]], style: theme.Style, line: str) -> None:
