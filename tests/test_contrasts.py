@@ -119,11 +119,14 @@ def test_a_gap_at_equal_setting_less_another_is_over_the_settings_that_have_both
     # on [2, 3] online is .6 + .05 (k - 2), offline .45 + .05 (k - 1); on [10, 11] one is .5 + .05 (k - 10), other .45
     found = estimate(tables_of(noiseless(curves)), asked)
     assert found.interval.estimate == pytest.approx(0.1 - 0.075)
+    assert found.over == "1 setting, KL 2.0 to 3.0 nats; KL 10.0 to 11.0 nats"
     more = {"online": [(2.0, 0.9), (4.0, 0.9)], "offline": [(2.0, 0.1), (4.0, 0.1)]}
     apart = {"one": [(1.0, 0.9), (2.0, 0.9)], "other": [(3.0, 0.1), (4.0, 0.1)]}
     swept = {name: {**curves[name], 0.03: points} for name, points in {**more, **apart}.items()}
     tables = tables_of(noiseless(swept))
-    assert estimate(tables, contrast("gap at equal setting")).interval.estimate == pytest.approx((0.1 + 0.8) / 2)
+    plain = estimate(tables, contrast("gap at equal setting"))
+    assert plain.interval.estimate == pytest.approx((0.1 + 0.8) / 2)
+    assert plain.over == "2 settings, KL 2.0 to 4.0 nats"
     assert estimate(tables, asked).interval.estimate == pytest.approx(0.1 - 0.075)
     never = tables_of(noiseless({**TWO, "one": {0.1: apart["one"]}, "other": {0.1: apart["other"]}}))
     assert estimate(never, asked).interval is None

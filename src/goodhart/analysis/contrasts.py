@@ -140,17 +140,19 @@ def _equal_setting(tables: Tables, contrast: Contrast) -> Estimate:
     found = _common(tables, contrast)
     if found is None:
         return Estimate(None, "nothing is measured in common")
-    gaps = [
-        {
-            setting: [replace(term, weight=weight * term.weight) for term in terms]
-            for setting, (_, terms) in along_settings(found.arms[first], found.arms[second]).items()
-            if terms
-        }
-        for first, second, weight in _sides(contrast)
-    ]
-    shared = [[term for side in gaps for term in side[setting]] for setting in gaps[0] if setting in gaps[-1]]
-    mean = over_settings(shared, tables.draws(found))
-    return Estimate(mean, "along the trajectories" if mean else "no setting with a KL in common")
+    sides = [(along_settings(found.arms[one], found.arms[two]), weight) for one, two, weight in _sides(contrast)]
+    shared = [name for name in sides[0][0] if all(name in at and not at[name][0].empty for at, _ in sides)]
+    if not shared:
+        return Estimate(None, "no setting with a KL in common")
+    gaps = [[replace(term, weight=weight * term.weight) for at, weight in sides for term in at[s][1]] for s in shared]
+    over = _over(len(shared), [[at[s][0] for s in shared] for at, _ in sides])
+    return Estimate(over_settings(gaps, tables.draws(found)), over)
+
+
+def _over(settings: int, sides: Sequence[Sequence[Range]]) -> str:
+    """How many settings, and the KL that they span, for each side of a difference of differences."""
+    spans = [Range(min(each.low for each in side), max(each.high for each in side)) for side in sides]
+    return f"{settings} setting{'s' * (settings > 1)}, {'; '.join(_spelled(span, None) for span in spans)}"
 
 
 def _peak(tables: Tables, contrast: Contrast) -> Estimate:
