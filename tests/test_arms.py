@@ -187,6 +187,7 @@ def contrast(**settings):
         ({"baseline": ("online",)}, "baseline ['online']"),
         ({"statistic": "accuracy", "baseline": ("online", "offline")}, "'accuracy' cannot take off"),
         ({"predicted": "near"}, "near 0 within 0"),
+        ({"predicted": "nothing"}, "decides and predicts nothing"),
         ({"first": "proxy"}, "'proxy'"),
         ({"baseline": ("proxy", "online")}, "'gap at equal KL'"),
         ({"stream": "online"}, "stream 'online'"),
@@ -217,6 +218,7 @@ def test_a_hypothesis_that_cannot_be_tested_is_refused(settings, says):
         {"statistic": "stream accuracy", "stream": "online", "first": "proxy"},
         {"statistic": "correlation", "second": ""},
         {"predicted": "near", "than": 0.05},
+        {"statistic": "gap at equal setting", "baseline": ("online", "online")},
     ],
 )
 def test_a_hypothesis_that_can_be_tested_is_taken(settings):

@@ -9,8 +9,9 @@ from goodhart.analysis.axes import along
 from goodhart.analysis.contrasts import Tables, estimate, read_budgets
 from goodhart.analysis.crossfit import draw
 from goodhart.analysis.gap import at_equal_settings, matched
-from goodhart.analysis.hypotheses import Axis, Contrast
+from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
 from goodhart.analysis.interval import of_mean
+from goodhart.analysis.rulings import rule
 from goodhart.analysis.table import clouds, read
 from goodhart.evaluation.schema import BUDGETS, STREAM_ROWS
 from goodhart.randomness import stream
@@ -94,7 +95,7 @@ def test_an_arm_that_pays_twice_is_compared_where_it_is_half_as_far(statistic):
 
 def test_a_baseline_that_is_the_same_difference_leaves_nothing():
     tables = tables_of(rows_of(noisy()))
-    for statistic in ("gap at equal KL", "peak", "best possible"):
+    for statistic in ("gap at equal KL", "gap at equal setting", "peak", "best possible"):
         found = estimate(tables, contrast(statistic, baseline=("online", "offline"))).interval
         assert (found.estimate, found.se) == pytest.approx((0.0, 0.0), abs=1e-12)
         twice = estimate(tables, contrast(statistic, baseline=("offline", "online"))).interval
@@ -109,6 +110,50 @@ def test_each_side_of_a_baseline_has_a_range_of_its_own():
     # one on [10, 11] is on the chord from (0, .4) to (12, .6); other: .45
     assert found.interval.estimate == pytest.approx(0.1 - 0.125)
     assert found.over == "KL 2.0 to 3.0 nats; KL 10.0 to 11.0 nats"
+
+
+def test_a_gap_at_equal_setting_less_another_is_over_the_settings_that_have_both():
+    one, other = [(10.0, 0.5), (12.0, 0.6)], [(9.0, 0.45), (11.0, 0.45)]
+    curves = {**TWO, "one": {0.1: one}, "other": {0.1: other}}
+    asked = contrast("gap at equal setting", baseline=("one", "other"))
+    # on [2, 3] online is .6 + .05 (k - 2), offline .45 + .05 (k - 1); on [10, 11] one is .5 + .05 (k - 10), other .45
+    found = estimate(tables_of(noiseless(curves)), asked)
+    assert found.interval.estimate == pytest.approx(0.1 - 0.075)
+    assert found.over == "1 setting, KL 2.0 to 3.0 nats; KL 10.0 to 11.0 nats"
+    more = {"online": [(2.0, 0.9), (4.0, 0.9)], "offline": [(2.0, 0.1), (4.0, 0.1)]}
+    apart = {"one": [(1.0, 0.9), (2.0, 0.9)], "other": [(3.0, 0.1), (4.0, 0.1)]}
+    swept = {name: {**curves[name], 0.03: points} for name, points in {**more, **apart}.items()}
+    tables = tables_of(noiseless(swept))
+    plain = estimate(tables, contrast("gap at equal setting"))
+    assert plain.interval.estimate == pytest.approx((0.1 + 0.8) / 2)
+    assert plain.over == "2 settings, KL 2.0 to 4.0 nats"
+    assert estimate(tables, asked).interval.estimate == pytest.approx(0.1 - 0.075)
+    never = tables_of(noiseless({**TWO, "one": {0.1: apart["one"]}, "other": {0.1: apart["other"]}}))
+    assert estimate(never, asked).interval is None
+
+
+def test_companions_are_of_the_statistic_and_measure_that_they_name():
+    """The win rate against SFT is half of that against the golden policy, the hidden measure a tenth of it."""
+    curves = {
+        "online": {0.1: [(2.0, 0.6), (4.0, 0.7)], 0.03: [(2.0, 0.4), (4.0, 0.5)]},
+        "offline": {0.1: [(1.0, 0.45), (3.0, 0.55)], 0.03: [(1.0, 0.45), (3.0, 0.45)]},
+    }
+    rows = noiseless(curves).to_pylist()
+    for each in rows:
+        each |= {"golden_vs_sft": each[MAIN] / 2, "hidden": each[MAIN] / 10}
+    (ruling,) = rule(tables_of(rows_of(rows)), {"gap": Hypothesis("So.", (contrast("gap at equal KL"),))})
+    found = {(d.contrast.statistic, d.contrast.measure): d.found.interval.estimate for d in ruling.decisions}
+    # on [2, 3] the first beta is the best of both; at the second online is .4 + .05 (k - 2), offline .45
+    assert found == pytest.approx(
+        {
+            ("gap at equal KL", MAIN): 0.1,
+            ("gap at equal setting", MAIN): (0.1 - 0.025) / 2,
+            ("gap at equal KL", "golden_vs_sft"): 0.05,
+            ("gap at equal KL", "hidden"): 0.01,
+        }
+    )
+    (ruling,) = rule(tables_of(noiseless(TWO)), {"gap": Hypothesis("So.", (contrast("peak"),))})
+    assert "hidden" not in {d.contrast.measure for d in ruling.decisions}  # where it is not measured
 
 
 def test_peaks_are_compared_at_any_kl():

@@ -40,6 +40,19 @@ def test_it_renders_every_panel_with_the_papers_dots_and_our_checkpoints(found, 
     assert axes[-1].get_ylim() != axes[0].get_ylim()
 
 
+def test_the_legend_explains_the_fillings_and_is_not_cut_off(found, monkeypatch):
+    real, figures = theme.png, []
+    monkeypatch.setattr(theme, "png", lambda figure, resolution: figures.append(figure) or real(figure, resolution))
+    scaled = {"online_XL": "online", "tandem_XL": "an arm of a name that is long", "offline_XL": "offline"}
+    for figure, matched in (("fig1", BOTH), ("fig10", scaled)):
+        paper_picture(found, figure, ("summ",), matched, resolution=40)
+        (legend,) = figures[-1].legends
+        names = [text.get_text() for text in legend.get_texts()]
+        assert {"beta=0.1 lr=0.0002 (right)", "beta=0.03 lr=0.0002 (right)", "golden policy (right)"} <= set(names)
+        box = legend.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figures[-1].bbox.width
+
+
 def test_the_caption_says_where_the_dots_are_from_and_what_cannot_be_compared(found):
     picture = paper_picture(found, "fig1", ("summ",), BOTH, resolution=40)
     assert (picture.name, picture.title) == ("paper-fig1", "Beside the paper's Figure 1")

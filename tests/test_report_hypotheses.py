@@ -44,6 +44,7 @@ def decision(statistic="gap at equal KL", first="one", second="two", estimate=0.
         (decision("best possible", baseline=("three", "four")), "best possible: (one ÷ two) − (three ÷ four)"),
         (decision(measure="hidden", split="train"), "gap at equal KL: one − two (hidden measure, training prompts)"),
         (decision("peak", measure="proxy_vs_sft"), "peak: one − two (proxy win rate against SFT)"),
+        (decision("peak", split="train"), "peak: one − two (training prompts)"),
     ],
 )
 def test_every_statistic_is_spelled_out(made, words):
@@ -101,6 +102,23 @@ def test_every_contrast_has_a_line_with_its_prediction():
     assert rows[0][5:] == ("0.010", "0.020", "supported")
 
 
+def test_companions_are_marked_in_brackets_and_no_part_of_what_decides():
+    beside = replace(decision("peak", decides=False, verdict="contradicted"), adjusted=None, companion=True)
+    unit = decision("peak", measure="hidden", decides=False, predicted="nothing", verdict="undecided")
+    made = ruling(decision(), beside, replace(unit, p=None, adjusted=None, companion=True))
+    rows = contrast_grid([made]).rows
+    assert [row[1] for row in rows] == [
+        "gap at equal KL: one − two",
+        "↳ peak: one − two",
+        "↳ peak: one − two (hidden measure)",
+    ]
+    assert rows[1][5:] == ("0.010", "–", "(contradicted)")
+    assert (rows[2][2], *rows[2][5:]) == ("–", "–", "–", "–")
+    assert rows[2][3] == "+0.123 [+0.101, +0.146]"
+    (verdict,) = verdict_grid([made]).rows
+    assert verdict[2:4] == ("supported", "gap at equal KL: one − two: +0.123 [+0.101, +0.146] (supported)")
+
+
 @pytest.mark.parametrize("name", [OUTSIDE, "/etc/x", "a\\b", "a\nb", ".", "x" * 300, "中" * 300, EVIL])
 def test_a_figures_file_lies_in_its_folder_whatever_its_name(name, tmp_path):
     found = file_name("hypothesis", name)
@@ -145,6 +163,17 @@ def test_figures_lie_in_their_folder(claimed):
         path.name for path in folder.parent.rglob("*") if path.suffix == ".png" and path.parent.name != "figures"
     }
     assert not outside
+
+
+def test_the_page_lists_companions_of_what_is_measured(claimed):
+    """The task has no hidden measure."""
+    rows = contrast_grid(claimed[0].rulings[:1]).rows
+    assert [row[1] for row in rows if row[1].startswith("↳")] == [
+        "↳ gap at equal setting: online − offline",
+        "↳ gap at equal KL: online − offline (golden win rate against SFT)",
+    ]
+    text = claimed[1].read_text(encoding="utf-8")
+    assert all(text.count(row[1]) >= 2 for row in rows)  # once for each hypothesis
 
 
 def test_the_page_and_the_json_have_the_same_verdicts(claimed):

@@ -135,7 +135,7 @@ def test_the_correction_is_over_the_deciding_contrasts_that_have_a_number(monkey
     monkeypatch.setattr(rulings, "estimate", estimate)
 
     def contrast(t, **other):
-        return Contrast("peak", str(t), "b", **other)
+        return Contrast("accuracy", str(t), "b", **other)
 
     first = Hypothesis("A.", (contrast(3.0), contrast(2.1, decides=False)))
     second = Hypothesis("B.", (contrast(-2.5), contrast("none")))
@@ -154,6 +154,124 @@ def test_the_correction_is_over_the_deciding_contrasts_that_have_a_number(monkey
     more = rule(NOTHING, {"three": third, **{f"other {i}": third for i in range(2)}})
     assert [r.verdict for r in more] == ["undecided"] * 3  # 0.036 three times over
     assert rule(NOTHING, {}) == ()
+
+
+def asked(*contrasts):
+    """What a hypothesis of these contrasts asks beside them: statistics with their measures."""
+    found = [(c, companion) for c, companion in Hypothesis("So.", contrasts).asked()]
+    assert [c for c, companion in found if not companion] == list(contrasts)
+    return [(c.statistic, c.measure) for c, companion in found if companion]
+
+
+SETTING, BETWEEN = ("gap at equal setting", "golden_vs_policy"), ("gap at equal KL", "golden_vs_policy")
+
+
+@pytest.mark.parametrize(
+    ("statistic", "expected"),
+    [
+        ("gap at equal KL", [SETTING]),
+        ("gap at equal setting", [BETWEEN]),
+        *((name, [BETWEEN, SETTING]) for name in ("gap at equal compute", "gap at equal pairs")),
+        *((name, [BETWEEN, SETTING]) for name in ("peak", "best possible")),
+    ],
+)
+def test_deciding_contrasts_of_responses_have_companions(statistic, expected):
+    contrast = Contrast(statistic, "a", "b", split="train")
+    by_measure = [(statistic, "golden_vs_sft"), (statistic, "hidden")]
+    assert asked(contrast) == [*expected, *by_measure]
+    assert asked(replace(contrast, decides=False)) == []
+    for companion in contrast.companions:
+        assert (companion.first, companion.second, companion.split) == ("a", "b", "train")
+        assert not companion.decides
+        companion.validate("here", ("a", "b"))
+
+
+@pytest.mark.parametrize("statistic", ["accuracy", "winner shift", "loser shift", "stream accuracy", "correlation"])
+def test_what_is_not_of_responses_has_no_companions(statistic):
+    assert asked(Contrast(statistic, "a", "b")) == []
+
+
+def test_a_companion_by_the_golden_policy_is_made_where_another_measure_decides():
+    assert asked(replace(GREATER, statistic="gap at equal KL", measure="hidden")) == [
+        ("gap at equal setting", "hidden"),
+        ("gap at equal KL", "golden_vs_policy"),
+        ("gap at equal KL", "golden_vs_sft"),
+    ]
+
+
+def test_what_is_written_is_not_made_again_whichever_arm_comes_first():
+    gap = Contrast("gap at equal KL", "a", "b", ("c", "d"))
+    turned = Contrast("gap at equal setting", "b", "a", ("d", "c"), predicted="near", than=0.2, decides=False)
+    other = replace(turned, baseline=("c", "d"))
+    by_measure = [("gap at equal KL", "golden_vs_sft"), ("gap at equal KL", "hidden")]
+    assert asked(gap, turned) == asked(turned, gap) == by_measure
+    assert asked(gap, other) == [SETTING, *by_measure]
+    assert asked(gap, replace(gap, measure="hidden")) == [
+        *(SETTING, ("gap at equal KL", "golden_vs_sft"), ("gap at equal setting", "hidden"))
+    ]
+    assert len(asked(gap, replace(gap, statistic="peak"))) == 5  # the two share what is at equal setting
+
+
+@pytest.mark.parametrize(
+    ("contrast", "kept"),
+    [
+        (NEAR, {"golden_vs_policy", "golden_vs_sft"}),
+        (replace(GREATER, than=0.1), {"golden_vs_policy", "golden_vs_sft"}),
+        (LESS, {"golden_vs_policy", "golden_vs_sft", "hidden"}),
+        (replace(NEAR, measure="hidden"), {"hidden"}),
+    ],
+)
+def test_a_margin_stays_in_its_unit(contrast, kept):
+    predictions = {c.measure: (c.predicted, c.than) for c in contrast.companions}
+    for measure, prediction in predictions.items():
+        own = (contrast.predicted, contrast.than)
+        assert prediction == (own if measure in kept else ("nothing", 0.0)), measure
+    ratio = replace(contrast, statistic="best possible")
+    between = next(c for c in ratio.companions if c.statistic == "gap at equal KL")
+    assert between.predicted == ("nothing" if contrast.than else contrast.predicted)
+
+
+def test_companions_never_decide_and_never_enter_the_correction(monkeypatch):
+    """All of them say the opposite, as loud as can be."""
+
+    def estimate(tables, contrast):
+        return Estimate(found(2.1 if contrast.decides else -50.0, 1.0, 1e6), "KL")
+
+    monkeypatch.setattr(rulings, "estimate", estimate)
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (GREATER,))})
+    first, *others = ruling.decisions
+    assert (ruling.verdict, first.verdict, first.adjusted) == ("supported", "supported", first.p)
+    assert [d.companion for d in ruling.decisions] == [False] + [True] * 4
+    assert {(d.adjusted, d.verdict, d.contrast.decides) for d in others} == {(None, "contradicted", False)}
+    assert all(d.p < 1e-9 for d in others)
+
+
+def test_a_companion_without_a_number_is_left_out_and_a_contrast_is_not(monkeypatch):
+    def estimate(tables, contrast):
+        there = contrast.measure == "golden_vs_sft"
+        return Estimate(found(2.1, 1.0) if there else None, "KL")
+
+    monkeypatch.setattr(rulings, "estimate", estimate)
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (GREATER, replace(GREATER, first="c", decides=False)))})
+    assert [(d.contrast.first, d.contrast.measure, d.companion) for d in ruling.decisions] == [
+        ("a", "golden_vs_policy", False),
+        ("a", "golden_vs_sft", True),
+        ("c", "golden_vs_policy", False),
+    ]
+    assert ruling.verdict == "undecided"
+
+
+def test_on_a_number_without_a_prediction_there_is_no_verdict(monkeypatch):
+    monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(9.0, 0.1), ""))
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (NEAR,))})
+    hidden = next(d for d in ruling.decisions if d.contrast.measure == "hidden")
+    assert (hidden.contrast.predicted, hidden.p, hidden.adjusted, hidden.verdict) == (
+        "nothing",
+        None,
+        None,
+        "undecided",
+    )
+    assert hidden.found.interval.estimate == 9.0
 
 
 def test_an_estimate_that_is_no_number_decides_nothing(monkeypatch):

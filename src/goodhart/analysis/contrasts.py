@@ -14,7 +14,7 @@ from goodhart.analysis.classification import classify, correct, correlate
 from goodhart.analysis.crossfit import Draws, Term, curve, draw
 from goodhart.analysis.envelope import highest, hull
 from goodhart.analysis.frontier import checkpoint_points
-from goodhart.analysis.gap import Range, at_equal_settings, budgets, common_range
+from goodhart.analysis.gap import Range, along_settings, budgets, common_range, over_settings
 from goodhart.analysis.hypotheses import Contrast
 from goodhart.analysis.interval import Interval, around, of_mean
 from goodhart.analysis.table import (
@@ -136,12 +136,23 @@ def _spending(cloud: Cloud, seeds: Sequence[int], tables: Tables, column: str | 
 
 
 def _equal_setting(tables: Tables, contrast: Contrast) -> Estimate:
+    """The mean gap at equal setting, less that of the baseline, over the settings at which both can be computed."""
     found = _common(tables, contrast)
     if found is None:
         return Estimate(None, "nothing is measured in common")
-    first, second = found.arms[contrast.first], found.arms[contrast.second]
-    mean = at_equal_settings(first, second, contrast.measure, tables.draws(found)).mean
-    return Estimate(mean, "along both trajectories" if mean else "no setting with a KL in common")
+    sides = [(along_settings(found.arms[one], found.arms[two]), weight) for one, two, weight in _sides(contrast)]
+    shared = [name for name in sides[0][0] if all(name in at and not at[name][0].empty for at, _ in sides)]
+    if not shared:
+        return Estimate(None, "no setting with a KL in common")
+    gaps = [[replace(term, weight=weight * term.weight) for at, weight in sides for term in at[s][1]] for s in shared]
+    over = _over(len(shared), [[at[s][0] for s in shared] for at, _ in sides])
+    return Estimate(over_settings(gaps, tables.draws(found)), over)
+
+
+def _over(settings: int, sides: Sequence[Sequence[Range]]) -> str:
+    """How many settings, and the KL that they span, for each side of a difference of differences."""
+    spans = [Range(min(each.low for each in side), max(each.high for each in side)) for side in sides]
+    return f"{settings} setting{'s' * (settings > 1)}, {'; '.join(_spelled(span, None) for span in spans)}"
 
 
 def _peak(tables: Tables, contrast: Contrast) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,9 @@ from goodhart.analysis.table import Cloud
 
 BUDGETS = 25
 """Midpoints of equal parts of the common range at which a gap is computed."""
+
+Setting = tuple[float | None, float | None]
+"""Beta and learning rate."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,8 @@ def matched(first: Cloud, second: Cloud, measure: str, draws: Draws) -> Gap:
     return Gap(first.arm, second.arm, measure, common, curve(terms, draws))
 
 
-def _settings(cloud: Cloud) -> dict[tuple[float | None, float | None], Int[np.ndarray, " trained"]]:
-    found: dict[tuple[float | None, float | None], list[int]] = {}
+def _settings(cloud: Cloud) -> dict[Setting, Int[np.ndarray, " trained"]]:
+    found: dict[Setting, list[int]] = {}
     for i in cloud.trained:
         point = cloud.points[int(i)]
         found.setdefault((point.beta, point.lr), []).append(int(i))
@@ -105,19 +109,28 @@ def _along(cloud: Cloud, points: Int[np.ndarray, " trained"], common: Range, sig
     return Term(cloud, trajectory, allowed, budgets(common), sign, crossfit=False)
 
 
+def along_settings(first: Cloud, second: Cloud) -> dict[Setting, tuple[Range, tuple[Term, ...]]]:
+    """At each (beta, lr) of both arms, their common range and the terms of their gap; no terms where it is empty."""
+    ours, theirs = _settings(first), _settings(second)
+    found: dict[Setting, tuple[Range, tuple[Term, ...]]] = {}
+    for name in sorted(set(ours) & set(theirs), key=lambda name: [(part is None, part or 0.0) for part in name]):
+        common = common_range(first, second, (ours[name], theirs[name]))
+        terms = (_along(first, ours[name], common, 1.0), _along(second, theirs[name], common, -1.0))
+        found[name] = common, () if common.empty else terms
+    return found
+
+
+def over_settings(gaps: Sequence[Sequence[Term]], draws: Draws) -> Interval | None:
+    """The mean of gaps at several settings; None where there are none."""
+    parts = [replace(term, weight=term.weight / len(gaps)) for gap in gaps for term in gap]
+    return curve(parts, draws).mean if parts else None
+
+
 def at_equal_settings(first: Cloud, second: Cloud, measure: str, draws: Draws) -> SettingGaps:
     """The gap at each (beta, lr) of both arms, matched by KL along the arms' own trajectories; nothing is selected."""
-    ours, theirs = _settings(first), _settings(second)
-    each: list[SettingGap] = []
-    terms: list[Term] = []
-    for beta, lr in sorted(set(ours) & set(theirs), key=lambda name: [(part is None, part or 0.0) for part in name]):
-        at = (ours[beta, lr], theirs[beta, lr])
-        common, found = common_range(first, second, at), None
-        if not common.empty:
-            pair = [_along(first, at[0], common, 1.0), _along(second, at[1], common, -1.0)]
-            terms, found = [*terms, *pair], curve(pair, draws)
-        each.append(SettingGap(beta, lr, Gap(first.arm, second.arm, measure, common, found)))
-    if not terms:
-        return SettingGaps(tuple(each), None)
-    parts = [replace(term, weight=term.weight / (len(terms) / 2)) for term in terms]
-    return SettingGaps(tuple(each), curve(parts, draws).mean)
+    found = along_settings(first, second)
+    each = tuple(
+        SettingGap(beta, lr, Gap(first.arm, second.arm, measure, common, curve(terms, draws) if terms else None))
+        for (beta, lr), (common, terms) in found.items()
+    )
+    return SettingGaps(each, over_settings([terms for _, terms in found.values() if terms], draws))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from goodhart.errors import GoodhartError
@@ -31,6 +32,15 @@ seed. correlation: Spearman's, of accuracy and golden win rate over the checkpoi
 PROXY = "proxy"
 """The classifier of a stream that is no arm."""
 
+OF_RESPONSES = (
+    *("gap at equal KL", "gap at equal setting", "gap at equal compute", "gap at equal pairs"),
+    *("peak", "best possible"),
+)
+"""The statistics that compare arms by a measure of what they write."""
+
+_AT_EQUAL_KL = ("gap at equal KL", "gap at equal setting")
+_JUDGED_BY = ("golden_vs_policy", "golden_vs_sft", "hidden")
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -47,8 +57,8 @@ class Contrast:
         "golden_vs_policy"
     )
     split: Literal["held_out", "train"] = "held_out"
-    predicted: Literal["greater", "less", "near"] = "greater"
-    """Than `than`; near: within `than` of 0."""
+    predicted: Literal["greater", "less", "near", "nothing"] = "greater"
+    """Than `than`; near: within `than` of 0; nothing: the number is shown, and there is no verdict on it."""
     than: float = 0.0
     decides: bool = True
     """Whether the hypothesis' verdict rests on it; all others are shown beside it."""
@@ -58,6 +68,34 @@ class Contrast:
         """The arms that it needs."""
         named = (self.first, self.second, *self.baseline, self.stream)
         return tuple(dict.fromkeys(name for name in named if name and name != PROXY))
+
+    @property
+    def question(self) -> tuple[str, ...]:
+        """What is measured, whichever arm comes first and whatever is predicted."""
+        sides, turned = (self.first, self.second, *self.baseline), (self.second, self.first, *self.baseline[::-1])
+        return self.statistic, self.measure, self.split, self.stream, *min(sides, turned)
+
+    @property
+    def companions(self) -> tuple[Contrast, ...]:
+        """Other comparisons of the same arms: between envelopes, at equal setting, against SFT, by the hidden measure.
+
+        None of them decides. Each differs from the contrast in the statistic or in the measure. A prediction without a
+        margin is theirs too; a margin is only where the unit is the same, because it means nothing in another.
+        """
+        if self.statistic not in OF_RESPONSES:
+            return ()
+        made = [replace(self, statistic=statistic, decides=False) for statistic in _AT_EQUAL_KL]
+        made += [replace(self, measure=measure, decides=False) for measure in _JUDGED_BY]
+        return tuple(
+            each if not self.than or each._unit == self._unit else replace(each, predicted="nothing", than=0.0)
+            for each in made
+            if each.question != self.question
+        )
+
+    @property
+    def _unit(self) -> tuple[bool, bool]:
+        """Whether it is a ratio, and whether of the hidden measure instead of win rates."""
+        return self.statistic == "best possible", self.measure == "hidden"
 
     def validate(self, where: str, known: tuple[str, ...]) -> None:
         """Raises GoodhartError for an arm that is not there, or a prediction without meaning."""
@@ -75,10 +113,12 @@ class Contrast:
                 f"{where} compares {self.first!r} with {self.second!r} and baseline {list(self.baseline)}",
                 "name a second arm, and no or two arms as the baseline",
             )
-        if self.baseline and self.statistic not in ("gap at equal KL", "peak", "best possible"):
+        if self.baseline and self.statistic not in (*_AT_EQUAL_KL, "peak", "best possible"):
             raise GoodhartError(f"{where} has a baseline, which {self.statistic!r} cannot take off", "leave it out")
         if self.predicted == "near" and self.than <= 0:
             raise GoodhartError(f"{where} predicts a value near 0 within {self.than}", "give a positive `than`")
+        if self.predicted == "nothing" and self.decides:
+            raise GoodhartError(f"{where} decides and predicts nothing", "give a prediction, or `decides: false`")
 
 
 @dataclass(frozen=True)
@@ -108,6 +148,16 @@ class Hypothesis:
     contrasts: tuple[Contrast, ...]
     paper: Published = Published()
     """What arXiv 2405.08448 found."""
+
+    def asked(self) -> Iterator[tuple[Contrast, bool]]:
+        """Its contrasts and, behind each that decides, the companions that it does not name; whether each is one."""
+        known = {contrast.question for contrast in self.contrasts}
+        for contrast in self.contrasts:
+            yield contrast, False
+            for companion in contrast.companions if contrast.decides else ():
+                if companion.question not in known:
+                    known.add(companion.question)
+                    yield companion, True
 
     def validate(self, name: str, known: tuple[str, ...]) -> None:
         """Raises GoodhartError for a hypothesis that nothing decides, or a contrast that has no meaning."""

@@ -27,6 +27,8 @@ class Decision:
     adjusted: float | None
     """By Holm's method over all deciding contrasts of the study; None where the contrast does not decide."""
     verdict: Verdict
+    companion: bool = False
+    """Whether it stands beside the deciding contrast before it, and in no study file; it never decides."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class Ruling:
 def sides(found: Interval, contrast: Contrast) -> tuple[float, float]:
     """One-sided p-values against the opposite of the prediction, and against the prediction itself.
 
-    greater, less: t tests against `than`. near: two one-sided tests of |value| < `than` (Schuirmann 1987), and the
-    smaller p of the two tests of |value| > `than`.
+    The contrast predicts something. greater, less: t tests against `than`. near: two one-sided tests of |value| <
+    `than` (Schuirmann 1987), and the smaller p of the two tests of |value| > `than`.
     """
 
     def above(bound: float) -> float:
@@ -77,36 +79,44 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def rule(tables: Tables, hypotheses: Mapping[str, Hypothesis]) -> tuple[Ruling, ...]:
-    """The verdicts on all hypotheses; an adjusted p of at most 5% decides a contrast, by the side of the estimate."""
-    estimates = {name: [estimate(tables, c) for c in h.contrasts] for name, h in hypotheses.items()}
+    """The verdicts on all hypotheses; an adjusted p of at most 5% decides a contrast, by the side of the estimate.
+
+    Companions of deciding contrasts stand behind them where they have a number.
+    """
+    asked = {name: _estimated(tables, hypothesis) for name, hypothesis in hypotheses.items()}
     tested: dict[tuple[str, int], tuple[float, bool]] = {}
-    for name, hypothesis in hypotheses.items():
-        for i, (contrast, found) in enumerate(zip(hypothesis.contrasts, estimates[name], strict=True)):
-            if found.interval is not None:
+    for name, lines in asked.items():
+        for i, (contrast, found, _) in enumerate(lines):
+            if found.interval is not None and contrast.predicted != "nothing":
                 supports, contradicts = sides(found.interval, contrast)
                 tested[name, i] = min(1.0, 2 * min(supports, contradicts)), supports <= contradicts
-    deciding = [at for at in tested if hypotheses[at[0]].contrasts[at[1]].decides]
+    deciding = [(name, i) for name, i in tested if asked[name][i][0].decides]
     adjusted = dict(zip(deciding, holm([tested[at][0] for at in deciding]), strict=True))
     return tuple(
         Ruling(
             name,
             hypothesis,
             tuple(
-                _decision(contrast, found, tested.get((name, i)), adjusted.get((name, i)))
-                for i, (contrast, found) in enumerate(zip(hypothesis.contrasts, estimates[name], strict=True))
+                _decision(contrast, found, tested.get((name, i)), adjusted.get((name, i)), companion)
+                for i, (contrast, found, companion) in enumerate(asked[name])
             ),
         )
         for name, hypothesis in hypotheses.items()
     )
 
 
+def _estimated(tables: Tables, hypothesis: Hypothesis) -> list[tuple[Contrast, Estimate, bool]]:
+    """What a hypothesis asks with its estimates; a companion without a number would only repeat that there is none."""
+    found = [(contrast, estimate(tables, contrast), companion) for contrast, companion in hypothesis.asked()]
+    return [(contrast, each, companion) for contrast, each, companion in found if each.interval or not companion]
+
+
 def _decision(
-    contrast: Contrast, found: Estimate, tested: tuple[float, bool] | None, adjusted: float | None
+    contrast: Contrast, found: Estimate, tested: tuple[float, bool] | None, adjusted: float | None, companion: bool
 ) -> Decision:
     if tested is None:
-        return Decision(contrast, found, None, None, "undecided")
+        return Decision(contrast, found, None, None, "undecided", companion)
     p, supported = tested
     decided = (p if adjusted is None else adjusted) <= 1 - LEVEL
-    return Decision(
-        contrast, found, p, adjusted, ("supported" if supported else "contradicted") if decided else "undecided"
-    )
+    verdict = ("supported" if supported else "contradicted") if decided else "undecided"
+    return Decision(contrast, found, p, adjusted, verdict, companion)

@@ -136,6 +136,17 @@ def _fillings(findings: Findings) -> dict[str, Any]:
     return {name: _FILLS[i % len(_FILLS)] for i, name in enumerate(names)}
 
 
+def filling_handles(findings: Findings, arms: Sequence[str]) -> list[Line2D]:
+    """The legend of the settings that the arms have; empty where there is only one."""
+    drawn = {at.checkpoint.setting for arm in arms if (f := findings.frontier(MAIN, arm)) for at in f.checkpoints}
+    fills = {setting: fill for setting, fill in _fillings(findings).items() if setting in drawn}
+    return [
+        Line2D([], [], color=theme.REFERENCE, ls="", marker="o", fillstyle=fill, mfcalt="white", label=shown(setting))
+        for setting, fill in fills.items()
+        if len(fills) > 1
+    ]
+
+
 def kl_axes(axes: Iterable[Axes]) -> None:
     """KL in nats from 0 on as the x-axis, on a square-root scale where it is wide."""
     for panel in axes:
@@ -164,15 +175,7 @@ def _legend(figure: Figure, findings: Findings, arms: Sequence[str]) -> None:
         Line2D([], [], color=s.colour, ls=s.line, marker=s.marker, lw=2.2, label=shown(arm))
         for arm, s in theme.styles(arms).items()
     ]
-    drawn = {at.checkpoint.setting for arm in arms if (f := findings.frontier(MAIN, arm)) for at in f.checkpoints}
-    fills = {setting: fill for setting, fill in _fillings(findings).items() if setting in drawn}
-    if len(fills) > 1:
-        handles += [
-            Line2D(
-                [], [], color=theme.REFERENCE, ls="", marker="o", fillstyle=fill, mfcalt="white", label=shown(setting)
-            )
-            for setting, fill in fills.items()
-        ]
+    handles += filling_handles(findings, arms)
     handles += [
         Line2D([], [], color=theme.INK, ls="", marker="X", ms=8, mec="white", label="SFT policy"),
         Line2D([], [], color=theme.INK, ls="", marker="*", ms=12, mec="white", label="golden policy"),

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from goodhart.analysis.axes import AxisFound, Place
+from goodhart.analysis.hypotheses import OF_RESPONSES
 from goodhart.analysis.interval import Interval
 from goodhart.analysis.rulings import Decision, Ruling
 from goodhart.paper.results import Result, result
@@ -15,6 +16,9 @@ from goodhart.report import theme
 from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.theme import Picture, shown
 from goodhart.report.verdict import MEASURES, spelled
+
+COMPANION = "↳ "
+"""What stands before a companion of a deciding contrast."""
 
 _SHIFTS = ("winner shift", "loser shift")
 
@@ -82,20 +86,23 @@ def contrast_grid(rulings: Sequence[Ruling]) -> Grid:
     rows = [
         (
             ruling.name if place == 0 else "",
-            described(decision),
+            f"{COMPANION}{described(decision)}" if decision.companion else described(decision),
             _prediction(decision),
             _number(decision),
             decision.found.over,
             number(decision.p),
             number(decision.adjusted),
-            decision.verdict if decision.contrast.decides else f"({decision.verdict})",
+            _verdict(decision),
         )
         for ruling in rulings
         for place, decision in enumerate(ruling.decisions)
     ]
     note = (
         "Estimates with 95% intervals over seeds and prompts. p: two-sided. Holm: over the deciding contrasts; the "
-        "others, in brackets, are not corrected and decide nothing."
+        "others, in brackets, are not corrected and decide nothing. Nor do companions (↳), which stand behind every "
+        "deciding contrast: its arms at equal setting, against SFT and by the hidden measure, and between envelopes at "
+        "equal KL where it is something else. A companion without a number is left out, and one in another unit than a "
+        "margin has no prediction."
     )
     header = ("hypothesis", "contrast", "predicted", "estimate", "over", "p", "Holm p", "verdict")
     return Grid("Contrasts", header, tuple(rows), note)
@@ -107,7 +114,7 @@ def described(decision: Decision) -> str:
     arms = ", ".join(contrast.arms) if contrast.statistic == "correlation" else _difference(decision)
     where = [] if contrast.measure == "golden_vs_policy" else [MEASURES[contrast.measure]]
     where += [f"{contrast.split.replace('_', '-')} pairs"] if contrast.statistic in ("accuracy", *_SHIFTS) else []
-    if contrast.statistic.startswith("gap") and contrast.split == "train":
+    if contrast.statistic in OF_RESPONSES and contrast.split == "train":
         where.append("training prompts")
     where += [f"stream of {contrast.stream}"] if contrast.stream else []
     return f"{contrast.statistic}: {arms}" + (f" ({', '.join(where)})" if where else "")
@@ -125,9 +132,17 @@ def _difference(decision: Decision) -> str:
 
 def _prediction(decision: Decision) -> str:
     contrast = decision.contrast
+    if contrast.predicted == "nothing":
+        return NONE
     if contrast.predicted == "near":
         return f"within ±{contrast.than:g}"
     return f"{'>' if contrast.predicted == 'greater' else '<'} {contrast.than:g}"
+
+
+def _verdict(decision: Decision) -> str:
+    if decision.contrast.predicted == "nothing":
+        return NONE
+    return decision.verdict if decision.contrast.decides else f"({decision.verdict})"
 
 
 def _number(decision: Decision) -> str:
@@ -139,7 +154,7 @@ def _number(decision: Decision) -> str:
 def axis_picture(found: AxisFound, resolution: int) -> Picture:
     """What each arm of an axis reaches at equal KL and at its peak."""
     with theme.canvas(9.6, 3.9) as figure:
-        axes = figure.subplots(1, 2, squeeze=False)[0]
+        axes = figure.subplots(1, 2, squeeze=False, sharey=True)[0]
         title = f"mean over KL {number(found.common.low, 1)} to {number(found.common.high, 1)} nats"
         _draw(axes[0], found, [p.level for p in found.places], "no KL in common" if found.common.empty else title)
         _draw(axes[1], found, [p.peak for p in found.places], "best checkpoint, at any KL")
@@ -172,6 +187,7 @@ def _draw(panel: Axes, found: AxisFound, values: Sequence[Interval | None], titl
     panel.set_title(title, fontsize=9)
     panel.set_xlabel(found.axis.label)
     panel.set_ylabel("golden win rate\nagainst the golden policy")
+    panel.label_outer()
 
 
 def _bars(panel: Axes, own: Sequence[tuple[Place, Interval]], style: theme.Style, line: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 from goodhart.analysis.interval import Interval
 from goodhart.report import theme
@@ -16,6 +17,8 @@ from goodhart.report.verdict import spelled_share
 
 _LETTER, _LINE = 0.0062, 0.035
 """A letter's width and a label's height, as shares of the axes."""
+_NEAR, _FAR = 0.008, 0.035
+"""From a mark to its label, and to one that is not at the mark's height, as shares of the axes."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,24 @@ def drift_picture(findings: Findings, resolution: int) -> Picture:
 
 
 def _label(axes: Axes, lines: list[Spent]) -> None:
-    """Names beside the marks, each at the nearest free height."""
+    """Names beside the marks, each at the nearest free height; one that is moved stands off: leaders fan out."""
     axes.margins(x=0.16, y=0.08)
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     step, taken = _LINE * (high - low), list[tuple[float, float, float]]()
     for x, y, name in sorted((line.drift, line.peak.estimate, line.arm) for line in lines if line.peak is not None):
-        place, width = x + 0.008 * (right - left), _LETTER * len(shown(name, 24)) * (right - left)
-        beside = [v for start, end, v in taken if place <= end and place + width >= start]
-        free = (y + shift * step for shift in sorted(range(-30, 31), key=abs))
-        at = next((height for height in free if all(abs(height - v) >= step for v in beside)), y)
+        width = _LETTER * len(shown(name, 24)) * (right - left)
+        places = (
+            (x + (_FAR if shift else _NEAR) * (right - left), y + shift * step)
+            for shift in sorted(range(-30, 31), key=abs)
+        )
+        place, at = next(
+            ((start, v) for start, v in places if not _covered(start, start + width, v, step, taken)), (x, y)
+        )
         taken.append((place, place + width, at))
-        arrow = {"arrowstyle": "-", "color": theme.REFERENCE, "lw": 0.4, "alpha": 0.6}
-        axes.annotate(shown(name, 24), (x, y), (place, at), fontsize=7, va="center", arrowprops=arrow)
+        arrow = {"arrowstyle": "-", "color": theme.REFERENCE, "lw": 0.5, "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 2}
+        text = axes.annotate(shown(name, 24), (x, y), (place, at), fontsize=7, va="center", arrowprops=arrow)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
+
+
+def _covered(start: float, end: float, at: float, step: float, taken: list[tuple[float, float, float]]) -> bool:
+    return any(start <= other_end and end >= other and abs(at - v) < step for other, other_end, v in taken)

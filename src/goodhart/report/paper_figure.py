@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
@@ -14,10 +15,12 @@ from goodhart.paper import points
 from goodhart.paper.points import LOG_KL_ERROR, SOURCE, TASKS, WIN_RATE_ERROR
 from goodhart.report import theme
 from goodhart.report.findings import MAIN, Findings
-from goodhart.report.frontier_figure import draw_arm, draw_baselines, kl_axes
+from goodhart.report.frontier_figure import draw_arm, draw_baselines, filling_handles, kl_axes
 from goodhart.report.grid import listed
 from goodhart.report.theme import Picture, Style, shown
 
+_LETTERS, _MARK = 142, 6
+"""Letters in a line of the legend, and those that a mark takes the place of."""
 _WORDS = (
     ("offline_Donline_shuffled", "offline, shuffled online stream"),
     ("tandem", "offline, shuffled online stream,"),
@@ -69,7 +72,9 @@ def _styles(found: Findings, matched: Mapping[str, str]) -> dict[str, Style]:
 def _draw_paper(axes: Axes, figure: str, panel: str, look: Mapping[str, Style]) -> None:
     for name, style in look.items():
         dots = points.series(figure, panel, name)
-        axes.plot(dots.kl, dots.y, style.marker, color=style.colour, ms=4.5, mec="white", mew=0.4, alpha=0.9)
+        axes.plot(
+            dots.kl, dots.y, style.marker, color=style.colour, ms=4.5, mec="white", mew=0.4, alpha=0.9, clip_on=False
+        )
     axes.set_title(TASKS[panel])
     axes.set_ylim(bottom=0)
     axes.set_ylabel("golden win rate\nagainst its golden policy")
@@ -95,11 +100,24 @@ def _legend(canvas: Figure, found: Findings, matched: Mapping[str, str], look: M
         Line2D([], [], color=look[name].colour, ls="", marker=look[name].marker, label=shown(label, 60))
         for name, label in labels.items()
     ]
+    for handle in filling_handles(found, tuple(matched.values())):
+        handle.set_label(f"{handle.get_label()} (right)")
+        handles.append(handle)
     handles += [
         Line2D([], [], color=theme.INK, ls="", marker="X", ms=8, mec="white", label="SFT policy (right)"),
         Line2D([], [], color=theme.INK, ls="", marker="*", ms=12, mec="white", label="golden policy (right)"),
     ]
-    canvas.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=9)
+    columns = _columns([len(str(handle.get_label())) for handle in handles])
+    canvas.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=9)
+
+
+def _columns(letters: Sequence[int]) -> int:
+    """As many columns, at most four, as labels of so many letters leave room for."""
+    for columns in range(min(4, len(letters)), 1, -1):
+        widest = [max(part, default=0) for part in np.array_split(letters, columns)]
+        if sum(widest) + _MARK * columns <= _LETTERS:
+            return columns
+    return 1
 
 
 def _label(name: str, arm: str | None) -> str:
