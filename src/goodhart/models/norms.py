@@ -43,7 +43,7 @@ def _forward(self: Any, hidden_states: Float[Tensor, "*row size"]) -> Float[Tens
 
 
 @functools.cache
-def _fused(kind: type[Any]) -> type[nn.Module]:
+def _fused(kind: type[Any]) -> type[Any]:
     return type(kind.__name__, (kind,), {"forward": _forward, "chain": kind.forward, "__module__": kind.__module__})
 
 
