@@ -15,11 +15,11 @@ def responses(vocabulary, end, longest):
 
 
 @torch.no_grad()
-def laws(model, prompt, written, temperature=1.0):
+def laws(model, prompt, written):
     """log p(next token) before each token of one response, float64, by a plain forward."""
-    return (plain_logits(model, prompt, written).double() / temperature).log_softmax(-1)
+    return plain_logits(model, prompt, written).double().log_softmax(-1)
 
 
-def log_probability(model, prompt, written, temperature=1.0):
-    own = laws(model, prompt, written, temperature)
-    return float(sum(own[t, token] for t, token in enumerate(written)))
+def log_probability(law, written):
+    """log p of a response by its `laws`."""
+    return float(sum(law[t, token] for t, token in enumerate(written)))

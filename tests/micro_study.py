@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -21,7 +23,15 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from goodhart.cli import main
+from goodhart.models.kernels import using
 from goodhart.randomness import stream
+from goodhart.store import Store
+from goodhart.study.cell import closure
+from goodhart.study.engine import Engine, settle
+from goodhart.study.graph import Graph, build_graph
+from goodhart.study.recipes import make
+from goodhart.study.spec import Study
 from goodhart.tasks.tokenizer import train_tokenizer
 
 WORDS = ["red", "blue", "green", "small", "large", "round", "flat", "cat", "dog", "bird", "runs", "sleeps", "sings"]
@@ -185,6 +195,7 @@ def write_micro_study(folder: Path, write: Callable[[Path, list[str]], None] = w
             }
         },
         "axes": {"staleness": {"label": "steps", "lines": {"sampled": {"online": 1, "delayed": 4}}}},
+        "precision": "float32",
         "seeds": [0, 1],
         "resamples": 50,
     }  # fmt: skip
@@ -193,7 +204,41 @@ def write_micro_study(folder: Path, write: Callable[[Path, list[str]], None] = w
     return path
 
 
+def write_small_study(folder: Path, write: Callable[[Path, list[str]], None] = write_model) -> Path:
+    """An online, an offline and a replayed arm at one seed, for a test that is not about the kinds of arms."""
+    own = {"beta": [0.1], "lr": [0.01], "steps": 4, "batch": 8, "checkpoints": 1}
+    arms = {
+        "online": own,
+        "offline": {**own, "source": "data", "labeller": "data"},
+        "replay": {**own, "source": "stream", "stream": "online", "labeller": "data"},
+    }
+    best = {"samples": 2, "n": [2]}
+    return write_micro_study(
+        folder, write, arms=arms, seeds=[0], variants={}, hypotheses={}, axes={}, best_of=best, resamples=20
+    )
+
+
+def make_cells(study: Study, root: Path) -> tuple[Study, Graph, Engine]:
+    """All cells of a study in this process, in which nothing has to be imported once more."""
+    study, engine = settle(study, root, keep=True)
+    graph = build_graph(study)
+    with using(engine.kernels.choice.chosen):
+        for cell in closure(graph.targets):
+            assert make(Store(root), cell)
+    return study, graph, engine
+
+
 def goodhart(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     """The command line as a user has it."""
     command = [sys.executable, "-m", "goodhart.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, **options)
+
+
+def said(capture: pytest.CaptureFixture[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which has waited for torch once; `capture` is pytest's `capfd`."""
+    code: Any = 0
+    try:
+        main([*arguments])
+    except SystemExit as end:
+        code = end.code
+    return subprocess.CompletedProcess(arguments, code, *capture.readouterr())

@@ -1,30 +1,23 @@
-"""A whole study through the command line with a T5 as policy, as proxy and as judge."""
+"""A whole study with a T5 as policy, as proxy and as judge."""
 
 import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from goodhart.cli import main
 from goodhart.models.checkpoint import load_model
 from goodhart.models.preference import PreferenceModel
 from goodhart.study.model_recipes import load_policy
-from micro_study import goodhart, write_micro_study, write_t5
-
-SMALL = {"beta": [0.1], "lr": [0.01], "steps": 4, "batch": 8, "checkpoints": 1}
-ARMS = {
-    "online": SMALL,
-    "offline": {**SMALL, "source": "data", "labeller": "data"},
-    "replay": {**SMALL, "source": "stream", "stream": "online", "labeller": "data"},
-}
+from goodhart.study.spec import read_study
+from micro_study import make_cells, write_small_study, write_t5
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     folder = tmp_path_factory.mktemp("micro")
-    path = write_micro_study(
-        folder, write_t5, arms=ARMS, seeds=[0], variants={}, hypotheses={}, axes={}, best_of={"samples": 2, "n": [2]}
-    )
-    done = goodhart("run", str(path), "--root", str(folder / "runs"), "--workers", "1")
-    assert done.returncode == 0, done.stderr
+    path = write_small_study(folder, write_t5)
+    make_cells(read_study(str(path), []), folder / "runs")
+    main(["run", str(path), "--root", str(folder / "runs")])
     return folder / "runs"
 
 
@@ -38,8 +31,18 @@ def test_online_and_offline_move_and_the_reference_does_not(root):
     assert min(kl["online"]) >= 0
     assert min(sum(kl[arm]) / len(kl[arm]) for arm in ("online", "offline")) > 1e-3
     assert kl["online"] != kl["offline"]
-    assert all(r["text"] for r in rows(root, "sft")[:1])
     assert (root / "studies" / "micro" / "report.html").is_file()
+
+
+def test_a_text_is_its_response_without_the_tokens_that_begin_and_end_it(root):
+    tokenizer = AutoTokenizer.from_pretrained(next((root / "cells").glob("sft-*/final")))
+    written = rows(root, "sft")
+    for r in written:
+        assert r["text"] == tokenizer.decode(r["response"], skip_special_tokens=True)
+        assert tokenizer.eos_token_id not in r["response"][:-1]
+        assert r["ended"] == (r["response"][-1] == tokenizer.eos_token_id)
+        assert not {"<pad>", "</s>"} & set(r["text"].split())
+    assert len({r["text"] for r in written if r["text"]}) > len(written) / 2
 
 
 def test_an_ordered_replay_is_the_online_run_though_the_model_has_dropout(root):

@@ -47,11 +47,18 @@ def test_a_slower_machine_and_done_cells_count():
     assert 0 < duration(cells, {cell.id for cell in cells if cell.kind == "docstrings"}, costs(study).seconds, 2) < once
 
 
-def test_every_cell_of_every_source_has_a_cost():
-    for name in ("paper", "names"):
-        study = read_study(name, [])
+@pytest.fixture(scope="module")
+def paper():
+    """(The paper's study, its cells)."""
+    study = read_study("paper", [])
+    return study, closure(build_graph(study).targets)
+
+
+def test_every_cell_of_every_source_has_a_cost(paper):
+    names = read_study("names", [])
+    for study, cells in (paper, (names, closure(build_graph(names).targets))):
         found = costs(study)
-        assert all(found.seconds(cell) > 0 for cell in closure(build_graph(study).targets))
+        assert all(found.seconds(cell) > 0 for cell in cells)
 
 
 def test_the_schedule_is_the_critical_path_where_nothing_is_parallel():
@@ -81,8 +88,8 @@ def test_the_machine_is_measured_and_models_are_counted():
     assert parameters("small") / parameters("nano") > 12
 
 
-def test_only_keeps_what_a_hypothesis_reads():
-    study = read_study("paper", [])
+def test_only_keeps_what_a_hypothesis_reads(paper):
+    study, _ = paper
     found = study.only(["H4"])
     assert found.name == "paper-H4"
     assert set(found.arms) == {"online", "online best-of-2", "offline best-of-2", "shuffled best-of-2"}
@@ -97,9 +104,9 @@ def test_only_keeps_what_a_hypothesis_reads():
     assert {"late against late", "online", "offline"} == set(written.arms)
 
 
-def test_only_shares_its_cells_with_the_whole_study():
-    study = read_study("paper", [])
-    whole = {cell.id for cell in closure(build_graph(study).targets)}
+def test_only_shares_its_cells_with_the_whole_study(paper):
+    study, cells = paper
+    whole = {cell.id for cell in cells}
     for name in ("H1", "H2", "H3", "H5"):
         assert {cell.id for cell in closure(build_graph(study.only([name])).targets)} <= whole
 

@@ -16,39 +16,40 @@ EVERY = responses(VOCABULARY, 1, LONGEST)
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
 def measured(request):
-    """(policy model, reference model, every response measured, their probabilities)."""
+    """(policy model, its laws and the reference model's, every response measured, their probabilities)."""
     own, other = (request.param(vocabulary=VOCABULARY, seed=seed, layers=1) for seed in (0, 1))
     found = divergence(policy_of(own), policy_of(other), [PROMPT] * len(EVERY), EVERY)
-    probability = np.exp([log_probability(own, PROMPT, r) for r in EVERY])
+    p, q = ([laws(model, PROMPT, r) for r in EVERY] for model in (own, other))
+    probability = np.exp(log_probabilities(p))
     assert probability.sum() == pytest.approx(1, abs=1e-6)
-    return own, other, found, probability
+    return own, p, q, found, probability
+
+
+def log_probabilities(every_law):
+    return np.array([log_probability(law, r) for law, r in zip(every_law, EVERY, strict=True)])
 
 
 def test_its_mean_is_the_kl_of_the_sequences(measured):
-    own, other, found, probability = measured
-    exact = sum(
-        p * (log_probability(own, PROMPT, r) - log_probability(other, PROMPT, r))
-        for p, r in zip(probability, EVERY, strict=True)
-    )
+    _, p, q, found, probability = measured
+    exact = probability @ (log_probabilities(p) - log_probabilities(q))
     assert exact > 0.2
     assert probability @ found.kl == pytest.approx(exact, rel=1e-5)
 
 
 def test_it_is_the_sum_of_the_categorical_kls_along_the_response(measured):
-    own, other, found, _ = measured
-    for response, value in zip(EVERY, found.kl, strict=True):
-        p, q = laws(own, PROMPT, response), laws(other, PROMPT, response)
+    _, every_p, every_q, found, _ = measured
+    for p, q, value in zip(every_p, every_q, found.kl, strict=True):
         assert value == pytest.approx(float((p.exp() * (p - q)).sum()), rel=1e-4, abs=1e-5)
 
 
 def test_log_probabilities_are_those_of_enumeration(measured):
-    own, other, found, _ = measured
-    np.testing.assert_allclose(found.logp, [log_probability(own, PROMPT, r) for r in EVERY], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found.ref_logp, [log_probability(other, PROMPT, r) for r in EVERY], rtol=1e-5, atol=1e-5)
+    _, p, q, found, _ = measured
+    np.testing.assert_allclose(found.logp, log_probabilities(p), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.ref_logp, log_probabilities(q), rtol=1e-5, atol=1e-5)
 
 
 def test_entropy_times_length_has_the_entropy_of_the_sequences_as_its_mean(measured):
-    _, _, found, probability = measured
+    *_, found, probability = measured
     lengths = np.array([len(r) for r in EVERY])
     exact = -(probability * np.log(probability)).sum()
     assert probability @ (found.entropy * lengths) == pytest.approx(exact, rel=1e-5)

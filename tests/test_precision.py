@@ -242,7 +242,7 @@ def test_kernels_in_use_are_those_asked_for_and_exact_if_chosen():
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return read_study(str(write_micro_study(tmp_path_factory.mktemp("precision"))), [])
+    return read_study(str(write_micro_study(tmp_path_factory.mktemp("precision"), precision="auto")), [])
 
 
 def test_only_runs_in_bfloat16_and_what_reads_them_have_other_addresses(study):

@@ -122,10 +122,11 @@ FILES = {
     "arena": (arena_row, ["lmsys/chatbot_arena_conversations/data/train-00000-of-00001-cced8514c7ed782a.parquet"]),
 }  # fmt: skip
 """Rows with the columns of the data sets, and the files in which the recipes find them."""
-ROWS = 200
+ROWS = 120
 SMALL = [
     *(f"task.{key}=8" for key in ("evaluation", "train_evaluation", "validation")),
-    "task.held_out=0.5",
+    "task.held_out=0.8",
+    "task.max_response=32",
     *(f"{stage}.{key}" for stage in ("sft", "golden", "proxy") for key in ("steps=2", "batch=4")),
     *(f"{stage}.check_every=1" for stage in ("golden", "proxy")),
     *(f"golden_policy.{key}" for key in ("steps=2", "batch=4")),

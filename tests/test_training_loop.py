@@ -102,9 +102,10 @@ OTHERS = [("online", gpt2), ("online", t5), ("offline", t5)]
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(arm, make, tmp_path):
     uninterrupted = Run(make=make)
     steps = uninterrupted.go(*ARMS[arm]())
+    before = Run(make=make)
     for stop in range(1, STEPS):
-        before, after = Run(make=make), Run(make=make)
-        before.go(*ARMS[arm](), steps=stop)
+        after = Run(make=make)
+        before.go(*ARMS[arm](), start=stop - 1, steps=stop)
         before.descent.save(tmp_path / "state.pt", stop)
         start = after.descent.load(tmp_path / "state.pt")
         assert start == stop
@@ -143,9 +144,9 @@ def test_the_drift_is_the_distance_from_the_policy_that_sampled(micro_batch):
     source, labeller = ARMS["online"]()
     steps = Run(micro_batch).go(DelayedSource(source, 0), labeller)
     assert (steps[0].drift, steps[0].drift_spread) == (0.0, 0.0)
+    now, delayed = Run(micro_batch), DelayedSource(source, 0)
     for count, step in enumerate(steps[1:], 1):
-        now = Run(micro_batch)
-        now.go(DelayedSource(source, 0), labeller, steps=count)
+        now.go(delayed, labeller, start=count - 1, steps=count)
         tokens, responses = step.pairs.prompt_tokens, step.pairs.responses
         with torch.no_grad():
             wrote, has = (p.log_probs(tokens, responses).double().numpy() for p in (start, now.policy))
@@ -185,11 +186,12 @@ def test_a_delayed_run_goes_on_with_the_policy_that_sampled(refresh, tmp_path):
 
     uninterrupted = Run()
     uninterrupted.go(*arm())
+    before = Run()
+    held, labeller = arm()
     for stop in range(1, STEPS):
-        before, after = Run(), Run()
-        source, labeller = arm()
-        before.go(source, labeller, steps=stop)
-        SamplerState(tmp_path, source).save(stop)
+        after = Run()
+        before.go(held, labeller, start=stop - 1, steps=stop)
+        SamplerState(tmp_path, held).save(stop)
         before.descent.save(tmp_path / "state.pt", stop)
         source, labeller = arm()
         start = after.descent.load(tmp_path / "state.pt")

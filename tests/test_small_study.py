@@ -1,0 +1,179 @@
+"""A small study that is stopped, begun twice, run again, asked about, damaged or changed keeps what was done."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from goodhart.errors import GoodhartError
+from goodhart.report import theme
+from goodhart.store import Store
+from goodhart.study.results import write_results
+from goodhart.study.spec import read_study
+from micro_study import goodhart, make_cells, said, write_small_study
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small study that this process made cell by cell: (its file, its root)."""
+    folder = tmp_path_factory.mktemp("small")
+    study = read_study(str(write_small_study(folder)), [])
+    write_results(Store(folder / "runs"), *make_cells(study, folder / "runs"), {})
+    return folder / "study.yaml", folder / "runs"
+
+
+def begun(path: Path, root: Path) -> subprocess.Popen[str]:
+    """The command with one worker, in a process group of its own."""
+    command = [sys.executable, "-m", "goodhart.cli", "run", str(path), "--root", str(root), "--workers", "1"]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def cells_done(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in (root / "cells").glob("*/DONE"))
+
+
+def killed(process: subprocess.Popen[str], root: Path, cells: int, seconds: float) -> int:
+    """kill -9 of the command and its worker some time after so many more cells; how many are done."""
+    target = len(cells_done(root)) + cells
+    while process.poll() is None and len(cells_done(root)) < target:
+        time.sleep(0.02)
+    time.sleep(seconds)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    return len(cells_done(root))
+
+
+def test_two_runs_at_once_killed_at_random_points_and_begun_again_make_bit_identical_rows(finished, tmp_path):
+    path, root = finished
+    moments = random.Random(7)
+    shutil.copytree(root / "engine", tmp_path / "engine")  # a second measurement might choose other kernels
+    both = [begun(path, tmp_path) for _ in range(2)]
+    # the second goes on alone, also with what the first has left half done
+    done = [killed(process, tmp_path, moments.randint(1, 5), moments.random()) for process in both]
+    assert 0 < done[0] < done[1] < len(cells_done(root))
+    both = [begun(path, tmp_path) for _ in range(2)]
+    errors = [process.communicate(timeout=400)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    for name in ("rows", "pairs"):
+        tables = [pq.read_table(at / "studies" / "micro" / f"{name}.parquet") for at in (tmp_path, root)]
+        assert tables[0].num_rows > 0
+        assert tables[0].equals(tables[1])
+    assert cells_done(tmp_path) == cells_done(root)
+    assert not [*(tmp_path / "cells").glob("*.partial"), *(tmp_path / "cells").glob("*.lock")]
+
+
+def test_a_second_run_makes_nothing(finished, capfd, monkeypatch):
+    path, root = finished
+    monkeypatch.setattr(theme, "png", lambda *_: b"")  # the report is drawn by the tests beside this one
+    before = {p: p.stat().st_mtime_ns for p in (root / "cells").rglob("*") if p.is_file()}
+    again = said(capfd, "run", str(path), "--root", str(root))
+    assert again.returncode == 0, again.stderr
+    assert {p: p.stat().st_mtime_ns for p in (root / "cells").rglob("*") if p.is_file()} == before
+
+
+def test_status_compare_and_report_work_on_a_finished_study(finished, capfd):
+    path, root = finished
+    shown = said(capfd, "status", str(path), "--root", str(root))
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("done") == len(cells_done(root))
+    assert "missing" not in shown.stdout
+    compared = said(capfd, "compare", "micro", "online", "offline", "--root", str(root))
+    assert compared.returncode == 0, compared.stderr
+    assert "KL" in compared.stdout
+    assert said(capfd, "compare", "micro", "online", "nobody", "--root", str(root)).returncode == 1
+    page = root / "studies" / "micro" / "report.html"
+    page.unlink(missing_ok=True)
+    told = said(capfd, "report", "micro", "--root", str(root))
+    assert told.returncode == 0, told.stderr
+    assert str(page) in told.stdout
+    assert "<html" in page.read_text()
+
+
+def test_a_damaged_cell_is_named(finished, tmp_path, capfd):
+    path, root = finished
+    shutil.copytree(root, tmp_path / "runs")
+    victim = next((tmp_path / "runs" / "cells").glob("evaluation-*/rows.parquet"))
+    victim.write_bytes(victim.read_bytes()[:-10])
+    found = said(capfd, "run", str(path), "--root", str(tmp_path / "runs"))
+    assert found.returncode == 1
+    assert str(victim) in found.stderr
+    assert "delete" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def test_a_changed_seed_reuses_everything_else(finished, capfd):
+    path, root = finished
+    shown = said(capfd, "run", str(path), "seeds=[0,2]", "--root", str(root), "--dry-run").stdout.splitlines()
+    missing = [line for line in shown if line.startswith("missing")]
+    assert len(missing) == 3 + 3 + 1  # runs, their checkpoints, best of n
+    assert all("seed 2" in line for line in missing)
+    assert sum(line.startswith("done ") for line in shown) == len(cells_done(root))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"lables": {"number": 3}}, "labels"),
+        ({"seeds": []}, "seeds"),
+        ({"golden": {"steps": "many"}}, "golden.steps"),
+        ({"policy": "no/such-model"}, "no/such-model"),
+        ({"arms": {"a": {"source": "stream", "labeller": "data"}}}, "stream"),
+        ({"arms": {"a": {"source": "stream", "stream": "b", "labeller": "data"}}}, "'b'"),
+        ({"arms": {"a": {"refresh": -1}}}, "refresh"),
+        ({"arms": {"on": {}, "a": {"source": "stream", "stream": "on", "labeller": "data", "steps": 61}}}, "61"),
+        ({"arms": {"on": {}, "a": {"source": "stream", "stream": "on", "labeller": "data", "beta": [1]}}}, "beta"),
+    ],
+)
+def test_bad_settings_are_one_line_and_lose_nothing(finished, tmp_path, capfd, changes, named):
+    path, root = finished
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+    before = cells_done(root)
+    found = said(capfd, "run", str(tmp_path / "bad.yaml"), "--root", str(root))
+    assert found.returncode == 1
+    assert named in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert cells_done(root) == before
+
+
+def test_a_fault_that_a_worker_finds_is_one_line_and_loses_nothing(finished, capfd):
+    path, root = finished
+    before = cells_done(root)
+    found = said(capfd, "run", str(path), "labels.number=100000", "--root", str(root), "--workers", "1")
+    assert found.returncode == 1
+    assert "labels.number" in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert cells_done(root) == before
+
+
+def test_a_fault_ends_the_command_with_code_1_and_one_line():
+    found = goodhart("run", "no-such-study")
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "no-such-study" in found.stderr
+    assert found.stderr.count("\n") == 1
+
+
+def made_until_it_fails(finished, override: str, match: str) -> str:
+    """What is said when the cells of a changed study are made."""
+    path, root = finished
+    with pytest.raises(GoodhartError, match=match) as found:
+        make_cells(read_study(str(path), [override]), root)
+    return str(found.value)
+
+
+def test_a_prompt_longer_than_the_context_is_an_error(finished):
+    assert "task.max_response" in made_until_it_fails(finished, "task.max_response=60", "context has 64")
+
+
+def test_a_diverging_run_is_an_error_that_names_the_rate(finished):
+    assert "learning rate" in made_until_it_fails(finished, "arms.offline.lr=[1e30]", "not finite")
