@@ -60,7 +60,7 @@ def test_two_runs_at_once_killed_at_random_points_and_begun_again_make_bit_ident
     shutil.copytree(root / "engine", tmp_path / "engine")  # a second measurement might choose other kernels
     both = [begun(path, tmp_path) for _ in range(2)]
     # the second goes on alone, also with what the first has left half done
-    done = [killed(process, tmp_path, moments.randint(1, 5), moments.random()) for process in both]
+    done = [killed(process, tmp_path, moments.randint(1, 4), moments.random() / 5) for process in both]
     assert 0 < done[0] < done[1] < len(cells_done(root))
     both = [begun(path, tmp_path) for _ in range(2)]
     errors = [process.communicate(timeout=400)[1] for process in both]
