@@ -18,7 +18,7 @@ from goodhart.study.cell import Cell
 from goodhart.study.executor import in_turn
 from goodhart.study.spec import Study
 
-FIXED, PER_MILLION = 22e-6, 31e-6
+FIXED, PER_MILLION = 22e-6, 21e-6
 """Seconds per token of a forward pass, and per million parameters: measured with 1.3 and 5.1 million parameters on
 one core of the machine of docs/performance.md. A backward pass takes twice that again, and so does decoding."""
 PROBE = 54e-6
