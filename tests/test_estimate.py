@@ -30,12 +30,12 @@ def chain(*labels, kind="run"):
 
 
 def test_the_quick_study_is_expected_to_take_what_it_took():
-    # 1,399 seconds of work in 831 seconds with two workers; docs/performance.md
+    # 1,104 seconds of work in 652 seconds with two workers; docs/performance.md
     study = read_study("quick", [])
     cells = closure(build_graph(study).targets)
     found = costs(study)
-    assert sum(map(found.seconds, cells)) == pytest.approx(1399, rel=0.1)
-    assert duration(cells, set(), found.seconds, 2) == pytest.approx(831, rel=0.1)
+    assert sum(map(found.seconds, cells)) == pytest.approx(1104, rel=0.1)
+    assert duration(cells, set(), found.seconds, 2) == pytest.approx(652, rel=0.1)
 
 
 def test_a_slower_machine_and_done_cells_count():
