@@ -32,7 +32,7 @@ import transformers
 import trl
 from datasets import Dataset, disable_progress_bars
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
@@ -41,7 +41,8 @@ from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import DataLabels
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.sources import DataSource, PolicySource
-from goodhart.models.checkpoint import find, load_model, load_tokenizer
+from goodhart.models.checkpoint import find, load_tokenizer
+from goodhart.models.norms import fuse_norms
 from goodhart.models.presets import Preset, config_of
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.tasks import docstrings
@@ -78,13 +79,16 @@ class Bench:
 
     name: str
     model: Any
+    """As Transformers loads it, which is what TRL's users have."""
     tokenizer: Any
     pairs: Pairs
 
     @property
     def policy(self) -> LanguagePolicy:
         sampler = KeyedSampler(self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, RESPONSE_TOKENS)
-        return LanguagePolicy.of(copy.deepcopy(self.model), sampler, self.tokenizer.pad_token_id)
+        model = copy.deepcopy(self.model)
+        fuse_norms(model)  # what Goodhart's own loader does
+        return LanguagePolicy.of(model, sampler, self.tokenizer.pad_token_id)
 
 
 class LongerWins:
@@ -103,7 +107,7 @@ def prepare(name: str, batch: int) -> Bench:
         ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
         model: Any = LlamaForCausalLM(config_of(LARGE, vocab_size=len(tokenizer), **ids)).eval()
     else:
-        model = load_model(find(name).path)
+        model = AutoModelForCausalLM.from_pretrained(find(name).path, dtype=torch.float32).eval()
     found, _ = docstrings.collect(["argparse", "email", "json", "logging", "multiprocessing", "tkinter", "unittest"])
     opening, closing = prompt_frame(tokenizer)
     texts = [tokenizer.encode(prompt_text(item), add_special_tokens=False) for item in found]
