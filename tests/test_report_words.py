@@ -168,3 +168,9 @@ def test_the_same_figure_has_the_same_bytes():
             return png(figure, 40)
 
     assert drawn() == drawn()
+
+
+def test_a_column_in_which_no_row_has_anything_is_left_out():
+    grid = Grid("t", ("arm", "peak", "reason"), (("a", "–", "none"), ("b", "–", "–")), "note").filled
+    assert (grid.header, grid.rows, grid.note) == (("arm", "reason"), (("a", "none"), ("b", "–")), "note")
+    assert Grid("t", ("arm", "peak"), ()).filled.header == ("arm", "peak")

@@ -27,6 +27,13 @@ class Grid:
         """Which columns hold nothing but numbers, intervals and dashes."""
         return tuple(all(_NUMERIC.fullmatch(row[i]) for row in self.rows) for i in range(len(self.header)))
 
+    @property
+    def filled(self) -> Grid:
+        """The table without the columns in which no row has anything."""
+        kept = [i for i in range(len(self.header)) if not self.rows or any(row[i] != NONE for row in self.rows)]
+        rows = tuple(tuple(row[i] for i in kept) for row in self.rows)
+        return Grid(self.title, tuple(self.header[i] for i in kept), rows, self.note)
+
 
 def number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     """A number with so many decimals and a true minus sign; a dash for None or NaN."""

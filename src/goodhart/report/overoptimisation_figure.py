@@ -113,7 +113,7 @@ def overoptimisation_grid(every: Sequence[Overoptimisation]) -> Grid:
         "arm", "measure", "runs", "curve", "α [95%]", "β [95%]", "error", "error of the line", "AICc − line's",
         "peak √KL [95%]", "meaning",
     )  # fmt: skip
-    return Grid("Over-optimisation: curves along √KL", header, tuple(rows), note)
+    return Grid("Over-optimisation: curves along √KL", header, tuple(rows), note).filled
 
 
 def _rows(found: Overoptimisation) -> list[tuple[str, ...]]:
