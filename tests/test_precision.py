@@ -36,28 +36,14 @@ from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
 from micro_study import write_micro_study
-from tiny_models import END, MODELS, gpt2, llama, policy_of, prompt
+from tiny_models import MODELS, gpt2, llama, policy_of, prompt
+from tiny_pairs import DATA, PROMPTS, LengthJudge
 
 MEAN, LARGEST = 0.02, 0.25
 """Nats per token: how far log-probabilities of a shipped model in bfloat16 may be from those in float32."""
 FOLLOWS = 0.35
 """How far training in bfloat16 may end from training in float32, as a share of the way that the weights went."""
 STEPS = 6
-PROMPTS = [prompt(100 + i, *tokens) for i, tokens in enumerate([[2, 3], [4], [5, 6, 7], [8, 9], [10]])]
-DATA = Pairs(
-    PROMPTS,
-    [[11, 12, END], [13, END], [14, 2, 3, 4], [5, END], [6, 7, END]],
-    [[8, END], [9, 10, 11, END], [12, END], [13, 14, 15, 2, 3], [END]],
-    np.array([1.0, 0.0, 0.5, 0.25, 1.0]),
-)
-
-
-class LengthJudge:
-    """The longer response is the better one."""
-
-    def prefer(self, pairs):
-        gap = np.array([len(a) - len(b) for a, b in pairs.responses])
-        return np.stack([1 / (1 + np.exp(-gap)), 1 / (1 + np.exp(gap))], axis=1)
 
 
 ARMS = {

@@ -23,23 +23,9 @@ from goodhart.training.optimiser import Descent
 from goodhart.training.schedule import learning_rate
 from goodhart.training.settings import Optimisation, Supervised
 from tiny_models import END, gpt2, llama, naive_logp, policy_of, prompt, t5
+from tiny_pairs import DATA, PROMPTS, LengthJudge
 
 STEPS = 4
-PROMPTS = [prompt(100 + i, *tokens) for i, tokens in enumerate([[2, 3], [4], [5, 6, 7], [8, 9], [10]])]
-DATA = Pairs(
-    PROMPTS,
-    [[11, 12, END], [13, END], [14, 2, 3, 4], [5, END], [6, 7, END]],
-    [[8, END], [9, 10, 11, END], [12, END], [13, 14, 15, 2, 3], [END]],
-    np.array([1.0, 0.0, 0.5, 0.25, 1.0]),
-)
-
-
-class LengthJudge:
-    """The longer response is the better one, with a bias towards the first, so that the orders differ."""
-
-    def prefer(self, pairs):
-        gap = np.array([len(a) - len(b) for a, b in pairs.responses])
-        return np.stack([1 / (1 + np.exp(-gap - 0.3)), 1 / (1 + np.exp(gap - 0.3))], axis=1)
 
 
 ARMS = {
