@@ -36,13 +36,15 @@ def test_operations_are_those_of_a_forward_and_of_a_backward_pass(make):
 @torch.no_grad()
 def test_padding_and_layout_are_no_work():
     model = llama()
-    shared = spent(lambda: sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt"))
+    shared = spent(lambda: sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt, all rows"))
+    less = spent(lambda: sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="shared prompt"))
     plain = spent(lambda: sequence_logps(model, PROMPTS, RESPONSES, pad=0, layout="plain"))
     longer = [[*PROMPTS[0]], [7] * 9], [RESPONSES[0], [[5] * 7, [1]]]
     apart = [spent(lambda i=i: sequence_logps(model, longer[0][i : i + 1], longer[1][i : i + 1], pad=0, layout="plain"))
              for i in range(2)]  # fmt: skip
     whole = spent(lambda: sequence_logps(model, *longer, pad=0, layout="plain"))
-    assert shared.operations == plain.operations > 0
+    assert shared.operations == plain.operations > less.operations > 0
+    assert shared.tokens == less.tokens
     assert whole.operations == pytest.approx(sum(one.operations for one in apart))
 
 

@@ -1,5 +1,7 @@
 """Trees: one row of real tokens, in which every branch reads its prompt and itself, on any kind of attention."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from transformers import (
 
 from goodhart.models.logprobs import choose_layout, sequence_logps
 from goodhart.models.norms import fuse_norms
-from goodhart.models.tree import plant, reading_trees
+from goodhart.models.tree import last_layer, plant, reading_trees
 from tiny_models import gpt2, gradients, llama, naive_logp
 
 SMALL = {
@@ -56,10 +58,11 @@ MODELS = {"rotary": llama, "absolute": gpt2, "grouped heads": grouped, "sliding 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("responses", [ONE, TWO, FOUR], ids=["one", "two", "four"])
-def test_values_and_gradients_are_those_of_one_sequence_at_a_time(make, responses):
+@pytest.mark.parametrize("layout", ["shared prompt", "shared prompt, all rows"])
+def test_values_and_gradients_are_those_of_one_sequence_at_a_time(make, responses, layout):
     model = make()
     assert choose_layout(model, 0) == "shared prompt"
-    found = sequence_logps(model, PROMPTS, responses, pad=0, layout="shared prompt")
+    found = sequence_logps(model, PROMPTS, responses, pad=0, layout=layout)
     expected = torch.stack(
         [
             torch.stack([naive_logp(model, p, r).sum() if r else torch.zeros(()) for r in row])
@@ -102,26 +105,95 @@ def test_the_models_own_attention_is_left_as_it_was():
     assert model.config._attn_implementation == before
 
 
-def test_no_padding_goes_through_the_model():
+@pytest.mark.parametrize("responses", [ONE, TWO, FOUR], ids=["one", "two", "four"])
+def test_neither_padding_nor_what_nothing_reads_goes_through_the_model(responses):
     model, seen = llama(), []
-    model.model.layers[0].mlp.register_forward_hook(lambda module, inputs, out: seen.append(out.shape[:2]))
-    model.lm_head.register_forward_hook(lambda module, inputs, out: seen.append(out.shape[:2]))
-    sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
-    written = sum(len(r) for row in TWO for r in row)
-    assert seen == [(1, sum(map(len, PROMPTS)) + written), (1, written)]
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda module, inputs, out: seen.append(out.shape[1]))
+    model.lm_head.register_forward_hook(lambda module, inputs, out: seen.append(out.shape[1]))
+    prompt, written = sum(map(len, PROMPTS)), sum(len(r) for row in responses for r in row)
+    sequence_logps(model, PROMPTS, responses, pad=0, layout="shared prompt")
+    assert seen == [prompt + written, len(PROMPTS) + written, written]
+    seen.clear()
+    sequence_logps(model, PROMPTS, responses, pad=0, layout="shared prompt, all rows")
+    assert seen == [prompt + written, prompt + written, written]
 
 
 def test_a_tree_by_hand():
     tree = plant([[5, 6], [7]], [[[8, 9], [1]], [[], [2]]])
     assert tree.ids.tolist() == [5, 6, 7, 8, 9, 1, 2]
+    assert tree.written.tolist() == [8, 9, 1, 2]
     assert tree.positions.tolist() == [0, 1, 0, 2, 3, 2, 1]
+    assert tree.kept.tolist() == [1, 2, 3, 4, 5, 6]
     assert tree.predictors.tolist() == [1, 3, 1, 2]
-    assert tree.prompts.index.tolist() == [[0, 1], [2, 0]]
-    assert tree.branches.index.tolist() == [[3, 4], [5, 0], [0, 0], [6, 0]]
-    seen = [np.flatnonzero(row == 0).tolist() for row in tree.mask("whole", torch.float32, None)[0, 0].numpy()]
-    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [0, 1, 4, 5]]
-    behind = tree.mask("branches", torch.float32, None)[3, 0].numpy()
-    assert [np.flatnonzero(row == 0).tolist() for row in behind] == [[0, 2], [0, 2, 3]]
+    assert tree.all.prompts.index.tolist() == [[0, 1], [2, 0]]
+    assert tree.all.branches.index.tolist() == [[3, 4], [5, 0], [0, 0], [6, 0]]
+    assert tree.ends.prompts.index.tolist() == [[0], [1]]
+    assert tree.ends.branches.index.tolist() == [[2, 3], [4, 0], [0, 0], [5, 0]]
+
+    def seen(part, row, **last):
+        mask = tree.mask(part, torch.float32, None, **last)[row, 0].numpy()
+        return [np.flatnonzero(row == 0).tolist() for row in mask]
+
+    assert seen("whole", 0) == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [0, 1, 4, 5]]
+    assert seen("whole", 0, last=True) == [[0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [0, 1, 4, 5]]
+    assert seen("prompts", 1, last=True) == [[0]]
+    assert seen("branches", 3) == seen("branches", 3, last=True) == [[0, 2], [0, 2, 3]]
+
+
+class Mixing(torch.nn.Module):
+    """A layer that reads its neighbour's output besides attention."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden_states, **settings):
+        found = self.layer(hidden_states, **settings)
+        return found + 0.5 * torch.nn.functional.pad(found, (0, 0, 1, 0))[:, :-1]
+
+
+class Still(torch.nn.Module):
+    """A layer that does not attend."""
+
+    def forward(self, hidden_states, **_):
+        return torch.tanh(hidden_states)
+
+
+def test_a_last_layer_of_which_nothing_can_be_left_out_is_computed_whole():
+    model = llama()
+    model.model.layers[1] = Still()
+    assert choose_layout(model, 0) == "shared prompt, all rows"
+    found = sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt, all rows")
+    torch.testing.assert_close(found, sequence_logps(model, PROMPTS, TWO, pad=0, layout="plain"))
+    with pytest.raises(ValueError, match="does not attend"):
+        sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
+
+
+def test_a_layer_that_mixes_tokens_outside_attention_is_found_out():
+    model = llama()
+    model.model.layers[1] = Mixing(model.model.layers[1])
+    assert choose_layout(model, 0) == "plain"
+
+
+def test_layers_that_are_in_no_list_are_all_computed_whole():
+    model = llama()
+    model.config.num_hidden_layers = 3
+    assert choose_layout(model, 0) == "shared prompt, all rows"
+    with pytest.raises(ValueError, match="no single list"):
+        last_layer(model)
+
+
+def test_the_last_layer_is_left_as_it_was():
+    model = llama()
+    layer = last_layer(model)
+    sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
+    assert "forward" not in vars(layer)
+    own = layer.forward = functools.partial(type(layer).forward, layer)
+    with pytest.raises(IndexError):
+        sequence_logps(model, [[99]], [[[1]]], pad=0, layout="shared prompt")
+    sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
+    assert layer.forward is own
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,12 +14,14 @@ from torch import Tensor
 from goodhart.models.encoder_decoder import encode, is_encoder_decoder, logits_at, start_token
 from goodhart.models.meter import count_responses
 from goodhart.models.packing import Tokens, pad_right
-from goodhart.models.tree import plant, reading_trees
+from goodhart.models.tree import keeping_ends, last_layer, plant, reading_trees
 
-Layout = Literal["shared prompt", "plain", "encoder-decoder"]
+Layout = Literal["shared prompt", "shared prompt, all rows", "plain", "encoder-decoder"]
 """How responses are scored.
 
-shared prompt: all responses behind one prompt, without padding; logits at response tokens only (`models/tree.py`).
+shared prompt: all responses behind one prompt, without padding; logits at response tokens only, and the last layer at
+no more of the prompt than predicts them (`models/tree.py`).
+shared prompt, all rows: the same for models of whose last layer nothing can be left out.
 plain: one right-padded row for each response, for causal models that cannot read trees.
 encoder-decoder: the encoder reads each prompt once, and the decoder one right-padded row for each response.
 """
@@ -92,18 +95,20 @@ def response_laws(
     states: bool = False,
 ) -> Laws:
     """Next-token logits at the response tokens; every prompt has the same number of responses."""
-    count_responses(model, prompts, responses)
+    count_responses(model, prompts, responses, last_layer(model) if layout == "shared prompt" else None)
     if layout == "encoder-decoder":
         return _encoder_decoder(model, prompts, responses, pad, states)
     if layout == "plain":
         return _plain(model, prompts, responses, pad, states)
-    return _tree(model, prompts, responses, states)
+    return _tree(model, prompts, responses, states, keep_ends=layout == "shared prompt")
 
 
-def _tree(model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], states: bool) -> Laws:
+def _tree(
+    model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]], states: bool, *, keep_ends: bool
+) -> Laws:
     device = next(model.parameters()).device
     tree = plant(prompts, responses).to(device)
-    with reading_trees(model):
+    with reading_trees(model), keeping_ends(model, tree) if keep_ends else nullcontext():
         out = model(
             input_ids=tree.ids[None],
             # four-dimensional masks pass Transformers' mask code unchanged, and a tree's attention needs none
@@ -114,14 +119,15 @@ def _tree(model: Any, prompts: Sequence[Tokens], responses: Sequence[Sequence[To
             use_cache=False,
             tree=tree,
         )
-    rows, width = tree.branches.shape
-    real = torch.zeros(rows * width, dtype=torch.bool, device=device).index_fill_(0, tree.branches.places, True)
+    branches = tree.all.branches
+    rows, width = branches.shape
+    real = torch.zeros(rows * width, dtype=torch.bool, device=device).index_fill_(0, branches.places, True)
     return Laws(
         out.logits[0].float(),
-        tree.ids[-len(tree.branches.places) :] if len(tree.branches.places) else tree.ids[:0],
+        tree.written,
         real.view(len(prompts), -1),
         (width,) * tree.slots,
-        tree.branches.spread(out.hidden_states[-1][0]).unflatten(0, (len(prompts), tree.slots)).flatten(1, 2)
+        branches.spread(out.hidden_states[-1][0]).unflatten(0, (len(prompts), tree.slots)).flatten(1, 2)
         if states
         else None,
     )
@@ -198,8 +204,8 @@ def sequence_logps(
 def choose_layout(model: Any, pad: int) -> Layout:
     """The shared prompt where it gives the plain forward's log-probabilities.
 
-    Causal models whose attention cannot be told what to read, or that ignore explicit positions, are found out here,
-    once.
+    Causal models whose attention cannot be told what to read, that ignore explicit positions, or whose last layer does
+    more than attend and transform each token, are found out here, once.
     """
     if is_encoder_decoder(model):
         return "encoder-decoder"
@@ -210,9 +216,11 @@ def choose_layout(model: Any, pad: int) -> Layout:
     half = next(model.parameters()).dtype in (torch.bfloat16, torch.float16)
     with torch.inference_mode():
         plain = sequence_logps(model, *probe, pad=pad, layout="plain")
-        try:
-            found = sequence_logps(model, *probe, pad=pad, layout="shared prompt")
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError):
-            return "plain"
-        close = torch.allclose(found, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3)
-    return "shared prompt" if close else "plain"
+        for layout in ("shared prompt", "shared prompt, all rows"):
+            try:
+                found = sequence_logps(model, *probe, pad=pad, layout=layout)
+            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError):
+                continue
+            if torch.allclose(found, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3):
+                return layout
+    return "plain"

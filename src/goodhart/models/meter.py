@@ -99,8 +99,16 @@ def count_encoding(model: Any, lengths: Sequence[int], copies: int = 1) -> None:
     _charge(tokens, 2.0 * weights * tokens + 4.0 * encoder.config.num_hidden_layers * _width(model) * attended)
 
 
-def count_responses(model: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]) -> None:
-    """Account for scoring responses, each prompt read once for all of its responses."""
+def count_responses(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[Sequence[int]]],
+    last: torch.nn.Module | None = None,
+) -> None:
+    """Account for scoring responses, each prompt read once for all of its responses.
+
+    Of a `last` layer that is given, all tokens of a prompt but its last are asked for keys and values alone.
+    """
     crossed = is_encoder_decoder(model)
     tokens = predicted = 0
     attended = 0.0
@@ -112,6 +120,11 @@ def count_responses(model: Any, prompts: Sequence[Sequence[int]], responses: Seq
     if crossed:
         count_encoding(model, [len(prompt) for prompt in prompts], len(responses[0]))
     count(model, tokens, predicted, attended)
+    if last is not None:
+        unread = sum(len(prompt) - 1 for prompt in prompts)
+        kept = 2 * _key_width(model) * model.get_input_embeddings().weight.shape[1]
+        pairs = sum((len(prompt) - 1) ** 2 / 2 for prompt in prompts)
+        _charge(0, -2.0 * (_weights(model, last) - kept) * unread - 4.0 * _width(model) * pairs)
 
 
 def _charge(tokens: int, forward: float) -> None:
@@ -144,6 +157,12 @@ def _width(model: Any) -> int:
     hidden = model.get_input_embeddings().weight.shape[1]
     heads = getattr(config, "num_attention_heads", 1)
     return heads * (getattr(config, "head_dim", None) or hidden // heads)
+
+
+def _key_width(model: Any) -> int:
+    """The sizes of a layer's keys, added up; values have the same."""
+    heads = getattr(model.config, "num_attention_heads", 1)
+    return _width(model) * (getattr(model.config, "num_key_value_heads", None) or heads) // heads
 
 
 def _decoder_layers(model: Any) -> int:

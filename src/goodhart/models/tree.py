@@ -1,20 +1,22 @@
 """Prompts with several branches as one row of real tokens, and the attention that reads it.
 
 `[prompt 0 | prompt 1 | ... | branches of prompt 0 | branches of prompt 1 | ...]`: every branch sees its prompt and
-itself. The prompt is computed once for all of its branches, and nothing but attention ever computes padding.
+itself. The prompt is computed once for all of its branches, and nothing but attention ever computes padding. Of a
+prompt the last layer needs keys and values only, but for the token that predicts what follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -71,16 +73,44 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
-    """A batch of prompts with the same number of branches each."""
+class Places:
+    """Where the tokens of prompts and branches stand in tables of attention."""
 
-    ids: Int[Tensor, " token"]
-    positions: Int[Tensor, " token"]
     prompts: Block
     branches: Block
     """One row for each branch of each prompt."""
     whole: Block
     """One row for each prompt, followed by its branches."""
+
+    @classmethod
+    def of(cls, prompts: Int[np.ndarray, "prompt width"], branches: Int[np.ndarray, "branch length"]) -> Places:
+        """The places of two tables of token numbers, -1 where there is none."""
+        whole = np.concatenate([prompts, branches.reshape(len(prompts), -1)], axis=1)
+        return cls(Block.of(prompts), Block.of(branches), Block.of(whole))
+
+    @property
+    def slots(self) -> int:
+        """Branches of each prompt."""
+        return self.branches.shape[0] // self.prompts.shape[0]
+
+    def to(self, device: torch.device) -> Places:
+        """The places where the model is."""
+        return Places(*(each.to(device) for each in (self.prompts, self.branches, self.whole)))
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A batch of prompts with the same number of branches each."""
+
+    ids: Int[Tensor, " token"]
+    positions: Int[Tensor, " token"]
+    sizes: Int[Tensor, " prompt"]
+    """Tokens of each prompt."""
+    all: Places
+    kept: Int[Tensor, " kept"]
+    """The last token of every prompt and the tokens of the branches: those whose last states anything reads."""
+    ends: Places
+    """The places of the kept tokens, by their numbers among themselves; a prompt is one column."""
     predictors: Int[Tensor, " branch_token"]
     """For every token of a branch, the number of the token that predicts it."""
     _masks: dict[tuple[object, ...], Tensor | None] = field(default_factory=dict, repr=False)
@@ -88,44 +118,55 @@ class Tree:
     @property
     def slots(self) -> int:
         """Branches of each prompt."""
-        return self.branches.shape[0] // self.prompts.shape[0]
+        return self.all.slots
+
+    @property
+    def written(self) -> Int[Tensor, " branch_token"]:
+        """The tokens of the branches."""
+        return self.ids[len(self.ids) - len(self.predictors) :]
 
     def to(self, device: torch.device) -> Tree:
         """The tree where the model is."""
-        tensors = (self.ids, self.positions, self.prompts, self.branches, self.whole, self.predictors)
-        return Tree(*(each.to(device) for each in tensors))  # type: ignore[arg-type]
+        parts = (self.ids, self.positions, self.sizes, self.all, self.kept, self.ends, self.predictors)
+        return Tree(*(each.to(device) for each in parts))  # type: ignore[arg-type]
 
-    def mask(self, part: Part, dtype: torch.dtype, window: int | None) -> Tensor | None:
-        """What a part of the tree may attend to, additive; None is the causal mask."""
-        key = part, dtype, window
+    def mask(self, part: Part, dtype: torch.dtype, window: int | None, *, last: bool = False) -> Tensor | None:
+        """What a part of the tree, or of it the kept tokens, may attend to, additive; None is the causal mask."""
+        key = part, dtype, window, last
         if key not in self._masks:
-            self._masks[key] = self._masked(part, dtype, window)
+            self._masks[key] = self._masked(part, dtype, window, last)
         return self._masks[key]
 
-    def _masked(self, part: Part, dtype: torch.dtype, window: int | None) -> Tensor | None:
-        (rows, width), (_, length) = self.prompts.shape, self.branches.shape
-        if part == "prompts" and (window is None or window >= width):
+    def _masked(self, part: Part, dtype: torch.dtype, window: int | None, last: bool) -> Tensor | None:
+        (rows, width), (_, length) = self.all.prompts.shape, self.all.branches.shape
+        if part == "prompts" and not last and (window is None or window >= width):
             return None
         slots = {"prompts": 0, "branches": 1, "whole": self.slots}[part]
         device = self.ids.device
-        size = torch.bincount(self.prompts.places // width, minlength=rows)[:, None]
-        at = torch.arange(width, device=device).expand(rows, width)
-        position = torch.cat([at, *[size + torch.arange(length, device=device)] * slots], dim=1)
-        segment = torch.arange(slots + 1, device=device).repeat_interleave(
-            torch.tensor([width, *[length] * slots], device=device)
-        )
-        behind = position[:, :, None] - position[:, None, :]
+        size = self.sizes[:, None]
+        behind = [size + torch.arange(length, device=device)] * slots
+        position = torch.cat([torch.arange(width, device=device).expand(rows, width), *behind], dim=1)
+        segment = _segments(width, length, slots, device)
+        asked = torch.cat([size - 1, *behind], dim=1) if last else position
+        its = _segments(1, length, slots, device) if last else segment
+        ahead = asked[:, :, None] - position[:, None, :]
         shared = (segment == 0) & (torch.arange(len(segment), device=device) < size)
-        allowed = (behind >= 0) & (shared[:, None, :] | (segment[:, None] == segment[None, :])[None])
+        allowed = (ahead >= 0) & (shared[:, None, :] | (its[:, None] == segment[None, :])[None])
         if window is not None:
-            allowed &= behind < window
+            allowed &= ahead < window
         if part == "branches":
-            allowed = allowed[:, width:].repeat_interleave(self.slots, dim=0)
+            allowed = allowed[:, -length:].repeat_interleave(self.slots, dim=0)
         return additive(allowed, dtype)
 
 
 Part = Literal["whole", "prompts", "branches"]
 """Rows of attention: prompts with all their branches, prompts alone, or each branch behind its prompt."""
+
+
+def _segments(width: int, length: int, slots: int, device: torch.device) -> Int[Tensor, " column"]:
+    """0 for the columns of the prompt, 1, 2, ... for those of each branch."""
+    sizes = torch.tensor([width, *[length] * slots], device=device)
+    return torch.arange(slots + 1, device=device).repeat_interleave(sizes)
 
 
 def plant(prompts: Sequence[Tokens], branches: Sequence[Sequence[Tokens]]) -> Tree:
@@ -139,17 +180,21 @@ def plant(prompts: Sequence[Tokens], branches: Sequence[Sequence[Tokens]]) -> Tr
         raise ValueError("a prompt must have at least one token")
     sizes = np.array([len(prompt) for prompt in prompts])
     lengths = np.array([[len(branch) for branch in row] for row in branches])
-    slots, flat, total = lengths.shape[1], lengths.flatten(), int(sizes.sum())
+    slots, flat, total, number = lengths.shape[1], lengths.flatten(), int(sizes.sum()), len(sizes)
     within = _counted(flat)
-    last = (sizes.cumsum() - 1).repeat(slots).repeat(flat)
-    before, behind = _table(sizes, 0), _table(flat, total)
+    owner, ends, behind = (
+        np.arange(number).repeat(slots).repeat(flat),
+        sizes.cumsum() - 1,
+        total + np.arange(flat.sum()),
+    )
     return Tree(
         torch.tensor([*(t for prompt in prompts for t in prompt), *(t for row in branches for b in row for t in b)]),
-        torch.from_numpy(np.concatenate([_counted(sizes), sizes.repeat(slots).repeat(flat) + within])),
-        Block.of(before),
-        Block.of(behind),
-        Block.of(np.concatenate([before, behind.reshape(len(sizes), -1)], axis=1)),
-        torch.from_numpy(np.where(within == 0, last, total + np.arange(len(within)) - 1)),
+        torch.from_numpy(np.concatenate([_counted(sizes), sizes[owner] + within])),
+        torch.from_numpy(sizes),
+        Places.of(_table(sizes, 0), _table(flat, total)),
+        torch.from_numpy(np.concatenate([ends, behind])),
+        Places.of(np.arange(number)[:, None], _table(flat, number)),
+        torch.from_numpy(np.where(within == 0, ends[owner], behind - 1)),
     )
 
 
@@ -195,38 +240,60 @@ class _SpreadApart(torch.autograd.Function):
     """Tables of the prompts and of the branches; for keys and values, of the branches behind their prompts."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, tree: Tree, behind: bool) -> tuple[Tensor, Tensor]:
-        ctx.tree, ctx.behind = tree, behind
+    def forward(ctx: Any, values: Tensor, places: Places, behind: bool) -> tuple[Tensor, Tensor]:
+        ctx.places, ctx.behind = places, behind
         if not behind:
-            return tree.prompts.spread(values), tree.branches.spread(values)
-        index = torch.cat([tree.prompts.index.repeat_interleave(tree.slots, dim=0), tree.branches.index], dim=1)
+            return places.prompts.spread(values), places.branches.spread(values)
+        prompts = places.prompts.index.repeat_interleave(places.slots, dim=0)
+        index = torch.cat([prompts, places.branches.index], dim=1)
         table = values.index_select(0, index.flatten()).unflatten(0, (index.shape[0], index.shape[1]))
-        return tree.prompts.spread(values), table
+        return places.prompts.spread(values), table
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        tree: Tree = ctx.tree
+        places: Places = ctx.places
         prompts, branches = slopes
         if ctx.behind:
-            rows, width = tree.prompts.shape
-            prompts = branches[:, :width].unflatten(0, (rows, tree.slots)).sum(1).add_(prompts)
+            rows, width = places.prompts.shape
+            prompts = branches[:, :width].unflatten(0, (rows, places.slots)).sum(1).add_(prompts)
             branches = branches[:, width:]
-        return torch.cat([tree.prompts.gather(prompts), tree.branches.gather(branches)]), None, None
+        return torch.cat([places.prompts.gather(prompts), places.branches.gather(branches)]), None, None
 
 
 class _GatherApart(torch.autograd.Function):
     """What attention found for every token of prompts and branches."""
 
     @staticmethod
-    def forward(ctx: Any, prompts: Tensor, branches: Tensor, tree: Tree) -> Tensor:
-        ctx.tree = tree
-        return torch.cat([tree.prompts.gather(prompts), tree.branches.gather(branches)])
+    def forward(ctx: Any, prompts: Tensor, branches: Tensor, places: Places) -> Tensor:
+        ctx.places = places
+        return torch.cat([places.prompts.gather(prompts), places.branches.gather(branches)])
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
-        tree: Tree = ctx.tree
-        first, second = slopes[0].split([len(tree.prompts.places), len(tree.branches.places)])
-        return tree.prompts.zeros_with(first), tree.branches.zeros_with(second), None
+        places: Places = ctx.places
+        first, second = slopes[0].split([len(places.prompts.places), len(places.branches.places)])
+        return places.prompts.zeros_with(first), places.branches.zeros_with(second), None
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """A tree as the last layer reads it: the kept tokens ask, and of the prompts keys and values are known."""
+
+    tree: Tree
+    keys: Float[Tensor, "1 group token size"]
+    values: Float[Tensor, "1 group token size"]
+
+
+class _Found(Exception):  # noqa: N818 - no fault
+    """Keys and values, on their way out of a layer of which no more is needed."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+
+
+_KEYS_ONLY = object()
+"""What is read in the place of a tree where keys and values are all that is asked for."""
 
 
 def tree_attention(
@@ -236,7 +303,7 @@ def tree_attention(
     value: Float[Tensor, "1 group token size"],
     attention_mask: Tensor | None,
     *,
-    tree: Tree | None = None,
+    tree: Any = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     **settings: Any,
@@ -247,14 +314,23 @@ def tree_attention(
     """
     if tree is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **settings)
+    if tree is _KEYS_ONLY:
+        raise _Found(key, value)
     more = [name for name in ("softcap", "s_aux", "position_bias") if settings.get(name) is not None]
     if more:
         raise ValueError(f"attention with {', '.join(more)} does not read a tree")
+    last = isinstance(tree, _Last)
+    if last:
+        number = len(tree.tree.sizes)
+        key = torch.cat([tree.keys, key[:, :, number:]], dim=2)
+        value = torch.cat([tree.values, value[:, :, number:]], dim=2)
+    read: Tree = tree.tree if last else tree
+    asked = read.ends if last else read.all
     window = settings.get("sliding_window")
     flat = [x[0].transpose(0, 1) for x in (query, key, value)]
 
     def attend(part: Part, *tables: Tensor) -> Tensor:
-        mask = tree.mask(part, query.dtype, window)
+        mask = read.mask(part, query.dtype, window, last=last)
         found = torch.nn.functional.scaled_dot_product_attention(
             *(table.transpose(1, 2) for table in tables),
             attn_mask=mask,
@@ -265,12 +341,13 @@ def tree_attention(
         )
         return found.transpose(1, 2)
 
-    if tree.slots <= WHOLE:
-        found = attend("whole", *(_Spread.apply(x, tree.whole) for x in flat))
-        return _Gather.apply(found, tree.whole)[None], None
-    prompts, branches = zip(*(_SpreadApart.apply(x, tree, i > 0) for i, x in enumerate(flat)), strict=True)
+    if read.slots <= WHOLE:
+        found = attend("whole", *(_Spread.apply(x, (read.all if i else asked).whole) for i, x in enumerate(flat)))
+        return _Gather.apply(found, asked.whole)[None], None
+    parts = (_SpreadApart.apply(x, read.all if i else asked, i > 0) for i, x in enumerate(flat))
+    prompts, branches = zip(*parts, strict=True)
     found = attend("prompts", *prompts), attend("branches", *branches)
-    return _GatherApart.apply(*found, tree)[None], None
+    return _GatherApart.apply(*found, asked)[None], None
 
 
 @contextmanager
@@ -283,6 +360,77 @@ def reading_trees(model: Any) -> Generator[None]:
         yield
     finally:
         config._attn_implementation = before
+
+
+_LAST: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def last_layer(model: Any) -> Any:
+    """The last of a model's layers, where they are found in one list. Raises ValueError if they are not."""
+    if model not in _LAST:
+        number = model.config.get_text_config(decoder=True).num_hidden_layers
+        lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == number]
+        if len(lists) != 1:
+            raise ValueError("the model has no single list of its layers")
+        _LAST[model] = lists[0][-1]
+    return _LAST[model]
+
+
+@contextmanager
+def keeping_ends(model: Any, tree: Tree) -> Generator[None]:
+    """Let the model's last layer compute the tree's kept tokens alone; it gives zeros for the others.
+
+    It is asked twice: for the keys and values of the prompts, where it is left as soon as it has them, and for the
+    kept tokens. Nothing of its code is known but that it attends through `tree_attention`.
+    """
+    layer = last_layer(model)
+    before = vars(layer).get("forward")
+    layer.forward = _keep_ends(layer.forward, tree)
+    try:
+        yield
+    finally:
+        if before is None:
+            del layer.forward
+        else:
+            layer.forward = before
+
+
+def _keep_ends(layer: Callable[..., Any], tree: Tree) -> Callable[..., Any]:
+    tokens, prompts = len(tree.ids), len(tree.ids) - len(tree.predictors)
+
+    def forward(*args: Any, **settings: Any) -> Any:
+        def front(x: Tensor) -> Tensor:
+            return x[:, :prompts]
+
+        def kept(x: Tensor) -> Tensor:
+            return x.index_select(1, tree.kept)
+
+        def spread(x: Tensor) -> Tensor:
+            return x.new_zeros(len(x), tokens, *x.shape[2:]).index_copy(1, tree.kept, x)
+
+        if tokens == len(tree.kept):
+            return layer(*args, **settings)
+        try:
+            layer(*_each(args, tokens, front), **{**_each(settings, tokens, front), "tree": _KEYS_ONLY})
+        except _Found as found:
+            last = _Last(tree, found.keys, found.values)
+        else:
+            raise ValueError("the model's last layer does not attend")
+        found = layer(*_each(args, tokens, kept), **{**_each(settings, tokens, kept), "tree": last})
+        return _each(found, len(tree.kept), spread)
+
+    return forward
+
+
+def _each(value: Any, tokens: int, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value with all tensors changed that have so many columns, one for each token."""
+    if isinstance(value, Tensor):
+        return change(value) if value.dim() > 1 and value.shape[1] == tokens else value
+    if isinstance(value, tuple):
+        return tuple(_each(one, tokens, change) for one in value)
+    if isinstance(value, Mapping):
+        return {name: _each(one, tokens, change) for name, one in value.items()}
+    return value
 
 
 AttentionInterface.register(ATTENTION, tree_attention)
