@@ -1,9 +1,10 @@
 """One preference step, Goodhart against TRL: online and offline IPO, interleaved in one process on one thread.
 
-Run: python benchmarks/step.py [--models tiny small large] [--steps 15] [--batch 32]. A parity check comes first: for
-the same weights and tokens both sides must give the same loss and gradient, or nothing is timed. TRL runs at its best
-of the settings below, found by short trials. `large` has about 30 million random weights; the others ship with the
-package.
+Run: python benchmarks/step.py [--models tiny small large] [--steps 15] [--batch 32] [--prompt 48] [--response 24]
+[--precision float32]. A parity check in float32 comes first: for the same weights and tokens both sides must give the
+same loss and gradient, or nothing is timed. TRL runs at its best of the settings below, found by short trials; with
+`--precision bfloat16` both sides are held to that, Goodhart with bfloat16 weights under a float32 master, TRL with
+autocast or bfloat16 weights. `large` has about 30 million random weights; the others ship with the package.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.sources import DataSource, PolicySource
 from goodhart.models.checkpoint import find, load_tokenizer
 from goodhart.models.norms import fuse_norms
+from goodhart.models.precision import Precision
 from goodhart.models.presets import Preset, config_of
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.tasks import docstrings
@@ -54,6 +56,9 @@ from goodhart.training.settings import Optimisation
 
 LARGE = Preset(hidden=512, layers=9, heads=8, feed_forward=1408)
 BETA, PROMPT_TOKENS, RESPONSE_TOKENS = 0.1, 48, 24
+BFLOAT16 = "bfloat16"
+PACKAGES = ["argparse", "email", "json", "logging", "multiprocessing", "tkinter", "unittest"]
+MORE_PACKAGES = ["asyncio", "concurrent", "ctypes", "http", "importlib", "sqlite3", "urllib", "wsgiref", "xml"]
 STILL = Optimisation(lr=1e-7, warmup=1)
 """So small a rate that the lengths of responses, and so the work, stay what they are."""
 CALM = {"report_to": [], "use_cpu": True, "disable_tqdm": True, "save_strategy": "no", "gradient_checkpointing": False}
@@ -64,13 +69,25 @@ class Variant:
     """How TRL is set up."""
 
     attention: str
-    bf16: bool
+    numbers: str = "float32"
 
     def __str__(self) -> str:
-        return f"{self.attention}, {'bf16 autocast' if self.bf16 else 'float32'}"
+        return f"{self.attention}, {self.numbers}"
+
+    def of(self, model: Any) -> Any:
+        """A copy of a model that is set up so."""
+        made = copy.deepcopy(model).to(torch.bfloat16 if self.numbers == WEIGHTS else torch.float32)
+        made.set_attn_implementation(self.attention)
+        return made
 
 
-VARIANTS = [Variant(attention, bf16) for bf16 in (False, True) for attention in ("sdpa", "eager")]
+AUTOCAST, WEIGHTS = "bf16 autocast", "bf16 weights"
+ATTENTION = "sdpa", "eager"
+VARIANTS = {
+    "float32": [Variant(each, numbers) for numbers in ("float32", AUTOCAST) for each in ATTENTION],
+    BFLOAT16: [Variant(each, numbers) for numbers in (AUTOCAST, WEIGHTS) for each in ATTENTION],
+}
+"""bfloat16 weights without a master are not the float32 step: their small updates are rounded away."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +99,11 @@ class Bench:
     """As Transformers loads it, which is what TRL's users have."""
     tokenizer: Any
     pairs: Pairs
+    response_tokens: int
 
     @property
     def policy(self) -> LanguagePolicy:
-        sampler = KeyedSampler(self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, RESPONSE_TOKENS)
+        sampler = KeyedSampler(self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, self.response_tokens)
         model = copy.deepcopy(self.model)
         fuse_norms(model)  # what Goodhart's own loader does
         return LanguagePolicy.of(model, sampler, self.tokenizer.pad_token_id)
@@ -99,8 +117,11 @@ class LongerWins:
         return pairs.labelled((lengths[:, 0] >= lengths[:, 1]).astype(np.float64))
 
 
-def prepare(name: str, batch: int) -> Bench:
-    """The model, prompts from the standard library's docstrings, and two responses of the model to each."""
+def prepare(name: str, batch: int, prompt: int = PROMPT_TOKENS, response: int = RESPONSE_TOKENS) -> Bench:
+    """The model, prompts from the standard library's docstrings, and two responses of the model to each.
+
+    Prompts have at most the given tokens and, but for the frame around them, at least half as many.
+    """
     tokenizer = load_tokenizer(find("tiny").path)
     if name == "large":
         torch.manual_seed(0)
@@ -108,30 +129,32 @@ def prepare(name: str, batch: int) -> Bench:
         model: Any = LlamaForCausalLM(config_of(LARGE, vocab_size=len(tokenizer), **ids)).eval()
     else:
         model = AutoModelForCausalLM.from_pretrained(find(name).path, dtype=torch.float32).eval()
-    found, _ = docstrings.collect(["argparse", "email", "json", "logging", "multiprocessing", "tkinter", "unittest"])
+    found, _ = docstrings.collect([*PACKAGES, *MORE_PACKAGES])
     opening, closing = prompt_frame(tokenizer)
     texts = [tokenizer.encode(prompt_text(item), add_special_tokens=False) for item in found]
-    tokens = [[*opening, *ids[: PROMPT_TOKENS - 2], *closing] for ids in texts]
+    size = prompt - len(opening) - len(closing)
+    tokens = [[*opening, *ids[:size], *closing] for ids in texts if len(ids) >= prompt // 2]
     stable = [t for t in tokens if tokenizer.encode(tokenizer.decode(t), add_special_tokens=False) == t][:batch]
     prompts = [Prompt(f"{i:016x}", tuple(t)) for i, t in enumerate(stable)]
-    bench = Bench(name, model, tokenizer, Pairs(prompts, [], []))
+    if len(prompts) < batch:
+        sys.exit(f"there are only {len(prompts)} docstrings of {prompt // 2} tokens or more: lower --batch or --prompt")
+    bench = Bench(name, model, tokenizer, Pairs(prompts, [], []), response)
     drawn = bench.policy.sample(prompts, 2, seed=0, purpose="benchmark")
     pairs = Pairs(prompts, [two[0] for two in drawn], [two[1] for two in drawn])
     return replace(bench, pairs=LongerWins().label(pairs, 0))
 
 
 def settings(variant: Variant, batch: int) -> dict[str, Any]:
-    return {**CALM, "beta": BETA, "per_device_train_batch_size": batch, "bf16": variant.bf16, "learning_rate": STILL.lr}
+    bf16 = variant.numbers == AUTOCAST
+    return {**CALM, "beta": BETA, "per_device_train_batch_size": batch, "bf16": bf16, "learning_rate": STILL.lr}
 
 
 def trl_online(bench: Bench, variant: Variant, folder: str) -> Any:
     """TRL's OnlineDPOTrainer on the bench's prompts."""
     texts = [bench.tokenizer.decode(list(p.tokens)) for p in bench.pairs.prompts]
-    model, reference = (copy.deepcopy(bench.model) for _ in range(2))
-    for each in (model, reference):
-        each.set_attn_implementation(variant.attention)
+    model, reference = variant.of(bench.model), variant.of(bench.model)
     args = OnlineDPOConfig(
-        folder, loss_type="ipo", max_new_tokens=RESPONSE_TOKENS, temperature=1.0, top_p=1.0, top_k=0,
+        folder, loss_type="ipo", max_new_tokens=bench.response_tokens, temperature=1.0, top_p=1.0, top_k=0,
         **settings(variant, len(texts)),
     )  # fmt: skip
     trainer = OnlineDPOTrainer(
@@ -148,9 +171,7 @@ def trl_online(bench: Bench, variant: Variant, folder: str) -> Any:
 
 def trl_offline(bench: Bench, variant: Variant, folder: str, *, cached: bool) -> tuple[Any, dict[str, Any]]:
     """TRL's DPOTrainer and the bench's pairs as its batch, with reference log-probabilities if they are cached."""
-    model, reference = (copy.deepcopy(bench.model) for _ in range(2))
-    for each in (model, reference):
-        each.set_attn_implementation(variant.attention)
+    model, reference = variant.of(bench.model), variant.of(bench.model)
     data = Dataset.from_dict({"prompt": ["return the"], "chosen": [" sum"], "rejected": [" file"]})
     args = DPOConfig(folder, loss_type=["ipo"], precompute_ref_log_probs=cached, **settings(variant, len(bench.pairs)))
     trainer = DPOTrainer(
@@ -196,9 +217,10 @@ def trl_offline_step(trainer: Any, batch: dict[str, Any]) -> Callable[[], None]:
     return step
 
 
-def our_steps(bench: Bench, *, online: bool, cached: bool) -> Callable[[], Step]:
+def our_steps(bench: Bench, *, online: bool, cached: bool, precision: Precision = "float32") -> Callable[[], Step]:
     """Goodhart's loop, a step a call."""
-    policy, reference = bench.policy, bench.policy
+    master = bench.policy
+    policy, reference = master.at(precision), bench.policy.at(precision)
     policy.model.train()
     size = len(bench.pairs)
     if online:
@@ -209,7 +231,8 @@ def our_steps(bench: Bench, *, online: bool, cached: bool) -> Callable[[], Step]
             known = reference.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses).double().numpy()
         source = DataSource(replace(bench.pairs, reference=known if cached else None), size, 0)
         labeller = DataLabels()
-    descent = Descent(policy.parameters(), STILL, 10**6)
+    lowered = () if policy is master else policy.parameters()
+    descent = Descent(master.parameters(), STILL, 10**6, lowered=lowered)
     steps = train(policy, reference, source, labeller, descent, loss="ipo", beta=BETA, steps=10**6)
     return lambda: next(steps)
 
@@ -254,15 +277,15 @@ def moved(bench: Bench) -> Any:
 
 def parity(bench: Bench, folder: str) -> None:
     """Same weights and tokens: same loss and gradients, online and offline."""
-    plain = Variant("sdpa", bf16=False)
+    plain = Variant("sdpa")
     online = trl_online(bench, plain, folder)
     online.model.load_state_dict(moved(bench).state_dict())
     width = max(len(p.tokens) for p in bench.pairs.prompts)
     pad, texts = bench.tokenizer.pad_token_id, [*bench.pairs.first, *bench.pairs.second]
     fronts = [[pad] * (width - len(p.tokens)) + list(p.tokens) for p in bench.pairs.prompts] * 2
     front_mask = [[0] * (width - len(p.tokens)) + [1] * len(p.tokens) for p in bench.pairs.prompts] * 2
-    back = [[*t, *[pad] * (RESPONSE_TOKENS - len(t))] for t in texts]
-    back_mask = [[1] * len(t) + [0] * (RESPONSE_TOKENS - len(t)) for t in texts]
+    back = [[*t, *[pad] * (bench.response_tokens - len(t))] for t in texts]
+    back_mask = [[1] * len(t) + [0] * (bench.response_tokens - len(t)) for t in texts]
     online._generate = lambda *_: (*map(torch.tensor, (fronts, front_mask, back, back_mask)), {})
     lengths = [float(len(t)) for t in texts]
     online.reward_funcs = [lambda **_: lengths]
@@ -280,17 +303,19 @@ def timed(step: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def best_variant(make: Callable[[Variant], Callable[[], None]]) -> tuple[Variant, Callable[[], None]]:
+def best_variant(
+    variants: list[Variant], make: Callable[[Variant], Callable[[], None]]
+) -> tuple[Variant, Callable[[], None]]:
     """The variant with the shortest step; the first call of each is not counted."""
     trials: list[tuple[float, int, Callable[[], None]]] = []
-    for i, variant in enumerate(VARIANTS):
+    for i, variant in enumerate(variants):
         step = make(variant)
         step()
         trials.append((min(timed(step) for _ in range(2)), i, step))
-    seconds = "; ".join(f"{VARIANTS[i]} {s * 1e3:.0f} ms" for s, i, _ in trials)
+    seconds = "; ".join(f"{variants[i]} {s * 1e3:.0f} ms" for s, i, _ in trials)
     print(f"  TRL trials: {seconds}")
     _, i, step = min(trials, key=lambda trial: trial[:2])
-    return VARIANTS[i], step
+    return variants[i], step
 
 
 def compare(name: str, theirs: Callable[[], None], ours: Callable[[], Step], steps: int) -> None:
@@ -330,42 +355,50 @@ def quiet() -> None:
     disable_progress_bars()
 
 
-def options(description: str | None) -> argparse.Namespace:
-    """Models, steps and batch from the command line."""
+def options(description: str | None, *, lengths: bool = False) -> argparse.Namespace:
+    """Models, steps and batch from the command line; for a step also its lengths and its precision."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--models", nargs="+", default=["tiny", "small", "large"], choices=["tiny", "small", "large"])
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=32)
+    if lengths:
+        parser.add_argument("--prompt", type=int, default=PROMPT_TOKENS, help="tokens at most, and half of it at least")
+        parser.add_argument("--response", type=int, default=RESPONSE_TOKENS, help="tokens at most")
+        parser.add_argument("--precision", default="float32", choices=["float32", BFLOAT16], help="of both sides")
     return parser.parse_args()
 
 
 def main() -> None:
     """Print the table."""
-    args = options(__doc__)
+    args = options(__doc__, lengths=True)
     quiet()
     print(f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, one thread")
     print(f"{platform.processor() or platform.machine()}, {matrix_rate() / 1e9:.0f} GFLOP/s in float32 matrix products")
     for name in args.models:
-        table(prepare(name, args.batch), args.steps)
+        table(prepare(name, args.batch, args.prompt, args.response), args.steps, args.precision)
 
 
-def table(bench: Bench, steps: int) -> None:
+def table(bench: Bench, steps: int, precision: Precision) -> None:
     """All comparisons for one model."""
     mean = np.mean([len(r) for two in bench.pairs.responses for r in two])
+    length = np.mean([len(p.tokens) for p in bench.pairs.prompts])
     size = sum(p.numel() for p in bench.model.parameters()) / 1e6
-    print(
-        f"{bench.name}: {size:.1f}M parameters, {len(bench.pairs)} prompts, responses of {mean:.1f} tokens on average"
-    )
+    print(f"{bench.name}: {size:.1f}M parameters, {len(bench.pairs)} prompts of {length:.1f} tokens on average,")
+    print(f"responses of {mean:.1f}; Goodhart in {precision}")
+    variants = VARIANTS[precision]
     with tempfile.TemporaryDirectory() as folder:
         parity(bench, folder)
-        variant, step = best_variant(lambda v: trl_online_step(trl_online(bench, v, folder)))
-        compare(f"online ({variant})", step, our_steps(bench, online=True, cached=False), steps)
+        variant, step = best_variant(variants, lambda v: trl_online_step(trl_online(bench, v, folder)))
+        compare(f"online ({variant})", step, our_steps(bench, online=True, cached=False, precision=precision), steps)
         for cached in (False, True):
             variant, step = best_variant(
-                lambda v, cached=cached: trl_offline_step(*trl_offline(bench, v, folder, cached=cached))
+                variants, lambda v, cached=cached: trl_offline_step(*trl_offline(bench, v, folder, cached=cached))
             )
-            label = f"offline{', cached reference' * cached} ({variant})"
-            compare(label, step, our_steps(bench, online=False, cached=cached), steps)
+            ours = our_steps(bench, online=False, cached=cached, precision=precision)
+            compare(f"offline{', cached reference' * cached} ({variant})", step, ours, steps)
+            if not cached:
+                ours = our_steps(bench, online=False, cached=True, precision=precision)
+                compare("offline, as each is unless told", step, ours, steps)
 
 
 if __name__ == "__main__":
