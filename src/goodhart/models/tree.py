@@ -51,8 +51,8 @@ class Block:
         """Rows and columns."""
         return self.index.shape[0], self.index.shape[1]
 
-    def to(self, device: torch.device) -> Block:
-        """The block where the model is."""
+    def to(self, device: torch.device | str) -> Block:
+        """The block on a device."""
         return Block(self.index.to(device), self.places.to(device))
 
     def spread(self, values: Float[Tensor, "token *size"]) -> Float[Tensor, "row column *size"]:
@@ -84,16 +84,22 @@ class Tree:
     predictors: Int[Tensor, " branch_token"]
     """For every token of a branch, the number of the token that predicts it."""
     _masks: dict[tuple[object, ...], Tensor | None] = field(default_factory=dict, repr=False)
+    _elsewhere: dict[torch.device, Tree] = field(default_factory=dict, repr=False)
 
     @property
     def slots(self) -> int:
         """Branches of each prompt."""
         return self.branches.shape[0] // self.prompts.shape[0]
 
-    def to(self, device: torch.device) -> Tree:
-        """The tree where the model is."""
-        tensors = (self.ids, self.positions, self.prompts, self.branches, self.whole, self.predictors)
-        return Tree(*(each.to(device) for each in tensors))  # type: ignore[arg-type]
+    def to(self, device: torch.device | str) -> Tree:
+        """The tree on a device, the same one whenever it is asked for: all layers there share its masks."""
+        there = torch.device(device)
+        if there == self.ids.device:
+            return self
+        if there not in self._elsewhere:
+            tensors = (self.ids, self.positions, self.prompts, self.branches, self.whole, self.predictors)
+            self._elsewhere[there] = Tree(*(each.to(there) for each in tensors))  # type: ignore[arg-type]
+        return self._elsewhere[there]
 
     def mask(self, part: Part, dtype: torch.dtype, window: int | None) -> Tensor | None:
         """What a part of the tree may attend to, additive; None is the causal mask."""
@@ -108,12 +114,12 @@ class Tree:
             return None
         slots = {"prompts": 0, "branches": 1, "whole": self.slots}[part]
         device = self.ids.device
-        size = torch.bincount(self.prompts.places // width, minlength=rows)[:, None]
+        places = self.prompts.places
+        size = places.new_zeros(rows).index_add_(0, places // width, torch.ones_like(places))[:, None]
         at = torch.arange(width, device=device).expand(rows, width)
         position = torch.cat([at, *[size + torch.arange(length, device=device)] * slots], dim=1)
-        segment = torch.arange(slots + 1, device=device).repeat_interleave(
-            torch.tensor([width, *[length] * slots], device=device)
-        )
+        own = torch.arange(1, slots + 1, device=device).repeat_interleave(length)
+        segment = torch.cat([torch.zeros(width, dtype=torch.long, device=device), own])
         behind = position[:, :, None] - position[:, None, :]
         shared = (segment == 0) & (torch.arange(len(segment), device=device) < size)
         allowed = (behind >= 0) & (shared[:, None, :] | (segment[:, None] == segment[None, :])[None])
@@ -247,6 +253,7 @@ def tree_attention(
     """
     if tree is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **settings)
+    here = tree.to(query.device)
     more = [name for name in ("softcap", "s_aux", "position_bias") if settings.get(name) is not None]
     if more:
         raise ValueError(f"attention with {', '.join(more)} does not read a tree")
@@ -254,7 +261,7 @@ def tree_attention(
     flat = [x[0].transpose(0, 1) for x in (query, key, value)]
 
     def attend(part: Part, *tables: Tensor) -> Tensor:
-        mask = tree.mask(part, query.dtype, window)
+        mask = here.mask(part, query.dtype, window)
         found = torch.nn.functional.scaled_dot_product_attention(
             *(table.transpose(1, 2) for table in tables),
             attn_mask=mask,
@@ -265,12 +272,12 @@ def tree_attention(
         )
         return found.transpose(1, 2)
 
-    if tree.slots <= WHOLE:
-        found = attend("whole", *(_Spread.apply(x, tree.whole) for x in flat))
-        return _Gather.apply(found, tree.whole)[None], None
-    prompts, branches = zip(*(_SpreadApart.apply(x, tree, i > 0) for i, x in enumerate(flat)), strict=True)
+    if here.slots <= WHOLE:
+        found = attend("whole", *(_Spread.apply(x, here.whole) for x in flat))
+        return _Gather.apply(found, here.whole)[None], None
+    prompts, branches = zip(*(_SpreadApart.apply(x, here, i > 0) for i, x in enumerate(flat)), strict=True)
     found = attend("prompts", *prompts), attend("branches", *branches)
-    return _GatherApart.apply(*found, tree)[None], None
+    return _GatherApart.apply(*found, here)[None], None
 
 
 @contextmanager
