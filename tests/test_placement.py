@@ -4,6 +4,7 @@ import collections
 import copy
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from goodhart.models.packing import additive
 from goodhart.models.placement import VISIBLE, dispatched, gpus, groups, is_spread, spread
 from goodhart.models.precision import in_precision
 from goodhart.models.preference import PreferenceModel
-from goodhart.models.tree import plant
+from goodhart.models.tree import plant, tree_attention
 from goodhart.sampling import recording
 from goodhart.sampling.cache import decoding_cache, keep_rows
 from goodhart.sampling.keyed import Draws, KeyedSampler
@@ -281,3 +282,26 @@ def test_a_cache_lives_with_its_layers(make, two_devices):
     assert str(logits.device) == "cpu"
     assert {str(layer.keys.device) for layer in cache.layers} == {"cpu", "meta"}
     assert {tuple(layer.keys.shape[::2]) for layer in cache.layers} == {(2, 6)}
+
+
+@on_all
+def test_a_trunk_gives_back_to_where_its_inputs_are(make, two_devices):
+    model = spread(make(layers=4), FREE)
+    trunks = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.base_model]
+    assert homes(model) == {"cpu", "meta"}
+    for trunk in trunks:
+        assert str(trunk(input_ids=torch.ones(2, 3, dtype=torch.long)).last_hidden_state.device) == "cpu"
+
+
+@pytest.mark.parametrize("responses", [RESPONSES, THREE], ids=["two", "three"])
+def test_attention_takes_the_tree_to_its_queries(responses, two_devices):
+    tree = plant(PROMPTS, responses)
+    heads = torch.ones(1, 2, len(tree.ids), 4, device="meta")
+    assert str(tree_attention(None, heads, heads, heads, None, tree=tree)[0].device) == "meta"
+
+
+def test_rows_are_kept_in_every_layer_by_numbers_on_its_device(two_devices):
+    seen = []
+    layers = [SimpleNamespace(keys=torch.ones(3, device=d), batch_select_indices=seen.append) for d in ("cpu", "meta")]
+    keep_rows(SimpleNamespace(layers=layers), torch.arange(2))
+    assert [str(rows.device) for rows in seen] == ["cpu", "meta"]
