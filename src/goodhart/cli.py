@@ -26,7 +26,9 @@ class Run:
     root: Root = Path("runs")
     """Folder that keeps cells and studies."""
     workers: int = 0
-    """One-thread processes; 0 is one for each core."""
+    """One-thread processes; 0 is one for each core, on a machine with GPUs one for each group of them."""
+    gpus_per_worker: int = 1
+    """GPUs in a group: a worker spreads every model over those of its group. Workers share groups in turn."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
     """What arms train in, whatever the study file says; auto measures what is faster. Measurements are float32."""
     only: tuple[str, ...] = ()
@@ -147,6 +149,7 @@ def _dispatch(command: Command) -> None:
                 [*command.overrides, *([f"precision={command.precision}"] if command.precision else [])],
                 command.root,
                 workers=command.workers,
+                gpus_per_worker=command.gpus_per_worker,
                 only=command.only,
                 dry_run=command.dry_run,
             )

@@ -16,29 +16,38 @@ def _console() -> Console:
     return Console(soft_wrap=True)
 
 
-def run(study_name: str, overrides: list[str], root: Path, *, workers: int, only: Sequence[str], dry_run: bool) -> None:
+def run(
+    study_name: str,
+    overrides: list[str],
+    root: Path,
+    *,
+    workers: int,
+    gpus_per_worker: int,
+    only: Sequence[str],
+    dry_run: bool,
+) -> None:
     """Run a study to its report."""
     from goodhart.report.grid import duration
     from goodhart.study.engine import settle
-    from goodhart.study.session import cores, plan, prospect, run_study
+    from goodhart.study.session import Crew, plan, prospect, run_study
     from goodhart.study.spec import read_study
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
-    console, workers = _console(), workers or cores()
-    study, engine = settle(study, root, keep=not dry_run)
+    console, crew = _console(), Crew.of(workers, gpus_per_worker)
+    study, engine = settle(study, root, keep=not dry_run, gpus=gpus_per_worker)
     for sentence in engine.sentences():
         console.print(sentence, highlight=False, markup=False)
     _, cells = plan(study, root)
     if dry_run:
         for cell, done in cells:
             console.print(f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}", highlight=False, markup=False)
-    ahead = prospect(study, cells, workers)
+    ahead = prospect(study, cells, crew.workers)
     line = f"{len(cells) - ahead.missing} of {len(cells)} cells are done"
-    about = f"; the others take about {duration(ahead.wall)} with {workers} workers on this machine"
+    about = f"; the others take about {duration(ahead.wall)} with {crew.workers} workers on this machine"
     console.print(line + (about if ahead.missing else ""), highlight=False)
     if not dry_run:
-        _show(run_study(study, engine, root, workers, console, ahead).folder, console)
+        _show(run_study(study, engine, root, crew, console, ahead).folder, console)
 
 
 def _show(folder: Path, console: Console) -> None:

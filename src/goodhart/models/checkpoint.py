@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from goodhart.errors import GoodhartError
+from goodhart.models.placement import place
 
 BASE_MODELS = Path(__file__).parent.parent / "base_models"
 _FILES = (
@@ -70,13 +71,6 @@ def _snapshot(name: str) -> Path:
         ) from error
 
 
-def device() -> str:
-    """Where models live: the first GPU if there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def read_model(path: str | Path) -> Any:
     """A causal or encoder-decoder language model on the CPU, in float32 and in evaluation mode.
 
@@ -94,9 +88,9 @@ def read_model(path: str | Path) -> Any:
     return model.eval()
 
 
-def load_model(path: str | Path) -> Any:
-    """What `read_model` reads, on the device."""
-    return read_model(path).to(device())
+def load_model(path: str | Path, gpus: int | None = None) -> Any:
+    """What `read_model` reads, where `place` puts it."""
+    return place(read_model(path), gpus)
 
 
 def quiet() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from goodhart.models.checkpoint import read_model
 from goodhart.models.logprobs import Layout, response_laws
 from goodhart.models.packing import Tokens
+from goodhart.models.placement import place
 
 Kind = Literal["pairwise", "bradley-terry"]
 """pairwise: r(x, y1, y2) with both responses in context; bradley-terry: sigmoid(s(x, y1) - s(x, y2))."""
@@ -140,6 +141,12 @@ class PreferenceModel(nn.Module):
         model = cls(read_model(folder), **settings)
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
         return model.eval()
+
+    def placed(self) -> PreferenceModel:
+        """The model where `place` puts its language model; the head reads what that gives."""
+        self.language_model = place(self.language_model)
+        self.head.to(next(self.language_model.parameters()).device)
+        return self
 
 
 @dataclass(frozen=True, slots=True)

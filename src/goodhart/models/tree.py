@@ -53,8 +53,8 @@ class Block:
         """Rows and columns."""
         return self.index.shape[0], self.index.shape[1]
 
-    def to(self, device: torch.device) -> Block:
-        """The block where the model is."""
+    def to(self, device: torch.device | str) -> Block:
+        """The block on a device."""
         return Block(self.index.to(device), self.places.to(device))
 
     def spread(self, values: Float[Tensor, "token *size"]) -> Float[Tensor, "row column *size"]:
@@ -114,6 +114,7 @@ class Tree:
     predictors: Int[Tensor, " branch_token"]
     """For every token of a branch, the number of the token that predicts it."""
     _masks: dict[tuple[object, ...], Tensor | None] = field(default_factory=dict, repr=False)
+    _elsewhere: dict[torch.device, Tree] = field(default_factory=dict, repr=False)
 
     @property
     def slots(self) -> int:
@@ -125,10 +126,15 @@ class Tree:
         """The tokens of the branches."""
         return self.ids[len(self.ids) - len(self.predictors) :]
 
-    def to(self, device: torch.device) -> Tree:
-        """The tree where the model is."""
-        parts = (self.ids, self.positions, self.sizes, self.all, self.kept, self.ends, self.predictors)
-        return Tree(*(each.to(device) for each in parts))  # type: ignore[arg-type]
+    def to(self, device: torch.device | str) -> Tree:
+        """The tree on a device, the same one whenever it is asked for: all layers there share its masks."""
+        there = torch.device(device)
+        if there == self.ids.device:
+            return self
+        if there not in self._elsewhere:
+            parts = (self.ids, self.positions, self.sizes, self.all, self.kept, self.ends, self.predictors)
+            self._elsewhere[there] = Tree(*(each.to(there) for each in parts))  # type: ignore[arg-type]
+        return self._elsewhere[there]
 
     def mask(self, part: Part, dtype: torch.dtype, window: int | None, *, last: bool = False) -> Tensor | None:
         """What a part of the tree, or of it the kept tokens, may attend to, additive; None is the causal mask."""
@@ -165,8 +171,8 @@ Part = Literal["whole", "prompts", "branches"]
 
 def _segments(width: int, length: int, slots: int, device: torch.device) -> Int[Tensor, " column"]:
     """0 for the columns of the prompt, 1, 2, ... for those of each branch."""
-    sizes = torch.tensor([width, *[length] * slots], device=device)
-    return torch.arange(slots + 1, device=device).repeat_interleave(sizes)
+    own = torch.arange(1, slots + 1, device=device).repeat_interleave(length)
+    return torch.cat([torch.zeros(width, dtype=torch.long, device=device), own])
 
 
 def plant(prompts: Sequence[Tokens], branches: Sequence[Sequence[Tokens]]) -> Tree:
@@ -324,7 +330,7 @@ def tree_attention(
         number = len(tree.tree.sizes)
         key = torch.cat([tree.keys, key[:, :, number:]], dim=2)
         value = torch.cat([tree.values, value[:, :, number:]], dim=2)
-    read: Tree = tree.tree if last else tree
+    read: Tree = (tree.tree if last else tree).to(query.device)
     asked = read.ends if last else read.all
     window = settings.get("sliding_window")
     flat = [x[0].transpose(0, 1) for x in (query, key, value)]
@@ -403,10 +409,10 @@ def _keep_ends(layer: Callable[..., Any], tree: Tree) -> Callable[..., Any]:
             return x[:, :prompts]
 
         def kept(x: Tensor) -> Tensor:
-            return x.index_select(1, tree.kept)
+            return x.index_select(1, tree.to(x.device).kept)
 
         def spread(x: Tensor) -> Tensor:
-            return x.new_zeros(len(x), tokens, *x.shape[2:]).index_copy(1, tree.kept, x)
+            return x.new_zeros(len(x), tokens, *x.shape[2:]).index_copy(1, tree.to(x.device).kept, x)
 
         if tokens == len(tree.kept):
             return layer(*args, **settings)

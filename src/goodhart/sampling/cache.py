@@ -65,6 +65,12 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
 
+def keep_rows(cache: Any, rows: Int[Tensor, " row"]) -> None:
+    """Keep these rows only, in every layer on its device."""
+    for layer in cache.layers:
+        layer.batch_select_indices(rows.to(layer.keys.device))
+
+
 def decoding_cache(config: Any, columns: int, tokens: int) -> DynamicCache:
     """A cache with room for some columns, for sequences of at most so many tokens.
 

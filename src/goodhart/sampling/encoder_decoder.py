@@ -14,7 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from goodhart.models.encoder_decoder import Encoded, encode, start_token
 from goodhart.models.meter import count, count_encoding
 from goodhart.models.packing import Tokens
-from goodhart.sampling.cache import decoding_cache
+from goodhart.sampling.cache import decoding_cache, keep_rows
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ class EncoderDecoding:
         start = torch.full((len(prompts), 1), start_token(model), device=encoded.states.device)
         logits = _next(model, encoded, cache, start)
         owners = torch.arange(len(prompts), device=start.device).repeat_interleave(samples)
-        cache.batch_select_indices(owners)
+        _keep(cache, owners)
         rows = torch.arange(len(owners), device=start.device)
         still = torch.ones(len(owners), 1, dtype=torch.bool, device=start.device)
         return cls(cache, encoded.take(owners), rows, still, logits.index_select(0, owners))
@@ -55,7 +55,7 @@ class EncoderDecoding:
         """Feed the tokens just chosen; samples that have ended are left out of the work from here on."""
         if bool((~self.open).sum() * 4 >= len(self.open)):  # compacting copies the caches, so not for every single row
             keep = self.open[:, 0].nonzero().squeeze(1)
-            self.cache.batch_select_indices(keep)
+            _keep(self.cache, keep)
             self.encoded = self.encoded.take(keep)
             self.rows, self.open, tokens = self.rows[keep], self.open[keep], tokens[keep]
         self.steps += 1
@@ -69,3 +69,8 @@ def _next(
     model: Any, encoded: Encoded, cache: EncoderDecoderCache, tokens: Int[Tensor, "row 1"]
 ) -> Float[Tensor, "row 1 vocabulary"]:
     return model(**encoded.inputs(), decoder_input_ids=tokens, past_key_values=cache, use_cache=True).logits
+
+
+def _keep(cache: EncoderDecoderCache, rows: Int[Tensor, " row"]) -> None:
+    for part in (cache.self_attention_cache, cache.cross_attention_cache):
+        keep_rows(part, rows)

@@ -15,7 +15,7 @@ from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.meter import count
 from goodhart.models.packing import Tokens, additive, even_cuts
 from goodhart.randomness import uniforms
-from goodhart.sampling.cache import decoding_cache
+from goodhart.sampling.cache import decoding_cache, keep_rows
 from goodhart.sampling.encoder_decoder import EncoderDecoding
 from goodhart.sampling.recording import Inputs, begin_batch, decode
 
@@ -174,7 +174,7 @@ class _Decoding:
         still = self.open.any(1)
         if bool((~still).sum() * 4 >= len(still)):  # compacting copies the cache, so not for every single row
             keep = still.nonzero().squeeze(1)
-            self.cache.batch_select_indices(keep)
+            keep_rows(self.cache, keep)
             self.rows, self.open, self.mask = self.rows[keep], self.open[keep], self.mask[keep]
             self.lengths, tokens = self.lengths[keep], tokens[keep]
         samples, still_open = tokens.shape[1], int(self.open.sum())

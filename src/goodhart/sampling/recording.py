@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from goodhart.models.placement import is_spread
+
 Logits = Float[Tensor, "row sample vocabulary"]
 EAGER_BATCHES = 2
 """Batches that a model decodes in the ordinary way before its step is recorded, which takes as long as one or two."""
@@ -84,8 +86,10 @@ def begin_batch(model: Any, cache: Any, samples: int) -> None:
     """Count a batch that is about to be decoded, and record the model's step when it pays.
 
     The step stays unrecorded where the recording fails, or where it does not give the model's logits bit for bit on
-    other sizes than those it was recorded on.
+    other sizes than those it was recorded on. That of a model on several devices always does: a graph knows one.
     """
+    if is_spread(model):
+        return
     record = _RECORDS.setdefault(model, _Record())
     record.batches[samples] = record.batches.get(samples, 0) + 1
     if record.batches[samples] > EAGER_BATCHES and samples not in record.steps:

@@ -19,8 +19,9 @@ import torch
 from goodhart.config import address, build, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models import kernels, precision
-from goodhart.models.checkpoint import Checkpoint, device, find, load_model, quiet
+from goodhart.models.checkpoint import Checkpoint, find, load_model, quiet
 from goodhart.models.choice import Choice
+from goodhart.models.placement import device
 from goodhart.models.precision import Batch, Precision
 from goodhart.study.record import machine, versions
 from goodhart.study.spec import Study
@@ -68,10 +69,11 @@ class Engine:
         return said
 
 
-def settle(study: Study, root: Path, *, keep: bool) -> tuple[Study, Engine]:
+def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Study, Engine]:
     """The study with its training precision, and the engine; measures for some seconds what `root` does not know.
 
-    `keep` writes down what was measured. Raises GoodhartError if this machine cannot train in the study's precision.
+    `keep` writes down what was measured; `gpus` is how many a worker has. Raises GoodhartError if this machine cannot
+    train in the study's precision.
     """
     policy = find(study.policy)
     held: list[Any] = []
@@ -79,7 +81,7 @@ def settle(study: Study, root: Path, *, keep: bool) -> tuple[Study, Engine]:
     def model() -> Any:
         if not held:
             quiet()
-            held.append(load_model(policy.path))
+            held.append(load_model(policy.path, gpus))
         return held[0]
 
     here = root / "engine"

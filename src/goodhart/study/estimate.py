@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from goodhart.models.checkpoint import device, find
+from goodhart.models.checkpoint import find
+from goodhart.models.placement import device, place
 from goodhart.models.presets import CONTEXT, PRESETS, VOCABULARY, config_of
 from goodhart.study.cell import Cell
 from goodhart.study.executor import in_turn
@@ -34,7 +35,7 @@ _START = 1.0
 def probe() -> float:
     """Seconds per token of a forward pass of the smallest shipped shape, the median of some."""
     config = config_of(PRESETS["tiny"], vocab_size=VOCABULARY, bos=0, eos=1, pad=2)
-    model: Any = AutoModelForCausalLM.from_config(config).eval().to(device())
+    model: Any = place(AutoModelForCausalLM.from_config(config).eval(), 1)
     tokens = torch.zeros(32, CONTEXT // 4, dtype=torch.long, device=device())
     spent: list[float] = []
     threads = torch.get_num_threads()

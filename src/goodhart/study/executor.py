@@ -7,14 +7,16 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Generator, Iterable
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 from goodhart.errors import GoodhartError
+from goodhart.models.placement import VISIBLE
 from goodhart.store import Store
 from goodhart.study.cell import Cell
 
@@ -44,10 +46,17 @@ Watch = Callable[[Progress, Cell | None], None]
 """Called at every poll, with the cell that has just been finished or None."""
 
 
-def execute(store: Store, cells: list[Cell], workers: int, watch: Watch, kernels: str = "default") -> Progress:
+Groups = Sequence[Sequence[str]]
+"""The names of GPUs that belong together (`goodhart.models.placement`)."""
+
+
+def execute(
+    store: Store, cells: list[Cell], workers: int, watch: Watch, kernels: str = "default", groups: Groups = ()
+) -> Progress:
     """Make all cells, inputs first. Finished ones are reused; ones that another process makes are waited for.
 
-    `kernels` are those that all workers multiply matrices with (`goodhart.models.kernels`).
+    `kernels` are those that all workers multiply matrices with (`goodhart.models.kernels`). Every worker sees one of
+    the `groups` of GPUs; they are dealt in turn, so that more workers share them.
 
     Raises GoodhartError with the first fault; what is done is kept, and the next call goes on from there.
     """
@@ -56,7 +65,7 @@ def execute(store: Store, cells: list[Cell], workers: int, watch: Watch, kernels
     if not waiting:
         return progress
     done = _Done(store)
-    with _pool(workers, kernels) as pool:
+    with _pool(workers, kernels, groups) as pool:
         futures: dict[Future[bool], Cell] = {}
         while waiting or futures:
             free = workers - len(futures)
@@ -108,11 +117,12 @@ def _result(future: Future[bool], cell: Cell) -> bool:
 
 
 @contextmanager
-def _pool(workers: int, kernels: str) -> Generator[ProcessPoolExecutor]:
+def _pool(workers: int, kernels: str, groups: Groups) -> Generator[ProcessPoolExecutor]:
     before = dict(os.environ)
     os.environ.update(WORKER_ENVIRONMENT)
-    start = (os.getpid(), kernels)
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, start)
+    spawn = multiprocessing.get_context("spawn")
+    start = (os.getpid(), kernels, groups, spawn.Value("i", 0))
+    pool = ProcessPoolExecutor(workers, spawn, _start_worker, start)
     try:
         yield pool
         pool.shutdown()
@@ -126,9 +136,13 @@ def _pool(workers: int, kernels: str) -> Generator[ProcessPoolExecutor]:
         os.environ.update(before)
 
 
-def _start_worker(parent: int, kernels: str) -> None:
+def _start_worker(parent: int, kernels: str, groups: Groups, started: Synchronized[int]) -> None:
     """One thread each: two processes of two threads on two cores spin against one another."""
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    with started.get_lock():
+        turn, started.value = started.value, started.value + 1
+    if groups:  # CUDA looks once, when it is first used
+        os.environ[VISIBLE] = ",".join(groups[turn % len(groups)])
     import torch
 
     from goodhart.models.checkpoint import quiet

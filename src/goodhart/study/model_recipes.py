@@ -18,7 +18,7 @@ from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.errors import GoodhartError
-from goodhart.models.checkpoint import device, load_model, load_tokenizer, locate
+from goodhart.models.checkpoint import load_model, load_tokenizer, locate
 from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.preference import PreferenceModel
@@ -80,7 +80,7 @@ def sft(work: Workplace) -> dict[str, Any]:
 
 def judge(folder: Path) -> ModelJudge:
     """The preference model of a cell."""
-    return ModelJudge(PreferenceModel.load(folder / "model").to(device()))
+    return ModelJudge(PreferenceModel.load(folder / "model").placed())
 
 
 def _check_context(model: Any, prompt: int, response: int) -> None:
@@ -128,7 +128,7 @@ def preference_model(work: Workplace) -> dict[str, Any]:
 def judge_quality(work: Workplace) -> dict[str, Any]:
     """How well a preference model judges held-out pairs and, in a built-in task, its probes; nothing is written."""
     index, source = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"]
-    model = PreferenceModel.load(work.inputs["model"] / "model").to(device())
+    model = PreferenceModel.load(work.inputs["model"] / "model").placed()
     work.watch.start()
     train, _, _ = read_pairs(source / "pairs.parquet", "train", index)
     result: dict[str, Any] = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
@@ -161,7 +161,7 @@ def _initial_model(work: Workplace, settings: Preference) -> PreferenceModel:
     separator = vocabulary.get(RESPOND, tokenizer.eos_token_id)
     layout = choose_layout(load_model(checkpoint), tokenizer.pad_token_id)
     model = PreferenceModel.from_language_model(checkpoint, settings.kind, separator, tokenizer.pad_token_id, layout)
-    return model.to(device())
+    return model.placed()
 
 
 def _quality(model: PreferenceModel, pairs: Pairs) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from goodhart.models.checkpoint import device
 from goodhart.models.kernels import in_use
 from goodhart.models.meter import matrix_rate
+from goodhart.models.placement import device
 from goodhart.store import Store
 from goodhart.study.best_of_recipe import best_of
 from goodhart.study.cell import Cell

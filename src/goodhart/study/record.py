@@ -6,6 +6,7 @@ import functools
 import os
 import platform
 import subprocess
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,14 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def machine() -> dict[str, Any]:
-    """Processor, cores and memory."""
+    """Processor, cores, memory, and the GPUs that this process sees."""
+    import torch
+
+    gpus = Counter(torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count()))
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        **({"GPUs": ", ".join(f"{number} x {name}" for name, number in gpus.items())} if gpus else {}),
         "memory GiB": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }

@@ -76,5 +76,7 @@ class SamplerState:
     def load(self, step: int, policy: LanguagePolicy) -> None:
         """Give the source the sampling policy that it had at this checkpoint."""
         held = policy.frozen()
-        held.model.load_state_dict(torch.load(self.folder / f"sampler-{step}.pt", weights_only=True))
+        held.model.load_state_dict(
+            torch.load(self.folder / f"sampler-{step}.pt", map_location="cpu", weights_only=True)
+        )
         self.source.held = held

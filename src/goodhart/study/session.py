@@ -12,11 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
+from goodhart.models.placement import gpus, groups
 from goodhart.store import Store
 from goodhart.study.cell import Cell, closure
 from goodhart.study.display import Screen
 from goodhart.study.engine import Engine
-from goodhart.study.executor import execute
+from goodhart.study.executor import Groups, execute
 from goodhart.study.graph import Graph, build_graph
 from goodhart.study.results import write_results
 from goodhart.study.spec import Study
@@ -61,18 +62,37 @@ def prospect(study: Study, cells: list[tuple[Cell, bool]], workers: int) -> Pros
     return Prospect(len(cells) - len(done), costs.seconds, wall)
 
 
-def run_study(study: Study, engine: Engine, root: Path, workers: int, console: Console, ahead: Prospect) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The processes that make cells."""
+
+    workers: int
+    groups: Groups = ()
+    """GPUs by worker, in turn."""
+
+    @classmethod
+    def of(cls, workers: int, gpus_per_worker: int) -> Crew:
+        """So many workers, or for 0 one for each group of GPUs, without GPUs one for each core.
+
+        Raises GoodhartError if the machine has no such group.
+        """
+        found = groups(gpus(), gpus_per_worker)
+        return cls(workers or len(found) or cores(), found)
+
+
+def run_study(study: Study, engine: Engine, root: Path, crew: Crew, console: Console, ahead: Prospect) -> Outcome:
     """Make what is missing, then the study's tables; goes on where an earlier call stopped."""
     store = Store(root)
     graph = build_graph(study)
     cells = closure(graph.targets)
     began = time.monotonic()
-    with Screen(store, cells, workers, console, ahead.seconds) as screen:
-        progress = execute(store, cells, workers, screen, engine.kernels.choice.chosen)
+    with Screen(store, cells, crew.workers, console, ahead.seconds) as screen:
+        progress = execute(store, cells, crew.workers, screen, engine.kernels.choice.chosen, crew.groups)
     cost = {
         "seconds of this call": round(time.monotonic() - began, 1),
         "seconds expected": round(ahead.wall, 1),
-        "workers": workers,
+        "workers": crew.workers,
+        **({"GPUs per worker": len(crew.groups[0])} if crew.groups else {}),
         "cells made": len(progress.done),
         "cells reused": progress.cached,
         "seconds of all cells": round(sum(store.record(c.id)["seconds"] for c in cells), 1),

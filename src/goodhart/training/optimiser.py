@@ -80,7 +80,8 @@ class Descent:
 
     def load(self, path: Path) -> int:
         """Restore what `save` wrote; returns the number of steps taken."""
-        state = torch.load(path, weights_only=True)
+        # a run may go on with other GPUs than those that it was saved from
+        state = torch.load(path, map_location="cpu", weights_only=True)
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(value)
