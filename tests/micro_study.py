@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from goodhart.cli import main
+from goodhart.models import hands
 from goodhart.models.kernels import using
 from goodhart.randomness import stream
 from goodhart.store import Store
@@ -162,8 +163,8 @@ def write_micro_study(folder: Path, write: Callable[[Path, list[str]], None] = w
             "validation": 16,
         },
         "policy": model,
-        "sft": {**small, "early": 3},
-        "golden": {"model": model, **small, "check_every": 3},
+        "sft": {**small, "early": 3, "optimisation": {"micro_batch": 4}},
+        "golden": {"model": model, **small, "check_every": 3, "optimisation": {"micro_batch": 4}},
         "labels": {"number": 32},
         "proxy": {"model": model, "kind": "bradley-terry", **small, "check_every": 3},
         "golden_policy": {"labeller": "golden", "beta": [0.1], "steps": 4, "batch": 8, "checkpoints": 1},
@@ -218,13 +219,15 @@ def write_small_study(folder: Path, write: Callable[[Path, list[str]], None] = w
     )
 
 
-def make_cells(study: Study, root: Path) -> tuple[Study, Graph, Engine]:
+def make_cells(study: Study, root: Path, threads: int = 1) -> tuple[Study, Graph, Engine]:
     """All cells of a study in this process, in which nothing has to be imported once more."""
     study, engine = settle(study, root, keep=True)
     graph = build_graph(study)
     with using(engine.kernels.choice.chosen):
         for cell in closure(graph.targets):
+            hands.use(threads)
             assert make(Store(root), cell)
+    hands.use(1)
     return study, graph, engine
 
 

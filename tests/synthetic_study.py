@@ -234,6 +234,7 @@ def cells(made: Made) -> list[dict[str, Any]]:
                 stage: {"seconds": spent, "tokens": int(1000 * spent), "operations": 4e10 * spent}
                 for stage, spent in stages.items()
             },
+            "threads": 1,
             "matrix rate": 1e11,
             "files": files,
         }

@@ -16,6 +16,7 @@ import yaml
 from goodhart.errors import GoodhartError
 from goodhart.report import theme
 from goodhart.store import Store
+from goodhart.study.cell import closure
 from goodhart.study.results import write_results
 from goodhart.study.spec import read_study
 from micro_study import goodhart, make_cells, said, write_small_study
@@ -71,6 +72,25 @@ def test_two_runs_at_once_killed_at_random_points_and_begun_again_make_bit_ident
         assert tables[0].equals(tables[1])
     assert cells_done(tmp_path) == cells_done(root)
     assert not [*(tmp_path / "cells").glob("*.partial"), *(tmp_path / "cells").glob("*.lock")]
+
+
+def test_threads_change_no_bit_of_any_cell(finished, tmp_path):
+    path, root = finished
+    shutil.copytree(root / "engine", tmp_path / "engine")
+    _, graph, _ = make_cells(read_study(str(path), []), tmp_path, threads=2)
+    cells = closure(graph.targets)
+    here, there = ([Store(at).record(cell.id) for cell in cells] for at in (tmp_path, root))
+    notes = ("metrics.jsonl",)  # they say what steps took
+    for one, other in zip(here, there, strict=True):
+        assert {n: f for n, f in one["files"].items() if not n.endswith(notes)} == {
+            n: f for n, f in other["files"].items() if not n.endswith(notes)
+        }, one["id"]
+    assert {cell.kind for cell, record in zip(cells, here, strict=True) if record["threads"] == 2} >= {
+        "sft",
+        "preference",
+        "labels",
+    }
+    assert {record["threads"] for record in there} == {1}
 
 
 def test_a_second_run_makes_nothing(finished, capfd, monkeypatch):

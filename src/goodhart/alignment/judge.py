@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from goodhart.alignment.batch import Pairs
+from goodhart.models import hands
 from goodhart.models.packing import Tokens, cuts
 from goodhart.models.preference import PreferenceModel
 
@@ -37,11 +38,12 @@ class ModelJudge:
 
         `known` is what `alone` gave for the opponents.
         """
-        parts: list[torch.Tensor] = []
-        for cut in cuts(len(prompts), self.batch):
+
+        def read(model: PreferenceModel, cut: slice) -> torch.Tensor:
             theirs = None if known is None else self._tensor(known[cut])
-            texts = [texts[cut] for texts in opponents]
-            parts.append(self.model.against(prompts[cut], responses[cut], texts, known=theirs))
+            return model.against(prompts[cut], responses[cut], [texts[cut] for texts in opponents], known=theirs)
+
+        parts = hands.spread(self.model, read, cuts(len(prompts), self.batch))
         if not parts:
             return np.zeros((0, len(opponents), 2))
         r = torch.cat(parts).double().sigmoid().cpu().numpy()
@@ -52,8 +54,11 @@ class ModelJudge:
     @torch.no_grad()
     def alone(self, prompts: Sequence[Tokens], texts: Sequence[Sequence[Tokens]]) -> Float[np.ndarray, "prompt text"]:
         """What the judge needs of responses that will be opponents again and again (see `PreferenceModel.alone`)."""
-        parts = [self.model.alone(prompts[cut], [t[cut] for t in texts]) for cut in cuts(len(prompts), self.batch)]
-        return torch.cat(parts).double().cpu().numpy()
+
+        def read(model: PreferenceModel, cut: slice) -> torch.Tensor:
+            return model.alone(prompts[cut], [each[cut] for each in texts])
+
+        return torch.cat(hands.spread(self.model, read, cuts(len(prompts), self.batch))).double().cpu().numpy()
 
     def _tensor(self, values: Float[np.ndarray, "..."]) -> torch.Tensor:
         weight = next(self.model.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -48,6 +49,7 @@ class _Total:
 
 
 _TOTAL = _Total()
+_LOCK = threading.Lock()
 
 
 @dataclass(slots=True)
@@ -128,8 +130,9 @@ def count_responses(
 
 
 def _charge(tokens: int, forward: float) -> None:
-    _TOTAL.tokens += tokens
-    _TOTAL.operations += forward * (3 if torch.is_grad_enabled() else 1)
+    with _LOCK:
+        _TOTAL.tokens += tokens
+        _TOTAL.operations += forward * (3 if torch.is_grad_enabled() else 1)
 
 
 _SIZES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()

@@ -73,7 +73,8 @@ def _share(group: str, cells: list[dict[str, Any]]) -> Share:
             tokens += spent["tokens"]
             if spent["operations"]:
                 operations += spent["operations"]
-                possible += spent["seconds"] * cell["matrix rate"]
+                # records of before cells could have several threads do not name their number
+                possible += spent["seconds"] * cell["matrix rate"] * cell.get("threads", 1)
         seconds["other"] += max(0.0, cell["seconds"] - sum(spent["seconds"] for spent in cell["stages"].values()))
     return Share(group, len(cells), seconds, tokens, operations / possible if possible else None)
 
@@ -85,10 +86,11 @@ def cost_grid(parts: list[Share]) -> Grid:
     total = _row("all", sum(p.cells for p in parts), sums, sum(p.tokens for p in parts), None)
     note = (
         "Seconds of one process each, as measured when the cell was made; a cell that an earlier study made counts "
-        "too. “Other” is loading, saving and checking digests, and stages that a cell does not time. Tokens are real "
-        "ones that went through a model, prompts included. The last column is the models’ arithmetic on those tokens "
-        "(arXiv 2204.02311, appendix B) per second of the stages that ran a model, as a share of the rate at which "
-        "the same process multiplied large float32 matrices."
+        "too, and one that ran alone had the threads of idle workers. “Other” is loading, saving and checking digests, "
+        "and stages that a cell does not time. Tokens are real ones that went through a model, prompts included. The "
+        "last column is the models’ arithmetic on those tokens (arXiv 2204.02311, appendix B) per second of the "
+        "stages that ran a model, as a share of the rate at which the same process, with all its threads, multiplies "
+        "large float32 matrices."
     )
     columns = ("part", "cells", *STAGES, "all", "tokens", "of the matrix rate")
     return Grid("Seconds by part and stage", columns, (*rows, total), note)

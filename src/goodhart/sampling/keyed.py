@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from goodhart.models import hands
 from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.meter import count
 from goodhart.models.packing import Tokens, additive, even_cuts
@@ -79,14 +80,16 @@ class KeyedSampler:
 
     def __call__(self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws) -> list[list[list[int]]]:
         """See `Sampler`."""
-        was_training = model.training
-        model.eval()
-        out: list[list[list[int]]] = []
-        for chosen in even_cuts(len(prompts), self.batch):
+
+        def write(writer: Any, chosen: slice) -> list[list[list[int]]]:
+            was_training = writer.training
+            writer.eval()
             u = self._uniforms(draws, draws.prompts[chosen], samples)
-            out.extend(self._decode(model, prompts[chosen], samples, u))
-        model.train(was_training)
-        return out
+            found = self._decode(writer, prompts[chosen], samples, u)
+            writer.train(was_training)
+            return found
+
+        return [row for part in hands.spread(model, write, even_cuts(len(prompts), self.batch)) for row in part]
 
     def _uniforms(self, draws: Draws, prompts: Sequence[int], samples: int) -> Float[np.ndarray, "row sample token"]:
         ids = np.repeat(np.asarray(prompts, dtype=np.int64), samples)

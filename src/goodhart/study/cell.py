@@ -8,7 +8,7 @@ from typing import Any
 
 from goodhart.config import address, plain_data
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 """Part of every address: raised when a recipe's result changes for the same settings."""
 
 

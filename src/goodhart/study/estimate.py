@@ -16,7 +16,7 @@ from goodhart.models.checkpoint import find
 from goodhart.models.placement import device, place
 from goodhart.models.presets import CONTEXT, PRESETS, VOCABULARY, config_of
 from goodhart.study.cell import Cell
-from goodhart.study.executor import in_turn
+from goodhart.study.executor import in_turn, share
 from goodhart.study.spec import Study
 
 FIXED, PER_MILLION = 22e-6, 21e-6
@@ -30,6 +30,10 @@ _DATA = {"docstrings": 11.0, "corpus": 2.0, "prompts": 9.0, "preferences": 9.0}
 """Seconds of cells that run no model."""
 _START = 1.0
 """Seconds of loading and saving in each cell."""
+_TRAINED, _SHARED, _PIECES = ("sft", "preference"), ("pairs", "labels", "quality"), 16
+"""Cells whose pieces are micro-batches, and cells with many pieces."""
+_TOGETHER = 0.9
+"""What a thread does of its work when there are several."""
 
 
 def probe() -> float:
@@ -83,6 +87,13 @@ class Costs:
         if cell.kind in _DATA:
             return self.scale * _DATA[cell.kind]
         return self.scale * (_START + _WORK[cell.kind](self, cell))
+
+    def parts(self, cell: Cell) -> int:
+        """Pieces of a cell that threads can share (`goodhart.models.hands`)."""
+        if cell.kind in _TRAINED:
+            settings = cell.settings[cell.kind]
+            return -(-settings.batch // (settings.optimisation.micro_batch or settings.batch))
+        return _PIECES if cell.kind in _SHARED else 1
 
     def forward(self, model: str) -> float:
         """Seconds per token of a model's forward pass."""
@@ -207,14 +218,24 @@ _WORK = {
 }
 
 
-def duration(cells: list[Cell], done: Collection[str], seconds: Callable[[Cell], float], workers: int) -> float:
+def duration(
+    cells: list[Cell],
+    done: Collection[str],
+    seconds: Callable[[Cell], float],
+    workers: int,
+    parts: Callable[[Cell], int] = lambda _: 1,
+) -> float:
     """Expected wall seconds of what is missing: the executor's own order, with the expected seconds of each cell."""
     waiting = {cell.id: cell for cell in cells if cell.id not in done}
     finished, running, now = set(done), list[tuple[float, str]](), 0.0
     while waiting or running:
-        for cell in in_turn(waiting.values(), finished)[: workers - len(running)]:
+        begun = in_turn(waiting.values(), finished)[: workers - len(running)]
+        hands = share(workers, len(running) + len(begun))
+        for cell in begun:
             del waiting[cell.id]
-            heapq.heappush(running, (now + seconds(cell), cell.id))
+            threads = min(hands, parts(cell))
+            taken = seconds(cell) / (threads * _TOGETHER if threads > 1 else 1)
+            heapq.heappush(running, (now + taken, cell.id))
         now, cell_id = heapq.heappop(running)
         finished.add(cell_id)
     return now

@@ -69,10 +69,12 @@ def execute(
         futures: dict[Future[bool], Cell] = {}
         while waiting or futures:
             free = workers - len(futures)
-            for cell in in_turn(waiting.values(), done)[:free] if free else ():
+            begun = in_turn(waiting.values(), done)[:free] if free else []
+            hands = 1 if groups else share(workers, len(futures) + len(begun))
+            for cell in begun:
                 del waiting[cell.id]
                 progress.running[cell.id] = (cell, time.monotonic())
-                futures[pool.submit(_work, str(store.root), cell)] = cell
+                futures[pool.submit(_work, str(store.root), cell, hands)] = cell
             finished, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             watch(progress, None)
             for future in finished:
@@ -104,6 +106,11 @@ def in_turn(waiting: Iterable[Cell], done: Container[str]) -> list[Cell]:
     """Cells whose inputs are done; training before measuring, since runs are longest."""
     ready = [cell for cell in waiting if all(needed.id in done for needed in cell.inputs.values())]
     return sorted(ready, key=lambda cell: cell.kind in ("evaluation", "quality"))
+
+
+def share(workers: int, cells: int) -> int:
+    """Threads for each of so many cells: those that run alone have the cores of workers that have nothing to do."""
+    return max(1, workers // max(1, cells))
 
 
 def _result(future: Future[bool], cell: Cell) -> bool:
@@ -159,9 +166,11 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(root: str, cell: Cell) -> bool:
+def _work(root: str, cell: Cell, hands: int) -> bool:
+    from goodhart.models.hands import use
     from goodhart.study.recipes import make
 
+    use(hands)
     try:
         return make(Store(Path(root)), cell)
     except OSError as error:

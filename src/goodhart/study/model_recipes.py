@@ -18,9 +18,11 @@ from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.errors import GoodhartError
+from goodhart.models import hands
 from goodhart.models.checkpoint import load_model, load_tokenizer, locate
 from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.logprobs import choose_layout
+from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
 from goodhart.randomness import stream
 from goodhart.sampling.keyed import KeyedSampler
@@ -231,9 +233,11 @@ def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:
 
 def scored(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> Float[np.ndarray, "pair 2"]:
     """Log-probabilities of fixed data in nats, once for all, in batches that no run's course can change."""
-    scores: list[np.ndarray] = []
+
+    def score(model: Any, cut: slice) -> Float[np.ndarray, "pair 2"]:
+        part = pairs[cut]
+        logps = replace(policy, model=model).log_probs(part.prompt_tokens, part.responses)
+        return logps.double().cpu().numpy()
+
     with torch.no_grad():
-        for start in range(0, len(pairs), batch):
-            part = pairs[start : start + batch]
-            scores.append(policy.log_probs(part.prompt_tokens, part.responses).double().cpu().numpy())
-    return np.concatenate(scores)
+        return np.concatenate(hands.spread(policy.model, score, cuts(len(pairs), batch)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from goodhart.models import hands
 from goodhart.models.kernels import in_use
 from goodhart.models.meter import matrix_rate
 from goodhart.models.placement import device
@@ -68,6 +69,7 @@ def _record(cell: Cell, work: Workplace, result: dict[str, Any], seconds: float)
         "result": result,
         "seconds": round(seconds, 3),
         "stages": {stage: spent.plain() for stage, spent in work.watch.stages.items()},
+        "threads": hands.used(),
         "matrix rate": matrix_rate(device()),
         "versions": versions(),
         "machine": {**machine(), "float32 kernels": in_use()},

@@ -108,5 +108,5 @@ def _record(store: Store, study: Study, graph: Graph, engine: Engine, cost: dict
 def _line(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
     """A cell in the record: `digest` covers all its files."""
     files = {name: digest for name, (_, digest) in record["files"].items()}
-    kept = {key: record[key] for key in ("seconds", "stages", "matrix rate")}
+    kept = {key: record[key] for key in ("seconds", "stages", "threads", "matrix rate")}
     return {"id": cell.id, "kind": cell.kind, "label": cell.label, **kept, "files": files}

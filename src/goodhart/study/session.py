@@ -58,7 +58,7 @@ def prospect(study: Study, cells: list[tuple[Cell, bool]], workers: int) -> Pros
     if len(done) == len(cells):
         return Prospect(0, lambda _: 0.0, 0.0)
     costs = Costs.of(study)
-    wall = duration([cell for cell, _ in cells], done, costs.seconds, workers)
+    wall = duration([cell for cell, _ in cells], done, costs.seconds, workers, costs.parts)
     return Prospect(len(cells) - len(done), costs.seconds, wall)
 
 

@@ -15,6 +15,7 @@ from goodhart.alignment.batch import Pairs
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.labellers import both_orders
 from goodhart.alignment.sources import places
+from goodhart.models import hands
 from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
 from goodhart.training.optimiser import Descent
@@ -98,14 +99,14 @@ def _descend(
 ) -> float:
     chosen = places(step, settings.batch, len(data), seed)
     batch = data.take(chosen)
-    total = 0.0
-    for cut in cuts(len(batch), settings.optimisation.micro_batch):
+
+    def loss(judge: PreferenceModel, cut: slice) -> torch.Tensor:
         part = batch[cut]
-        logits = model.both(part.prompt_tokens, part.first, part.second)
+        logits = judge.both(part.prompt_tokens, part.first, part.second)
         label = torch.as_tensor(part.label, dtype=logits.dtype, device=logits.device)
         targets = torch.stack([label, 1 - label], dim=1)
-        loss = binary_cross_entropy_with_logits(logits, targets, reduction="sum") / (2 * len(batch))
-        loss.backward()
-        total += float(loss.detach())
+        return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / (2 * len(batch))
+
+    total = hands.descend(model, loss, cuts(len(batch), settings.optimisation.micro_batch))
     descent.step(step, total)
     return total

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.sources import places
+from goodhart.models import hands
 from goodhart.models.logprobs import response_laws
 from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
@@ -28,12 +31,13 @@ def fit(
     for step in range(start, settings.steps):
         chosen = places(step, settings.batch, len(prompts), seed)
         tokens = sum(len(demonstrations[i]) for i in chosen)
-        total = 0.0
-        for cut in cuts(len(chosen), settings.optimisation.micro_batch):
-            part = chosen[cut]
-            loss = -_sums(policy, [prompts[i].tokens for i in part], [demonstrations[i] for i in part]).sum() / tokens
-            loss.backward()
-            total += float(loss.detach())
+        parts = [chosen[cut] for cut in cuts(len(chosen), settings.optimisation.micro_batch)]
+
+        def loss(model: Any, part: Sequence[int], tokens: int = tokens) -> torch.Tensor:
+            texts = [prompts[i].tokens for i in part], [demonstrations[i] for i in part]
+            return -_sums(replace(policy, model=model), *texts).sum() / tokens
+
+        total = hands.descend(policy.model, loss, parts)
         descent.step(step, total)
         yield step + 1, total
 
@@ -48,8 +52,8 @@ def nats_per_token(
     policy: LanguagePolicy, prompts: Sequence[Prompt], responses: Sequence[Tokens], batch: int = 64
 ) -> float:
     """Mean negative log-likelihood per response token on held-out demonstrations."""
-    total = 0.0
-    for start in range(0, len(prompts), batch):
-        cut = slice(start, start + batch)
-        total -= float(_sums(policy, [p.tokens for p in prompts[cut]], responses[cut]).sum())
-    return total / sum(len(r) for r in responses)
+
+    def nats(model: Any, cut: slice) -> float:
+        return -float(_sums(replace(policy, model=model), [p.tokens for p in prompts[cut]], responses[cut]).sum())
+
+    return sum(hands.spread(policy.model, nats, cuts(len(prompts), batch))) / sum(len(r) for r in responses)

@@ -1,0 +1,99 @@
+"""Threads for the parts of a piece of work, for a process that has more than one core to itself.
+
+What the parts are, and the order in which their results are put together, do not depend on the number of threads: the
+same bits come out with any.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+Part = TypeVar("Part")
+Found = TypeVar("Found")
+
+
+@dataclass(slots=True)
+class _Hands:
+    number: int = 1
+    used: int = 1
+
+
+_HANDS = _Hands()
+_COPIES: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+
+
+def use(number: int) -> None:
+    """Let this process compute with so many threads from now on."""
+    _HANDS.number, _HANDS.used = number, 1
+
+
+def used() -> int:
+    """The most threads that were busy at once since `use`."""
+    return _HANDS.used
+
+
+def spread(model: Any, work: Callable[[Any, Part], Found], parts: Sequence[Part]) -> list[Found]:
+    """`work(model, part)` of every part, in their order.
+
+    Each thread has a copy of the model with the same parameters, since scoring changes how a model attends for a while.
+    """
+    threads = min(_HANDS.number, len(parts))
+    if threads < 2:
+        return [work(model, part) for part in parts]
+    _HANDS.used = max(_HANDS.used, threads)
+    free: SimpleQueue[Any] = SimpleQueue()
+    for each in (model, *_copies(model, threads - 1)):
+        free.put(each)
+    gradients = torch.is_grad_enabled()
+
+    def one(part: Part) -> Found:
+        mine = free.get()
+        try:
+            with torch.set_grad_enabled(gradients):
+                return work(mine, part)
+        finally:
+            free.put(mine)
+
+    with ThreadPoolExecutor(threads, initializer=functools.partial(torch.set_num_threads, 1)) as pool:
+        return list(pool.map(one, parts))
+
+
+def descend(model: Any, loss: Callable[[Any, Part], Tensor], parts: Sequence[Part]) -> float:
+    """Add the gradient of the parts' losses to that of the model's parameters; returns the sum of the losses."""
+    if min(_HANDS.number, len(parts)) < 2:
+        total = 0.0
+        for part in parts:
+            value = loss(model, part)
+            value.backward()
+            total += float(value.detach())
+        return total
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def slope(mine: Any, part: Part) -> tuple[float, tuple[Tensor | None, ...]]:
+        value = loss(mine, part)
+        return float(value.detach()), torch.autograd.grad(value, parameters, allow_unused=True)
+
+    total = 0.0
+    for value, gradients in spread(model, slope, parts):
+        total += value
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return total
+
+
+def _copies(model: Any, number: int) -> list[Any]:
+    kept = _COPIES.setdefault(model, [])
+    while len(kept) < number:
+        kept.append(copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())}))
+    return kept[:number]

@@ -1,0 +1,203 @@
+"""Threads that share the parts of a piece of work: any number of them gives the same bits."""
+
+import threading
+from concurrent.futures import Future
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from goodhart.alignment.judge import ModelJudge
+from goodhart.models import hands
+from goodhart.models.logprobs import sequence_logps
+from goodhart.models.meter import Stopwatch
+from goodhart.models.packing import cuts
+from goodhart.models.preference import PreferenceModel
+from goodhart.models.tree import reading_trees
+from goodhart.sampling.keyed import Draws, KeyedSampler
+from goodhart.sampling.recording import EAGER_BATCHES
+from goodhart.store import Store
+from goodhart.study import executor
+from goodhart.study.cell import Cell
+from goodhart.study.executor import share
+from goodhart.training.optimiser import Descent
+from goodhart.training.settings import Optimisation
+from tiny_models import CAUSAL, END, MODELS, PAD, llama
+
+NUMBERS = [2, 3, 8]
+PROMPTS = [[2, 3, 4, 5, 6], [7], [8, 9, 10], [4, 4], [9, 2, 3], [5], [6, 7, 8, 9]]
+FIRST = [[11, 12, 1], [1], [5, 6], [13, 1], [2, 3, 1], [14, 1], [3]]
+SECOND = [[13, 1], [14, 15, 2, 3, 4], [7, 8, 1], [1], [12], [6, 6, 6, 1], [4, 1]]
+
+
+@pytest.fixture(autouse=True)
+def one_hand():
+    yield
+    hands.use(1)
+
+
+def with_hands(number, work):
+    hands.use(number)
+    return work()
+
+
+def loss(model, cut):
+    rows = list(zip(FIRST[cut], SECOND[cut], strict=True))
+    logp = sequence_logps(model, PROMPTS[cut], rows, pad=PAD, layout="shared prompt")
+    return (logp[:, 0] - logp[:, 1] - 1).square().sum()
+
+
+def slope(model, pieces=2):
+    total = hands.descend(model, loss, cuts(len(PROMPTS), pieces))
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    return total, found
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("make", CAUSAL.values(), ids=CAUSAL)
+def test_gradients_are_the_same_bit_for_bit(make, number):
+    model = make()
+    (one, alone), (many, together) = slope(model), with_hands(number, lambda: slope(model))
+    assert hands.used() == min(number, 4)
+    assert one == many
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert sum(float(g.norm()) for g in alone) > 1
+
+
+def test_gradients_are_added_to_those_that_are_there():
+    model = llama()
+    _, once = slope(model)
+    hands.use(2)
+    for _ in range(2):
+        hands.descend(model, loss, cuts(len(PROMPTS), 2))
+    for parameter, gradient in zip(model.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * gradient)
+
+
+def test_a_parameter_that_no_part_reads_has_no_gradient():
+    model = torch.nn.ModuleDict({"read": torch.nn.Linear(2, 1), "other": torch.nn.Linear(2, 1)})
+    hands.use(2)
+    hands.descend(model, lambda m, x: m["read"](torch.tensor([x, x])).sum(), [1.0, 2.0])
+    assert model["read"].weight.grad.tolist() == [[3.0, 3.0]]
+    assert model["other"].weight.grad is None
+
+
+def test_copies_follow_the_parameters_through_training():
+    weights = []
+    for number in (1, 2):
+        hands.use(number)
+        model = llama()
+        descent = Descent(model.parameters(), Optimisation(lr=1e-2, warmup=1), 5)
+        for step in range(5):
+            descent.step(step, hands.descend(model, loss, cuts(len(PROMPTS), 2)))
+        weights.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(weights[0], llama().parameters(), strict=True))
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_tokens_are_the_same_also_by_recorded_steps(make, number):
+    sampler, model = KeyedSampler(END, PAD, 8, batch=2), make()
+
+    def write():
+        return [sampler(model, PROMPTS, 2, Draws(seed, "hands", range(len(PROMPTS)))) for seed in range(EAGER_BATCHES)]
+
+    assert write() == with_hands(number, write)
+    assert hands.used() == min(number, 4)
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "bradley-terry"])
+def test_judgements_are_the_same_bit_for_bit(kind):
+    judge = ModelJudge(PreferenceModel(llama(), kind, 15, PAD, "shared prompt").eval(), batch=3)
+    known = judge.alone(PROMPTS, [SECOND])
+    alone = judge.prefer_each(PROMPTS, FIRST, [SECOND], known)
+    hands.use(2)
+    assert (judge.alone(PROMPTS, [SECOND]) == known).all()
+    assert (judge.prefer_each(PROMPTS, FIRST, [SECOND], known) == alone).all()
+    assert hands.used() == 2
+    assert alone.std() > 0.01
+
+
+@pytest.mark.parametrize("number", [1, *NUMBERS])
+def test_results_come_in_the_order_of_the_parts_and_every_thread_has_a_model_of_its_own(number):
+    model, busy, meeting = torch.nn.Linear(1, 1), set(), threading.Barrier(min(number, 6), timeout=20)
+
+    def work(mine, part):
+        assert id(mine) not in busy
+        busy.add(id(mine))
+        assert mine.weight is model.weight
+        meeting.wait()
+        busy.remove(id(mine))
+        return 10 * part
+
+    assert with_hands(number, lambda: hands.spread(model, work, range(6))) == [0, 10, 20, 30, 40, 50]
+
+
+def test_threads_compute_gradients_where_the_caller_does():
+    hands.use(2)
+    assert hands.spread(llama(), lambda *_: torch.is_grad_enabled(), range(4)) == [True] * 4
+    with torch.no_grad():
+        assert hands.spread(llama(), lambda *_: torch.is_grad_enabled(), range(4)) == [False] * 4
+
+
+def test_a_fault_of_one_part_is_raised_and_the_models_can_go_on():
+    model = llama()
+
+    def work(mine, part):
+        with reading_trees(mine):
+            return 1 // part
+
+    hands.use(2)
+    with pytest.raises(ZeroDivisionError):
+        hands.spread(model, work, [1, 0, 1, 1])
+    assert hands.spread(model, work, [1, 1, 1, 1]) == [1, 1, 1, 1]
+
+
+def test_the_account_does_not_depend_on_threads():
+    model, accounts = llama(), []
+    for number in (1, 2):
+        hands.use(number)
+        watch = Stopwatch()
+        for _ in range(3):
+            slope(model, 1)
+        watch.lap("work")
+        accounts.append(watch.stages["work"])
+    assert accounts[0].tokens == accounts[1].tokens > 0
+    assert accounts[0].operations == pytest.approx(accounts[1].operations)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cells", "threads"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (8, 3, 2), (8, 0, 8), (2, 9, 1)]
+)
+def test_cells_share_the_cores_of_idle_workers(workers, cells, threads):
+    assert share(workers, cells) == threads
+
+
+class Inline:
+    """A pool whose workers are quick; it keeps how many threads each cell was given."""
+
+    def __init__(self, kept):
+        self.kept, self.threads = kept, {}
+
+    def submit(self, _, __, cell, number):
+        self.threads[cell.label] = number
+        self.kept.add(cell.id)
+        done = Future()
+        done.set_result(True)
+        return done
+
+
+@pytest.mark.parametrize(("groups", "alone"), [((), 3), ((("0",), ("1",)), 1)], ids=["cores", "GPUs"])
+def test_the_cells_that_all_others_wait_for_have_all_cores_but_not_beside_gpus(monkeypatch, tmp_path, groups, alone):
+    first = Cell("sft", {}, {}, "first")
+    second = Cell("pairs", {}, {"sft": first}, "second")
+    last = [Cell("run", {"seed": i}, {"sft": second}, f"last {i}") for i in range(4)]
+    kept = set()
+    pool = Inline(kept)
+    monkeypatch.setattr(Store, "has", lambda _, cell: cell in kept)
+    monkeypatch.setattr(executor, "_pool", lambda *_: nullcontext(pool))
+    executor.execute(Store(tmp_path), [*last, second, first], 3, lambda *_: None, groups=groups)
+    assert pool.threads["first"] == pool.threads["second"] == alone
+    assert [pool.threads[f"last {i}"] for i in range(3)] == [1, 1, 1]
