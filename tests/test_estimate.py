@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from goodhart.errors import GoodhartError
+from goodhart.study import executor
 from goodhart.study.cell import Cell, closure
 from goodhart.study.estimate import PROBE, Costs, duration, parameters, probe
 from goodhart.study.graph import build_graph
@@ -27,6 +28,11 @@ def chain(*labels, kind="run"):
     for label in labels:
         cells.append(Cell(kind, {"label": label}, {"before": cells[-1]} if cells else {}, label))
     return cells
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    monkeypatch.setattr(executor, "cores", lambda: 2)
 
 
 def test_the_quick_study_is_expected_to_take_what_it_took():

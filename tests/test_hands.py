@@ -1,6 +1,8 @@
 """Threads that share the parts of a piece of work: any number of them gives the same bits."""
 
 import threading
+import warnings
+import weakref
 from concurrent.futures import Future
 from contextlib import nullcontext
 
@@ -13,7 +15,8 @@ from goodhart.models.logprobs import sequence_logps
 from goodhart.models.meter import Stopwatch
 from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
-from goodhart.models.tree import reading_trees
+from goodhart.models.tree import last_layer
+from goodhart.sampling import recording
 from goodhart.sampling.keyed import Draws, KeyedSampler
 from goodhart.sampling.recording import EAGER_BATCHES
 from goodhart.store import Store
@@ -98,14 +101,29 @@ def test_copies_follow_the_parameters_through_training():
 
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_tokens_are_the_same_also_by_recorded_steps(make, number):
-    sampler, model = KeyedSampler(END, PAD, 8, batch=2), make()
+def test_tokens_are_the_same_also_by_steps_that_threads_recorded(make, number):
+    sampler, model, before = KeyedSampler(END, PAD, 8, batch=2), make(), warnings.filters[:]
 
-    def write():
-        return [sampler(model, PROMPTS, 2, Draws(seed, "hands", range(len(PROMPTS)))) for seed in range(EAGER_BATCHES)]
+    def write(seeds):
+        return [sampler(model, PROMPTS, 2, Draws(seed, "hands", range(len(PROMPTS)))) for seed in seeds]
 
-    assert write() == with_hands(number, write)
+    expected = write(range(2))
+    assert with_hands(number, lambda: write(range(2))) == expected
     assert hands.used() == min(number, 4)
+    writers = [model, *hands._COPIES[model]]
+    if not model.config.is_encoder_decoder:
+        meeting = threading.Barrier(len(writers), timeout=60)
+
+        def record(mine, _):
+            meeting.wait()  # all trace at once
+            return [sampler(mine, PROMPTS[:2], 2, Draws(0, "hands", range(2))) for _ in range(EAGER_BATCHES + 1)][-1]
+
+        found = hands.spread(model, record, range(len(writers)))
+        assert found == [expected[0][:2]] * len(writers)
+        assert all(recording._RECORDS[each].steps[2] is not None for each in writers)
+        assert write(range(2)) == expected
+    assert torch.jit._trace._trace_module_map is None
+    assert warnings.filters == before
 
 
 @pytest.mark.parametrize("kind", ["pairwise", "bradley-terry"])
@@ -143,16 +161,51 @@ def test_threads_compute_gradients_where_the_caller_does():
 
 
 def test_a_fault_of_one_part_is_raised_and_the_models_can_go_on():
-    model = llama()
+    model, attention = llama(), llama().config._attn_implementation
 
-    def work(mine, part):
-        with reading_trees(mine):
-            return 1 // part
+    def work(mine, token):
+        return float(sequence_logps(mine, [[2, 3]], [[[token, 1]]], pad=PAD, layout="shared prompt").sum().detach())
+
+    expected = [work(model, token) for token in (4, 5, 6, 7)]
+    hands.use(2)
+    with pytest.raises(IndexError):
+        hands.spread(model, work, [4, 99, 99, 7])
+    for each in (model, *hands._COPIES[model]):
+        assert each.config._attn_implementation == attention
+        assert "forward" not in vars(last_layer(each))
+    assert hands.spread(model, work, [4, 5, 6, 7]) == expected
+
+
+def test_no_more_gradients_are_held_than_threads_can_make():
+    model, held, most = llama(), set(), []
+
+    def counted(mine, cut):
+        value = loss(mine, cut)
+        marker = torch.zeros(())
+        held.add(id(marker))
+        weakref.finalize(marker, held.discard, id(marker))
+        most.append(len(held))
+        return value + 0 * marker.requires_grad_()
 
     hands.use(2)
-    with pytest.raises(ZeroDivisionError):
-        hands.spread(model, work, [1, 0, 1, 1])
-    assert hands.spread(model, work, [1, 1, 1, 1]) == [1, 1, 1, 1]
+    hands.descend(model, counted, [slice(0, 1)] * 40)
+    assert max(most) <= 5
+
+
+def test_what_hangs_on_the_accumulation_of_gradients_is_called():
+    model, seen = llama(), []
+    model.lm_head.weight.register_post_accumulate_grad_hook(lambda p: seen.append(float(p.grad.norm())))
+    hands.use(2)
+    hands.descend(model, loss, cuts(len(PROMPTS), 2))
+    assert len(seen) == 4
+    assert seen[-1] == float(model.lm_head.weight.grad.norm())
+
+
+def test_copies_are_in_the_mode_of_the_model():
+    model = llama()
+    hands.use(2)
+    assert hands.spread(model.train(), lambda mine, _: mine.training, range(4)) == [True] * 4
+    assert hands.spread(model.eval(), lambda mine, _: mine.training, range(4)) == [False] * 4
 
 
 def test_the_account_does_not_depend_on_threads():
@@ -169,9 +222,10 @@ def test_the_account_does_not_depend_on_threads():
 
 
 @pytest.mark.parametrize(
-    ("workers", "cells", "threads"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (8, 3, 2), (8, 0, 8), (2, 9, 1)]
+    ("workers", "cells", "threads"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (8, 3, 2), (8, 0, 6), (2, 9, 1), (4, 1, 4)]
 )
-def test_cells_share_the_cores_of_idle_workers(workers, cells, threads):
+def test_cells_share_the_cores_of_idle_workers(monkeypatch, workers, cells, threads):
+    monkeypatch.setattr(executor, "cores", lambda: 6)
     assert share(workers, cells) == threads
 
 
@@ -196,6 +250,7 @@ def test_the_cells_that_all_others_wait_for_have_all_cores_but_not_beside_gpus(m
     last = [Cell("run", {"seed": i}, {"sft": second}, f"last {i}") for i in range(4)]
     kept = set()
     pool = Inline(kept)
+    monkeypatch.setattr(executor, "cores", lambda: 8)
     monkeypatch.setattr(Store, "has", lambda _, cell: cell in kept)
     monkeypatch.setattr(executor, "_pool", lambda *_: nullcontext(pool))
     executor.execute(Store(tmp_path), [*last, second, first], 3, lambda *_: None, groups=groups)

@@ -26,7 +26,7 @@ class Run:
     root: Root = Path("runs")
     """Folder that keeps cells and studies."""
     workers: int = 0
-    """One-thread processes; 0 is one for each core, on a machine with GPUs one for each group of them."""
+    """Processes; 0 is one for each core, on a machine with GPUs one for each group of them."""
     gpus_per_worker: int = 1
     """GPUs in a group: a worker spreads every model over those of its group. Workers share groups in turn."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None

@@ -42,7 +42,7 @@ def run(
     if dry_run:
         for cell, done in cells:
             console.print(f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}", highlight=False, markup=False)
-    ahead = prospect(study, cells, crew.workers)
+    ahead = prospect(study, cells, crew)
     line = f"{len(cells) - ahead.missing} of {len(cells)} cells are done"
     about = f"; the others take about {duration(ahead.wall)} with {crew.workers} workers on this machine"
     console.print(line + (about if ahead.missing else ""), highlight=False)

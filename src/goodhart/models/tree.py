@@ -429,9 +429,9 @@ def _keep_ends(layer: Callable[..., Any], tree: Tree) -> Callable[..., Any]:
 
 
 def _each(value: Any, tokens: int, change: Callable[[Tensor], Tensor]) -> Any:
-    """The value with all tensors changed that have so many columns, one for each token."""
+    """The value with all tensors changed that are one row with so many columns, one for each token."""
     if isinstance(value, Tensor):
-        return change(value) if value.dim() > 1 and value.shape[1] == tokens else value
+        return change(value) if value.dim() in (2, 3) and value.shape[:2] == (1, tokens) else value
     if isinstance(value, tuple):
         return tuple(_each(one, tokens, change) for one in value)
     if isinstance(value, Mapping):

@@ -5,6 +5,7 @@ For a small model that code takes longer than the arithmetic.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -79,6 +80,8 @@ class _Record:
         self.steps: dict[int, _Recorded] = {}
 
 
+_TRACING = threading.Lock()
+"""PyTorch's tracer and Python's warning filters are the process's, and copies of a model are recorded by threads."""
 _RECORDS: WeakKeyDictionary[Any, _Record] = WeakKeyDictionary()
 
 
@@ -93,7 +96,8 @@ def begin_batch(model: Any, cache: Any, samples: int) -> None:
     record = _RECORDS.setdefault(model, _Record())
     record.batches[samples] = record.batches.get(samples, 0) + 1
     if record.batches[samples] > EAGER_BATCHES and samples not in record.steps:
-        record.steps[samples] = _record(model, cache, samples)
+        with _TRACING:
+            record.steps[samples] = _record(model, cache, samples)
 
 
 def decode(model: Any, cache: Any, inputs: Inputs) -> Logits:

@@ -48,7 +48,7 @@ class Screen:
         """See `goodhart.study.executor.Watch`."""
         if finished is not None:
             record = self.store.record(finished.id)
-            self.spent += record["seconds"]
+            self.spent += record["seconds"] * record["threads"]
             self.expected += self.waiting.pop(finished.id, 0.0)
             count = len(progress.done) + progress.cached
             line = (

@@ -1,4 +1,4 @@
-"""Runs cells in a pool of one-thread processes; every cell is an idempotent piece of work in the store."""
+"""Runs cells in a pool of processes; every cell is an idempotent piece of work in the store."""
 
 from __future__ import annotations
 
@@ -108,9 +108,17 @@ def in_turn(waiting: Iterable[Cell], done: Container[str]) -> list[Cell]:
     return sorted(ready, key=lambda cell: cell.kind in ("evaluation", "quality"))
 
 
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def share(workers: int, cells: int) -> int:
-    """Threads for each of so many cells: those that run alone have the cores of workers that have nothing to do."""
-    return max(1, workers // max(1, cells))
+    """Threads for each cell that begins now, when so many run: of those that are alone, one for every idle worker.
+
+    A cell keeps them until it ends, also if others begin.
+    """
+    return max(1, min(workers, cores()) // max(1, cells))
 
 
 def _result(future: Future[bool], cell: Cell) -> bool:
@@ -144,7 +152,7 @@ def _pool(workers: int, kernels: str, groups: Groups) -> Generator[ProcessPoolEx
 
 
 def _start_worker(parent: int, kernels: str, groups: Groups, started: Synchronized[int]) -> None:
-    """One thread each: two processes of two threads on two cores spin against one another."""
+    """No operation has threads of its own: two processes of two such threads on two cores spin against one another."""
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     with started.get_lock():
         turn, started.value = started.value, started.value + 1

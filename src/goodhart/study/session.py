@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from goodhart.store import Store
 from goodhart.study.cell import Cell, closure
 from goodhart.study.display import Screen
 from goodhart.study.engine import Engine
-from goodhart.study.executor import Groups, execute
+from goodhart.study.executor import Groups, cores, execute
 from goodhart.study.graph import Graph, build_graph
 from goodhart.study.results import write_results
 from goodhart.study.spec import Study
@@ -50,7 +49,7 @@ class Prospect:
     """Seconds of all of them with the given workers."""
 
 
-def prospect(study: Study, cells: list[tuple[Cell, bool]], workers: int) -> Prospect:
+def prospect(study: Study, cells: list[tuple[Cell, bool]], crew: Crew) -> Prospect:
     """The expected time; measures this machine for about a second if anything is missing."""
     from goodhart.study.estimate import Costs, duration
 
@@ -58,7 +57,8 @@ def prospect(study: Study, cells: list[tuple[Cell, bool]], workers: int) -> Pros
     if len(done) == len(cells):
         return Prospect(0, lambda _: 0.0, 0.0)
     costs = Costs.of(study)
-    wall = duration([cell for cell, _ in cells], done, costs.seconds, workers, costs.parts)
+    missing = [cell for cell, _ in cells], done, costs.seconds, crew.workers
+    wall = duration(*missing) if crew.groups else duration(*missing, costs.parts)
     return Prospect(len(cells) - len(done), costs.seconds, wall)
 
 
@@ -99,8 +99,3 @@ def run_study(study: Study, engine: Engine, root: Path, crew: Crew, console: Con
         "largest worker, GiB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
     }
     return Outcome(write_results(store, study, graph, engine, cost), graph, cost)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

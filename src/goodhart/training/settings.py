@@ -25,7 +25,7 @@ class Optimisation:
     beta2: float = 0.999
     """AdamW's second moment."""
     micro_batch: int = 0
-    """Rows per forward pass; 0 is the whole batch. Changes memory, and how many idle cores can help, not the result."""
+    """Rows per forward pass; 0 is the whole batch. Changes memory and how many cores can help, not the result."""
 
 
 @dataclass(frozen=True)
