@@ -61,18 +61,23 @@ def test_nearly_all_tokens_are_those_of_the_cpu_also_by_a_recorded_step(make):
     assert sum(a == b for a, b in zip(*texts, strict=True)) >= 46
 
 
+def trained(model):
+    """The optimiser of a model whose loss it has lowered."""
+    descent, losses = Descent(model.parameters(), Optimisation(lr=1e-2, warmup=1), 8), []
+    for step in range(8):
+        logp = sequence_logps(model, PROMPTS, RESPONSES, pad=PAD, layout="shared prompt")
+        loss = (logp[:, 0] - logp[:, 1] - 1).square().mean()
+        loss.backward()
+        losses.append(float(loss.detach()))
+        descent.step(step, losses[-1])
+    assert losses[-1] < losses[0]
+    return descent
+
+
 @on_causal
 def test_training_lowers_the_loss_in_both_precisions(make):
     for precision in ("float32", "bfloat16"):
-        model = in_precision(both(make)[1], precision)
-        descent, losses = Descent(model.parameters(), Optimisation(lr=1e-2, warmup=1), 8), []
-        for step in range(8):
-            logp = sequence_logps(model, PROMPTS, RESPONSES, pad=PAD, layout="shared prompt")
-            loss = (logp[:, 0] - logp[:, 1] - 1).square().mean()
-            loss.backward()
-            losses.append(float(loss.detach()))
-            descent.step(step, losses[-1])
-        assert losses[-1] < losses[0]
+        trained(in_precision(both(make)[1], precision))
 
 
 def test_a_model_for_one_gpu_is_moved_there_without_hooks():
@@ -130,14 +135,7 @@ def test_training_on_two_gpus_lowers_the_loss_in_both_precisions_and_goes_on_fro
     for precision in ("float32", "bfloat16"):
         model = in_precision(apart(make)[1], precision)
         assert len({p.device for p in model.parameters()}) == 2
-        descent, losses = Descent(model.parameters(), Optimisation(lr=1e-2, warmup=1), 8), []
-        for step in range(8):
-            logp = sequence_logps(model, PROMPTS, RESPONSES, pad=PAD, layout="shared prompt")
-            loss = (logp[:, 0] - logp[:, 1] - 1).square().mean()
-            loss.backward()
-            losses.append(float(loss.detach()))
-            descent.step(step, losses[-1])
-        assert losses[-1] < losses[0]
+        descent = trained(model)
         descent.save(tmp_path / "state.pt", 8)
         assert Descent(make(layers=4).to("cuda").parameters(), Optimisation(), 8).load(tmp_path / "state.pt") == 8
 
