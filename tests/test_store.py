@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(store, monkeypatch):
 
     monkeypatch.setitem(recipes.RECIPES, "full", full)
     with pytest.raises(GoodhartError, match="disk is full") as found:
-        executor._work(str(store.root), Cell("full", {}, label="the big one"))
+        executor._work(str(store.root), Cell("full", {}, label="the big one"), 1)
     assert "\n" not in str(found.value)
     assert "the big one" in str(found.value)
     assert store.open("kept-1") == kept
