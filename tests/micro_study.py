@@ -31,7 +31,7 @@ from goodhart.store import Store
 from goodhart.study.cell import closure
 from goodhart.study.engine import Engine, settle
 from goodhart.study.graph import Graph, build_graph
-from goodhart.study.recipes import make
+from goodhart.study.make import make
 from goodhart.study.spec import Study
 from goodhart.tasks.tokenizer import train_tokenizer
 
@@ -161,6 +161,7 @@ def write_micro_study(folder: Path, write: Callable[[Path, list[str]], None] = w
             "evaluation": 16,
             "train_evaluation": 8,
             "validation": 16,
+            "test": 32,
         },
         "policy": model,
         "sft": {**small, "early": 3, "optimisation": {"micro_batch": 4}},

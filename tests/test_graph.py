@@ -124,7 +124,7 @@ def test_writers_are_the_other_arms_runs(study, graph):
         assert cell.inputs["writer 1"].id == graph.runs["online", AT, seed].id
         assert "writer 0" not in cell.inputs
         assert cell.inputs["sft"].id == graph.sft.id
-        assert cell.spec()["settings"]["steps"] == [0, 3]
+        assert cell.spec["settings"]["steps"] == [0, 3]
     both = replace(study.arms["written"], writers=("online@6", "mixed@4"))
     inputs = with_arms(study, both=both).runs["both", AT, 0].inputs["written"].inputs
     assert inputs["writer 0"].id == graph.runs["online", AT, 0].id
@@ -145,20 +145,21 @@ def test_written_pairs_have_the_labels_of_their_variant(study, graph):
     noisy = {**study.variants, "noisy": Variant(labels=Labels(24, "bernoulli", 0.4))}
     arms = {name: replace(study.arms[name], variant="noisy") for name in ("online", "written")}
     found = build_graph(replace(study, variants=noisy, arms=arms)).runs["written", AT, 0].inputs["written"]
-    settings = found.spec()["settings"]
+    settings = found.spec["settings"]
     assert (settings["mode"], settings["flip"]) == ("bernoulli", 0.4)
-    assert graph.runs["written", AT, 0].inputs["written"].spec()["settings"]["flip"] == 0
+    assert graph.runs["written", AT, 0].inputs["written"].spec["settings"]["flip"] == 0
 
 
 def test_streams_and_mixtures_read_the_recorded_runs(graph):
     online = graph.runs["online", AT, 1]
     assert graph.runs["replay", AT, 1].inputs["stream"].id == online.id
     mixed = graph.runs["mixed", AT, 1]
-    assert mixed.inputs["replay/stream"].id == online.id
-    assert mixed.inputs["online/judge"].id == graph.proxy.id
+    assert mixed.inputs["part 1/stream"].id == online.id
+    assert mixed.inputs["part 0/judge"].id == graph.proxy.id
     assert {"judge", "stream"}.isdisjoint(mixed.inputs)
-    parts = mixed.spec()["settings"]["parts"]
-    assert parts["replay"]["stream"] == "online"
+    parts = mixed.spec["settings"]["parts"]
+    assert [part["pairs"] for part in parts] == [4, 4]
+    assert [part["arm"].get("source", "policy") for part in parts] == ["policy", "stream"]
 
 
 def test_the_parts_of_a_mixture_are_part_of_its_address(study, graph):
@@ -181,7 +182,7 @@ def test_a_stream_is_classified_where_a_hypothesis_asks(study, graph):
     assert cell.inputs["stream"].id == graph.runs["online", AT, 1].id
     assert cell.inputs["classifier offline"].id == graph.runs["offline", AT, 1].id
     # best-of-2 has no beta, so none of its runs is at the stream's setting
-    assert cell.spec()["settings"]["last"] == {"offline": 6, "written": 4}
+    assert cell.spec["settings"]["last"] == {"offline": 6, "written": 4}
     assert cell in found.targets
 
 

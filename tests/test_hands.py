@@ -230,17 +230,20 @@ def test_cells_share_the_cores_of_idle_workers(monkeypatch, workers, cells, thre
 
 
 class Inline:
-    """A pool whose workers are quick; it keeps how many threads each cell was given."""
+    """A worker that is quick; it keeps how many threads each cell was given."""
 
-    def __init__(self, kept):
-        self.kept, self.threads = kept, {}
+    def __init__(self, kept, threads):
+        self.kept, self.threads = kept, threads
 
-    def submit(self, _, __, cell, number):
+    def submit(self, _, cell, number):
         self.threads[cell.label] = number
         self.kept.add(cell.id)
         done = Future()
         done.set_result(True)
         return done
+
+    def result(self, future, _):
+        return future.result()
 
 
 @pytest.mark.parametrize(("groups", "alone"), [((), 3), ((("0",), ("1",)), 1)], ids=["cores", "GPUs"])
@@ -248,11 +251,11 @@ def test_the_cells_that_all_others_wait_for_have_all_cores_but_not_beside_gpus(m
     first = Cell("sft", {}, {}, "first")
     second = Cell("pairs", {}, {"sft": first}, "second")
     last = [Cell("run", {"seed": i}, {"sft": second}, f"last {i}") for i in range(4)]
-    kept = set()
-    pool = Inline(kept)
+    kept, threads = set(), {}
+    workers = [Inline(kept, threads) for _ in range(3)]
     monkeypatch.setattr(executor, "cores", lambda: 8)
     monkeypatch.setattr(Store, "has", lambda _, cell: cell in kept)
-    monkeypatch.setattr(executor, "_pool", lambda *_: nullcontext(pool))
+    monkeypatch.setattr(executor, "_workers", lambda *_: nullcontext(workers))
     executor.execute(Store(tmp_path), [*last, second, first], 3, lambda *_: None, groups=groups)
-    assert pool.threads["first"] == pool.threads["second"] == alone
-    assert [pool.threads[f"last {i}"] for i in range(3)] == [1, 1, 1]
+    assert threads["first"] == threads["second"] == alone
+    assert [threads[f"last {i}"] for i in range(3)] == [1, 1, 1]

@@ -20,7 +20,7 @@ from goodhart.study.workplace import Workplace
 from goodhart.tasks.docstring_text import RESPOND
 from goodhart.tasks.docstrings import Docstring
 from goodhart.tasks.names import MOST, mentions, name_example, name_words
-from goodhart.tasks.prompt_table import read_prompts
+from goodhart.tasks.prompt_table import PromptRow, read_held_out, read_train
 from goodhart.tasks.similarity import similarity
 from goodhart.tasks.text_task import TEXT_TASKS
 from micro_study import write_model
@@ -155,12 +155,20 @@ def made_corpus(tmp_path_factory):
 
 
 def prompts(folder: Path, name: str, model: str | Path, kind: str, **changes):
-    digest = {"name": str(model), "digest": find(str(model)).digest}
-    task = Task(kind=kind, **{"evaluation": 16, "validation": 16, **changes})
+    task, places = Task(kind=kind, **changes), {"tokenizer": str(model)}
     (folder / name).mkdir()
-    work = Workplace({"task": plain_data(task), "tokenizer": digest}, {"corpus": folder / "corpus"}, folder / name)
+    settings = {"task": plain_data(task), "tokenizer": find(str(model)).digest}
+    work = Workplace(settings, {"corpus": folder / "corpus"}, folder / name, places)
     counts = text_prompts(work)["counts"]
-    return read_prompts(folder / name / "prompts.parquet"), counts
+    return every_row(folder / name / "prompts.parquet"), counts
+
+
+def every_row(table: Path) -> list[PromptRow]:
+    return [*read_train(table), *read_held_out(table, range(10**6))]
+
+
+def is_train(row: PromptRow, folder: Path, name: str) -> bool:
+    return row.prompt.id in {train.prompt.id for train in read_train(folder / name / "prompts.parquet")}
 
 
 def test_the_corpus_has_each_text_once_and_no_held_out_text_in_training(made_corpus):
@@ -179,7 +187,7 @@ def test_prompts_hold_no_name_and_every_loss_is_counted(made_corpus):
         "name stands in the text": 22,
         "prompt cut to its beginning (kept)": 0,
     }
-    assert counts["splits"] == {"train": 12, "evaluation": 16, "validation": 16, "test": 88}
+    assert counts["splits"] == {"train": 12, "held_out": 120}
     tokenizer = load_tokenizer(find("tiny").path)
     for row in rows:
         assert row.reference is not None
@@ -189,7 +197,7 @@ def test_prompts_hold_no_name_and_every_loss_is_counted(made_corpus):
         assert row.prompt.tokens[-1] == tokenizer.get_vocab()[RESPOND]
         assert tokenizer.decode(list(row.demonstration), skip_special_tokens=True) == row.reference
         assert row.demonstration[-1] == tokenizer.eos_token_id
-        assert (" train " in row.text) == (row.split == "train")
+        assert (" train " in row.text) == is_train(row, made_corpus[0], "names")
     assert len({row.prompt.id for row in rows}) == len(rows)
 
 
@@ -201,13 +209,11 @@ def test_both_tasks_read_one_corpus_and_hold_out_the_same_packages(made_corpus):
         assert row.text.startswith("Sage._")
         assert row.reference is not None
         assert row.reference not in row.text
-        assert (" train " in row.text) == (row.split == "train")
+        assert (" train " in row.text) == is_train(row, made_corpus[0], "docstrings")
 
 
 def test_names_too_long_in_tokens_are_counted_and_long_prompts_are_cut(made_corpus):
-    rows, counts = prompts(
-        made_corpus[0], "short", "tiny", "names", max_prompt=8, max_response=4, evaluation=4, validation=4
-    )
+    rows, counts = prompts(made_corpus[0], "short", "tiny", "names", max_prompt=8, max_response=4)
     assert counts["left out"]["prompt cut to its beginning (kept)"] == len(rows)
     assert counts["left out"]["human line longer than 4 tokens"] == 132 - len(rows) > 0
     assert {len(row.prompt.tokens) for row in rows} == {8}

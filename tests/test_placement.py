@@ -1,6 +1,5 @@
 """Workers have their own GPUs, and a model on several devices computes what it computes on one."""
 
-import collections
 import copy
 import os
 import time
@@ -26,7 +25,7 @@ from goodhart.models.tree import plant, tree_attention
 from goodhart.sampling import recording
 from goodhart.sampling.cache import decoding_cache, keep_rows
 from goodhart.sampling.keyed import Draws, KeyedSampler
-from goodhart.study.executor import _pool
+from goodhart.study.executor import _workers
 from goodhart.study.session import Crew, cores
 from micro_study import said
 from tiny_models import CAUSAL, END, MODELS, PAD, llama
@@ -100,18 +99,21 @@ def own_group(_):
 def test_every_worker_sees_one_group_for_its_life_and_groups_are_shared_in_turn(monkeypatch):
     monkeypatch.setenv(VISIBLE, "GPU-a,GPU-b,GPU-c,GPU-d,GPU-e")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.setattr("goodhart.study.session.may_have_gpus", lambda: True)
     crew = Crew.of(3, 2)
-    with _pool(crew.workers, "default", crew.groups) as pool:
-        seen = set(pool.map(own_group, range(40)))
-    assert len({process for process, _ in seen}) == len(seen) == 3
-    assert collections.Counter(group for _, group in seen) == {"GPU-a,GPU-b": 2, "GPU-c,GPU-d": 1}
+    with _workers(crew.workers, "default", crew.groups) as workers:
+        asked = [[worker.process().submit(own_group, 0) for _ in range(2)] for worker in workers]
+        seen = [{each.result() for each in one} for one in asked]
+    assert [len(one) for one in seen] == [1, 1, 1]
+    assert len({process for one in seen for process, _ in one}) == 3
+    assert [group for one in seen for _, group in one] == ["GPU-a,GPU-b", "GPU-c,GPU-d", "GPU-a,GPU-b"]
     assert os.environ[VISIBLE] == "GPU-a,GPU-b,GPU-c,GPU-d,GPU-e"
 
 
 def test_without_gpus_a_worker_sees_what_its_parent_sees(monkeypatch):
     monkeypatch.setenv(VISIBLE, "")
-    with _pool(1, "default", ()) as pool:
-        assert pool.submit(os.getenv, VISIBLE).result() == ""
+    with _workers(1, "default", ()) as (worker,):
+        assert worker.process().submit(os.getenv, VISIBLE).result() == ""
 
 
 def parts(model):

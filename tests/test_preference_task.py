@@ -10,7 +10,7 @@ from goodhart.study.data_recipes import preference_prompts
 from goodhart.study.spec import Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.preference_tokens import PLAIN_TEMPLATE
-from goodhart.tasks.prompt_table import read_prompts
+from goodhart.tasks.prompt_table import read_held_out, read_train
 from micro_study import write_model
 from preference_data_cases import answer, battle, hh, tldr, user, write
 
@@ -48,10 +48,10 @@ def run(folder, model, data, **changes):
     task = Task(
         kind="preferences", data=str(data), held_out=0.5, max_prompt=120, max_response=20, evaluation=8, validation=8
     )
-    named = {"name": str(model), "digest": find(str(model)).digest}
-    settings = {"task": {**plain_data(task), **changes}, "tokenizer": named}
+    settings = {"task": {**plain_data(task), **changes}, "tokenizer": find(str(model)).digest}
     (folder / "out").mkdir()
-    return preference_prompts(Workplace(settings, {}, folder / "out"))
+    places = {"tokenizer": str(model), "data": task.data}
+    return preference_prompts(Workplace(settings, {}, folder / "out", places))
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
@@ -63,9 +63,10 @@ def test_every_layout_gives_prompts_and_pairs(layout, ending, model, tmp_path):
     assert result["counts"]["pairs"] == COUNT
     tokenizer = load_tokenizer(model)
     table = tmp_path / "out" / "prompts.parquet"
-    rows = read_prompts(table)
+    train, held_out = read_train(table), read_held_out(table, range(COUNT))
+    rows = [*train, *held_out]
     assert len(rows) == COUNT
-    assert {row.split for row in rows} == {"train", "validation", "test", "evaluation"}
+    assert min(len(train), len(held_out)) > 0
     assert all("say" in row.text for row in rows)
     pairs, _, _ = read_pairs(tmp_path / "out" / "pairs.parquet", "train", table)
     assert pairs.label is not None
@@ -81,7 +82,7 @@ def test_no_prompt_stands_on_both_sides(model, tmp_path):
     run(tmp_path, model, write(tmp_path / "data.jsonl", lines))
     table = tmp_path / "out" / "prompts.parquet"
     sides = {}
-    for split in ("train", "validation", "test", "evaluation"):
+    for split in ("train", "held_out"):
         pairs, _, _ = read_pairs(tmp_path / "out" / "pairs.parquet", split, table)
         for prompt in pairs.prompts:
             sides.setdefault(prompt.tokens, set()).add("train" if split == "train" else "held out")

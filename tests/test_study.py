@@ -13,7 +13,7 @@ from goodhart.models.kernels import using
 from goodhart.store import Store
 from goodhart.study.engine import settle
 from goodhart.study.graph import build_graph
-from goodhart.study.recipes import make
+from goodhart.study.make import make
 from goodhart.study.spec import read_study
 from goodhart.study.workplace import Workplace
 from micro_study import goodhart, said, write_micro_study

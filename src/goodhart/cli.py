@@ -1,10 +1,15 @@
-"""The command line: `goodhart run`, `status`, `report`, `compare`, `list`, `data`, `pretrain`."""
+"""The command line: `goodhart run`, `status`, `why`, `report`, `compare`, `list`, `data`, `pretrain`."""
 
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,26 +40,46 @@ class Run:
     """Run only what some hypotheses need, for example --only H3; it shares its cells with the whole study."""
     dry_run: bool = False
     """Only print the cells, which of them are done, and how long the others will take."""
+    repair: bool = False
+    """Read every finished cell of the study first, and make those anew that are damaged."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Show which cells of a study are done, being made, or missing."""
+    """Show which cells of a study are done, being made, damaged, or missing."""
 
     study: tyro.conf.Positional[str] = "quick"
-    """A built-in study or the path of a YAML file."""
+    """A built-in study, the path of a YAML file, or the name or folder of a study that was run."""
     overrides: tyro.conf.Positional[tuple[str, ...]] = ()
     """The settings that the study was run with."""
-    root: Root = Path("runs")
+    root: Path = Path("runs")
+    """Folder that keeps cells and studies."""
+    verify: bool = False
+    """Read every file of finished cells; else only those that have changed since."""
+
+
+@dataclass(frozen=True)
+class Why:
+    """Say what differs between a cell and the nearest finished one, so why it has to be made."""
+
+    cell: tyro.conf.Positional[str]
+    """The cell's id or its beginning, as --dry-run and status print it."""
+    study: tyro.conf.Positional[str] = "quick"
+    """The study that it belongs to: a built-in one, a YAML file, or the name or folder of one that was run."""
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The settings that the study was run with."""
+    root: Path = Path("runs")
     """Folder that keeps cells and studies."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Make the report of a finished study again from its rows."""
+    """Make the report of a study again; of one that has not ended, from what is done."""
 
     study: tyro.conf.Positional[str] = "quick"
-    """Name of the study, or its folder."""
+    """Name of the study, its folder, or the path of its YAML file."""
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The settings that the study was run with."""
     root: Root = Path("runs")
     """Folder that keeps cells and studies."""
 
@@ -120,31 +145,59 @@ class Pretrain:
     """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
 
 
-Command = Run | Status | Report | Compare | List | Data | Pretrain
+Command = Run | Status | Why | Report | Compare | List | Data | Pretrain
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; a fault that the user can mend is one line on standard error and exit code 1."""
     given = sys.argv[1:] if arguments is None else arguments
+    if given == ["--version"]:
+        sys.stdout.write(f"goodhart {version('goodhart')}\n")
+        return
     command: Command = tyro.cli(Command, prog="goodhart", description=__doc__, args=given)  # type: ignore[arg-type]
     try:
-        _dispatch(command)
+        with _ended_by_termination():
+            code = _dispatch(command)
     except GoodhartError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except _Terminated:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(143)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    if code:
+        sys.exit(code)
 
 
-def _dispatch(command: Command) -> None:
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def _ended_by_termination() -> Generator[None]:
+    def stop(number: int, frame: object) -> None:  # noqa: ARG001
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _dispatch(command: Command) -> int | None:
     from goodhart import commands
 
     match command:
         case Run():
-            commands.run(
+            return commands.run(
                 command.study,
                 [*command.overrides, *([f"precision={command.precision}"] if command.precision else [])],
                 command.root,
@@ -152,11 +205,14 @@ def _dispatch(command: Command) -> None:
                 gpus_per_worker=command.gpus_per_worker,
                 only=command.only,
                 dry_run=command.dry_run,
+                repair=command.repair,
             )
         case Status():
-            commands.status(command.study, list(command.overrides), command.root)
+            return commands.status(command.study, list(command.overrides), command.root, verify=command.verify)
+        case Why():
+            commands.why(command.cell, command.study, list(command.overrides), command.root)
         case Report():
-            commands.report(command.study, command.root)
+            commands.report(command.study, list(command.overrides), command.root)
         case Compare():
             commands.compare(command.study, command.first, command.second, command.root)
         case List():
@@ -166,6 +222,7 @@ def _dispatch(command: Command) -> None:
         case Pretrain():
             settings = dataclasses.asdict(command)
             commands.pretrain(Path(settings.pop("out")), Path(settings.pop("work")), settings)
+    return None
 
 
 if __name__ == "__main__":

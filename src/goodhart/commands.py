@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from goodhart.errors import GoodhartError
+
+if TYPE_CHECKING:
+    from goodhart.study.session import Crew, Prospect
+    from goodhart.study.spec import Study
 
 
 def _console() -> Console:
@@ -25,29 +31,61 @@ def run(
     gpus_per_worker: int,
     only: Sequence[str],
     dry_run: bool,
-) -> None:
-    """Run a study to its report."""
-    from goodhart.report.grid import duration
-    from goodhart.study.engine import settle
-    from goodhart.study.session import Crew, plan, prospect, run_study
-    from goodhart.study.spec import read_study
+    repair: bool,
+) -> int:
+    """Run a study to its report; returns 1 if a cell could not be made."""
+    from goodhart.store import Store
+    from goodhart.study import session
+    from goodhart.study.spec import origin_of, read_study
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
-    console, crew = _console(), Crew.of(workers, gpus_per_worker)
-    study, engine = settle(study, root, keep=not dry_run, gpus=gpus_per_worker)
-    for sentence in engine.sentences():
-        console.print(sentence, highlight=False, markup=False)
-    _, cells = plan(study, root)
+    console, crew = _console(), session.Crew.of(workers, gpus_per_worker)
     if dry_run:
-        for cell, done in cells:
-            console.print(f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}", highlight=False, markup=False)
-    ahead = prospect(study, cells, crew)
-    line = f"{len(cells) - ahead.missing} of {len(cells)} cells are done"
+        _dry_run(study, root, crew, console)
+        return 0
+    folder = session.remember(study, root, origin_of(study_name))
+    from goodhart.study.engine import settle
+
+    study, engine = settle(study, root, keep=True, gpus=gpus_per_worker)
+    for sentence in engine.sentences():
+        _say(console, sentence)
+    _, cells = session.plan(study, root)
+    if repair:
+        for what in session.repair([cell for cell, _ in cells], Store(root)):
+            _say(console, f"damaged, to be made anew: {what}")
+        _, cells = session.plan(study, root)
+    ahead = session.prospect(study, cells, crew, root, keep=True)
+    _say(console, _ahead(ahead, len(cells), crew))
+    outcome = session.run_study(study, engine, root, crew, console, ahead)
+    _show(outcome.folder, console)
+    _say(console, f"log: {folder / 'log.txt'}")
+    return 1 if outcome.unfinished.failed else 0
+
+
+def _dry_run(study: Study, root: Path, crew: Crew, console: Console) -> None:
+    from goodhart.study import session
+    from goodhart.study.engine import settle, settled
+
+    study = settled(study, root) or settle(study, root, keep=False)[0]
+    _, cells = session.plan(study, root)
+    for cell, done in cells:
+        _say(console, f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}")
+    ahead = session.prospect(study, cells, crew, root, keep=False)
+    _say(console, _ahead(ahead, len(cells), crew))
+
+
+def _ahead(ahead: Prospect, cells: int, crew: Crew) -> str:
+    from goodhart.report.grid import duration
+
+    line = f"{cells - ahead.missing} of {cells} cells are done"
     about = f"; the others take about {duration(ahead.wall)} with {crew.workers} workers on this machine"
-    console.print(line + (about if ahead.missing else ""), highlight=False)
-    if not dry_run:
-        _show(run_study(study, engine, root, crew, console, ahead).folder, console)
+    return line + (about if ahead.missing else "")
+
+
+def _say(console: Console, sentence: str) -> None:
+    console.print(sentence, highlight=False, markup=False)
+    console.file.flush()
 
 
 def _show(folder: Path, console: Console) -> None:
@@ -58,42 +96,111 @@ def _show(folder: Path, console: Console) -> None:
     findings = analyse(folder)
     path = write_report(folder, findings)
     console.print(terminal_table(findings))
-    console.print(f"report: {path}", highlight=False, markup=False)
+    _say(console, f"report: {path}")
 
 
-def status(study_name: str, overrides: list[str], root: Path) -> None:
-    """Which cells are done, being made, or missing."""
+def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -> int:
+    """Where the cells of a study stand; returns 1 if any is damaged."""
     from goodhart.store import Store
-    from goodhart.study.engine import settle
-    from goodhart.study.session import plan
-    from goodhart.study.spec import read_study
+    from goodhart.study import session
+    from goodhart.study.display import read_progress, shown
+    from goodhart.study.engine import settle, settled
 
-    store = Store(root)
-    study, _ = settle(read_study(study_name, overrides), root, keep=False)
-    _, cells = plan(study, root)
-    table = Table("state", "cell", "what", "seconds")
-    for cell, done in cells:
-        seconds = f"{store.record(cell.id)['seconds']:.1f}" if done else ""
-        state = "done" if done else "begun" if store.partial(cell.id).exists() else "missing"
-        table.add_row(state, cell.id, cell.label, seconds)
-    _console().print(table)
+    store, asked = Store(root), _asked(study_name, overrides, root)
+    study = settled(asked, root) or settle(asked, root, keep=False)[0]
+    _, cells = session.plan(study, root)
+    table = Table("state", "cell", "what", "seconds", "progress")
+    states: Counter[str] = Counter()
+    console = _console()
+    for cell, _ in cells:
+        state = store.state(cell.id, thorough=verify)
+        states[state] += 1
+        seconds = f"{store.record(cell.id)['seconds']:.1f}" if state == "done" else ""
+        note = shown(read_progress(store, cell)) if state == "begun" else ""
+        who = store.holder(cell.id) if state == "begun" else ""
+        if state == "damaged":
+            note = ", ".join(path.name for path in store.faults(cell.id, thorough=verify))
+        about = "; ".join(part for part in (note, f"by {who}" if who else "") if part)
+        table.add_row(*(Text(each) for each in (state, cell.id, cell.label, seconds, about)))
+    console.print(table)
+    _say(console, ", ".join(f"{number} {state}" for state, number in states.items()))
+    if states["damaged"]:
+        _say(console, "run the study with --repair to make the damaged cells anew")
+    return 1 if states["damaged"] else 0
+
+
+def why(cell: str, study_name: str, overrides: list[str], root: Path) -> None:
+    """What differs between a cell of a study and the nearest finished one."""
+    from goodhart.store import Store
+    from goodhart.study import session
+    from goodhart.study.difference import explain
+    from goodhart.study.engine import settle, settled
+
+    asked = _asked(study_name, overrides, root)
+    study = settled(asked, root) or settle(asked, root, keep=False)[0]
+    _, cells = session.plan(study, root)
+    for line in explain(cell, [each for each, _ in cells], Store(root)):
+        _say(_console(), line)
+
+
+def _asked(name: str, overrides: list[str], root: Path) -> Study:
+    """The study of a file, a built-in one, or the one that was run under a name or into a folder."""
+    from goodhart.study import session
+    from goodhart.study.spec import builtin_studies, read_study
+
+    if not overrides and name not in builtin_studies() and Path(name).suffix not in (".yaml", ".yml"):
+        for folder in (root / "studies" / name, Path(name)):
+            found = session.remembered(folder)
+            if found:
+                return found
+    return read_study(name, overrides)
 
 
 def study_path(name: str, root: Path) -> Path:
-    """The folder of a finished study. Raises GoodhartError if there is none."""
+    """The folder of a study that has tables. Raises GoodhartError if there is none."""
     for folder in (root / "studies" / name, Path(name)):
         if (folder / "rows.parquet").is_file():
             return folder
     known = sorted(p.parent.name for p in (root / "studies").glob("*/rows.parquet"))
     raise GoodhartError(
-        f"there is no finished study {name!r} below {root}",
-        f"finished are: {', '.join(known)}" if known else f"run 'goodhart run {name}' first",
+        f"there is no study {name!r} with results below {root}",
+        f"there are: {', '.join(known)}" if known else f"run 'goodhart run {name}' first",
     )
 
 
-def report(name: str, root: Path) -> None:
-    """Make the report again."""
-    _show(study_path(name, root), _console())
+def report(name: str, overrides: list[str], root: Path) -> None:
+    """Make a study's report again; of one that has not ended, from the cells that are done."""
+    from goodhart.study import session
+
+    folder = Path(name) if (Path(name) / "rows.parquet").is_file() else None
+    if folder is None or (folder / session.STUDY_FILE).is_file():
+        study = _asked(name, overrides, root)
+        own = root / "studies" / study.name
+        folder = _refreshed(study, root) if (own / session.STUDY_FILE).is_file() else study_path(study.name, root)
+    _show(folder, _console())
+
+
+def _refreshed(study: Study, root: Path) -> Path:
+    """The study's folder, its tables made again where cells have been finished since."""
+    from goodhart.store import Store
+    from goodhart.study import session
+    from goodhart.study.engine import settle, settled
+    from goodhart.study.results import Unfinished, write_results
+
+    store = Store(root)
+    folder = store.study(study.name)
+    if (folder / "record.json").is_file() and not _lacks(folder):
+        return folder
+    study = settled(study, root) or settle(study, root, keep=False)[0]
+    graph, cells = session.plan(study, root)
+    cost = {"seconds of this call": 0.0, "workers": 0, **session.spent(store, [cell for cell, _ in cells])}
+    return write_results(store, study, graph, None, cost, Unfinished.of(store, graph))
+
+
+def _lacks(folder: Path) -> bool:
+    from goodhart.report.contents import read_contents
+
+    return bool(read_contents(folder).unfinished.get("missing"))
 
 
 def compare(name: str, first: str, second: str, root: Path) -> None:
@@ -105,14 +212,15 @@ def compare(name: str, first: str, second: str, root: Path) -> None:
 
     contents = read_contents(study_path(name, root))
     matrix = read(contents.rows, "held_out", anchors=contents.anchors)
-    known = dict.fromkeys(checkpoint.arm for checkpoint in matrix.checkpoints)
     for arm in (first, second):
-        if arm not in known:
-            raise GoodhartError(f"study {name!r} has no arm {arm!r}", f"its arms are: {', '.join(known)}")
+        if arm not in contents.arms:
+            raise GoodhartError(f"study {name!r} has no arm {arm!r}", f"its arms are: {', '.join(contents.arms)}")
+    if first == second:
+        raise GoodhartError(f"{first!r} is compared with itself", f"its arms are: {', '.join(contents.arms)}")
     resamples = int(contents.record["study"]["resamples"])
     for measure, title in MEASURES.items():
         for found in measure_summary(matrix, measure, (first, second), resamples).comparisons:
-            _console().print(f"{title}: {gap_line(found.gap)}", highlight=False, markup=False)
+            _say(_console(), f"{title}: {gap_line(found.gap)}")
 
 
 def show_list() -> None:

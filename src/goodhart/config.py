@@ -144,6 +144,51 @@ def plain_data(value: object) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def named_elsewhere(default: Any = dataclasses.MISSING, **options: Any) -> Any:
+    """A dataclass field that only names something, or sizes a measurement: it decides no result by itself.
+
+    What it stands for (a model's weights, a file's content) is an input of the cell or has a setting of its own.
+    """
+    return dataclasses.field(default=default, metadata={"decides": False}, **options)
+
+
+def essential(value: object) -> Any:
+    """Settings as plain data, without what stands at its default and without what decides nothing.
+
+    So a new field at its default changes no address; `build` gives the same dataclass from what is left.
+    """
+    return _essential(value, None)
+
+
+def _essential(value: object, base: object) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kept: dict[str, Any] = {}
+        for field in dataclasses.fields(value):
+            own = getattr(value, field.name)
+            default = getattr(base, field.name) if type(base) is type(value) else _default(field)
+            if field.metadata.get("decides", True) and own != default:
+                kept[field.name] = _essential(own, default)
+        return kept
+    if isinstance(value, dict):
+        return {str(k): _essential(v, None) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_essential(v, None) for v in value]
+    return plain_data(value)
+
+
+def _default(field: dataclasses.Field[Any]) -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def flat(data: object, where: str = "") -> dict[str, Any]:
+    """Nested plain data as one mapping from dotted keys to single values."""
+    if isinstance(data, dict):
+        return {k: v for key, value in data.items() for k, v in flat(value, _join(where, str(key))).items()}
+    if isinstance(data, list):
+        return {k: v for place, value in enumerate(data) for k, v in flat(value, f"{where}[{place}]").items()}
+    return {where: data}
+
+
 def canonical(value: object) -> str:
     """One spelling of settings: JSON with sorted keys and no spaces."""
     return json.dumps(plain_data(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import socket
-import threading
-import time
 import uuid
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import psutil
-
+from goodhart.digest import sha256, signature
 from goodhart.errors import GoodhartError
 
-HEARTBEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0
+State = Literal["done", "damaged", "begun", "missing"]
+"""done: complete, as far as was looked; damaged: there, but not what was written; begun: half made, to be resumed."""
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Write by temporary name and rename, so that a reader sees the old or the new text, never half of it."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +48,61 @@ class Store:
         """Where a cell is being made; what lies there survives a crash and may be resumed from."""
         return self.root / "cells" / f"{cell}.partial"
 
+    def study(self, name: str) -> Path:
+        """Where a study's tables, figures, report and log lie."""
+        return self.root / "studies" / name
+
     def has(self, cell: str) -> bool:
         """Whether the cell is done."""
         return (self.folder(cell) / "DONE").exists()
 
+    def state(self, cell: str, *, thorough: bool = False) -> State:
+        """Where a cell stands; `thorough` reads every file of a finished one, else only those that have changed."""
+        if self.folder(cell).exists():
+            return "damaged" if self.faults(cell, thorough=thorough) else "done"
+        return "begun" if self.partial(cell).exists() else "missing"
+
+    def faults(self, cell: str, *, thorough: bool = True) -> list[Path]:
+        """The files of a finished cell that are missing or not what was written.
+
+        Without `thorough`, files of the right size that have not changed since the cell's end are believed.
+        """
+        folder = self.folder(cell)
+        found = _read_record(folder)
+        if isinstance(found, Path):
+            return [found]
+        end = signature(folder / "DONE")[-1]
+        files = found["files"].items()
+        return [folder / name for name, known in files if not _intact(folder / name, known, None if thorough else end)]
+
     def record(self, cell: str) -> dict[str, Any]:
         """The `cell.json` of a finished cell. Raises GoodhartError if it is damaged."""
-        folder = self.folder(cell)
-        try:
-            text = (folder / "cell.json").read_bytes()
-            done = (folder / "DONE").read_text()
-        except OSError as error:
-            raise GoodhartError(f"cell {cell} cannot be read: {error}", f"delete {folder} and run again") from error
-        if hashlib.sha256(text).hexdigest() != done.strip():
-            raise damaged(folder / "cell.json", folder)
-        return json.loads(text)
+        found = _read_record(self.folder(cell))
+        if isinstance(found, Path):
+            raise damaged(found, self.folder(cell))
+        return found
 
     def open(self, cell: str) -> Path:
         """The folder of a finished cell, after checking every file's size and digest.
 
-        Raises GoodhartError that names the damaged or missing file.
+        A process checks a file once for each change of it. Raises GoodhartError that names the damaged or missing file.
         """
-        folder = self.folder(cell)
-        for name, (size, digest) in self.record(cell)["files"].items():
-            path = folder / name
-            if not path.is_file() or path.stat().st_size != size or sha256(path) != digest:
-                raise damaged(path, folder)
-        return folder
+        for path in self.faults(cell):
+            raise damaged(path, self.folder(cell))
+        return self.folder(cell)
+
+    def discard(self, cell: str) -> None:
+        """Take a damaged cell away, so that it is made anew."""
+        grave = self.root / "cells" / f".{cell}.{uuid.uuid4().hex[:8]}"
+        with suppress(FileNotFoundError):
+            self.folder(cell).rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
 
     def finish(self, cell: str, record: dict[str, Any]) -> None:
-        """Turn the partial directory into the finished cell: digests, `cell.json`, `DONE`, rename."""
+        """Turn the partial directory into the finished cell: digests, `cell.json`, `DONE`, rename.
+
+        Raises GoodhartError if a damaged cell stands where it would go.
+        """
         partial = self.partial(cell)
         shutil.rmtree(partial / "state", ignore_errors=True)
         (partial / "progress.json").unlink(missing_ok=True)
@@ -92,73 +114,81 @@ class Store:
         for path in (*files, partial / "cell.json", partial / "DONE"):
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        partial.rename(self.folder(cell))
+        try:
+            partial.rename(self.folder(cell))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise damaged(self.folder(cell) / "DONE", self.folder(cell)) from error
 
     @contextmanager
     def lock(self, cell: str) -> Generator[bool]:
-        """Hold the cell's lock; yields False at once if a living process holds it."""
-        path = self.root / "cells" / f"{cell}.lock"
+        """Hold the cell's lock; yields False at once if another process holds it.
+
+        The lock is the operating system's (`flock`), so it ends with the process that held it, however that ended: no
+        clock and no judgement of staleness is involved. Raises GoodhartError on a file system without such locks.
+        """
+        from filelock import FileLock, Timeout
+
+        path = self.root / "locks" / f"{cell}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not _acquire(path):
+        held = FileLock(path, timeout=0, fallback_to_soft=False)
+        try:
+            held.acquire()
+        except Timeout:
             yield False
             return
-        stop = threading.Event()
-        beat = threading.Thread(target=_heartbeat, args=(path, stop), daemon=True)
-        beat.start()
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            raise GoodhartError(
+                f"the file system of {self.root} has no file locks ({error})",
+                "put --root on a local disk, NFS 4, or a file system that is mounted with flock",
+            ) from error
+        owner = path.with_suffix(".json")
         try:
+            write_atomically(owner, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
             yield True
         finally:
-            stop.set()
-            beat.join()
-            shutil.rmtree(path, ignore_errors=True)
+            owner.unlink(missing_ok=True)
+            held.release()
+
+    def holder(self, cell: str) -> str:
+        """Who makes a cell, for people; empty if that is not known."""
+        try:
+            owner = json.loads((self.root / "locks" / f"{cell}.json").read_text())
+            return f"process {int(owner['pid'])} on {owner['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
 
 def damaged(path: Path, folder: Path) -> GoodhartError:
     """The error for a file that is not what was written."""
-    return GoodhartError(f"{path} is missing or is not what was written", f"delete {folder} and run again")
+    return GoodhartError(
+        f"{path} is missing or is not what was written", f"run again with --repair, which makes {folder.name} anew"
+    )
 
 
-def _acquire(path: Path) -> bool:
-    owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-    ready = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    ready.mkdir()
-    (ready / "owner.json").write_text(json.dumps(owner))
-    for _ in range(2):
-        try:
-            # a rename onto a non-empty directory fails, so owner and lock appear together or not at all
-            ready.rename(path)
-            return True
-        except OSError:
-            if not _is_stale(path):
-                break
-            # only one of several waiting processes can move the stale lock away
-            grave = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-            try:
-                path.rename(grave)
-            except OSError:
-                break
-            shutil.rmtree(grave, ignore_errors=True)
-    shutil.rmtree(ready, ignore_errors=True)
-    return False
-
-
-def _is_stale(path: Path) -> bool:
+def _read_record(folder: Path) -> dict[str, Any] | Path:
+    """What `cell.json` holds, or the file that is at fault."""
     try:
-        owner = json.loads((path / "owner.json").read_text())
-        age = time.time() - (path / "owner.json").stat().st_mtime
-    except (OSError, ValueError):
+        text = (folder / "cell.json").read_bytes()
+    except OSError:
+        return folder / "cell.json"
+    try:
+        done = (folder / "DONE").read_bytes()
+    except OSError:
+        return folder / "DONE"
+    if hashlib.sha256(text).hexdigest().encode() == done:
+        return json.loads(text)
+    return folder / ("cell.json" if len(done) == 64 and done.isalnum() else "DONE")
+
+
+def _intact(path: Path, known: list[Any], end: int | None) -> bool:
+    """Whether a file has the size and digest that are `known`; one that is older than `end` is not read."""
+    size, digest = known
+    try:
+        *_, found, changed = signature(path)
+        return found == size and ((end is not None and changed <= end) or sha256(path) == digest)
+    except OSError:
         return False
-    if owner["host"] != socket.gethostname():
-        return age > STALE_SECONDS
-    try:
-        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) > 1
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _heartbeat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(HEARTBEAT_SECONDS):
-        try:
-            os.utime(path / "owner.json")
-        except OSError:
-            return

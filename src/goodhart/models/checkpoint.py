@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from goodhart.digest import sha256
 from goodhart.errors import GoodhartError
 from goodhart.models.placement import place
 
@@ -45,7 +46,7 @@ def find(name: str) -> Checkpoint:
     files = sorted({f for pattern in _FILES for f in folder.glob(pattern)})
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+        digest.update(file.name.encode() + bytes.fromhex(sha256(file)))
     return Checkpoint(str(folder), digest.hexdigest()[:16])
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -82,6 +80,8 @@ def _seconds(call: Callable[[], None]) -> float:
 
 def _wait() -> None:
     """Until a GPU has done what it was asked."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -89,6 +89,8 @@ def _wait() -> None:
 @contextmanager
 def one_thread() -> Generator[None]:
     """Within, PyTorch has one thread, as the processes that make cells."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -5,11 +5,26 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from goodhart.errors import GoodhartError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def may_have_gpus() -> bool:
+    """Whether a driver of GPUs is there at all, told without PyTorch."""
+    return any(Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))
+
+
+def gpu_name() -> str:
+    """What the first GPU calls itself; empty where there is none."""
+    if not may_have_gpus():
+        return ""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
 
 
 def gpus() -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from transformers import LlamaConfig
+from typing import TYPE_CHECKING
 
 from goodhart.errors import GoodhartError
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ def preset_config(name: str, *, vocab_size: int, bos: int, eos: int, pad: int) -
 
 def config_of(shape: Preset, *, vocab_size: int, bos: int, eos: int, pad: int) -> LlamaConfig:
     """The Hugging Face configuration of a shape."""
+    from transformers import LlamaConfig
+
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.hidden,

@@ -74,6 +74,11 @@ class Contents:
         return dict(self.record["anchors"])
 
     @property
+    def unfinished(self) -> dict[str, Any]:
+        """What the study lacks (`missing`, `total`, `failed`, `without`); empty for an older study."""
+        return dict(self.record.get("unfinished", {}))
+
+    @property
     def hypotheses(self) -> dict[str, Hypothesis]:
         """What the study tests."""
         return {name: build(Hypothesis, each) for name, each in self.record["study"]["hypotheses"].items()}

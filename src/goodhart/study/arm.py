@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from goodhart.config import named_elsewhere
 from goodhart.errors import GoodhartError
 from goodhart.training.settings import Optimisation
 
@@ -24,18 +25,18 @@ class Arm:
     another arm's run at the same setting and seed, samples of two other policies, or a mixture of other arms'."""
     labeller: Literal["proxy", "golden", "data"] = "proxy"
     """Who labels them. `golden` is for the golden policy alone: a judge trains no arm."""
-    variant: str = ""
+    variant: str = named_elsewhere("")
     """Which of the study's `variants` the arm belongs to: another policy, proxy or set of labels."""
     refresh: int = 1
     """For `policy`: the policy that samples is renewed every so many steps; 1 is online, 0 never renews it."""
-    stream: str = ""
+    stream: str = named_elsewhere("")
     """For `stream`: the arm whose pairs are replayed."""
     window: int = 1
     """For `stream`: so many batches are shuffled together; 1 replays them in order, 0 shuffles the whole stream."""
-    writers: tuple[str, ...] = ()
+    writers: tuple[str, ...] = named_elsewhere(())
     """For `samples`: who writes the first and who the second response to every prompt of the golden data set, each
     `sft` or ARM@STEP, that arm's checkpoint at its first beta and lr and the same seed. The golden model labels."""
-    parts: dict[str, float] = field(default_factory=dict[str, float])
+    parts: dict[str, float] = field(default_factory=dict[str, float], metadata={"decides": False})
     """For `mixture`: arms and their shares of every batch; each part keeps its own source and labeller."""
     mode: Literal["hard", "soft", "bernoulli"] = "hard"
     """How a preference model's answer becomes a label."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ import pyarrow as pa
 from goodhart.evaluation import schema
 from goodhart.store import Store
 from goodhart.study.cell import Cell, closure
-from goodhart.study.plan import Graph, Measured
+from goodhart.study.plan import Measured
 from goodhart.study.spec import Study
 
 
-def spent(store: Store, study: Study, graph: Graph) -> pa.Table:
+def spent(store: Store, study: Study, measured: Sequence[Measured]) -> pa.Table:
     """The table of `schema.BUDGETS` for the study's arms."""
-    rows = [_row(store, study, item) for item in graph.measured if item.run is not None and item.arm in study.arms]
+    rows = [_row(store, study, item) for item in measured if item.run is not None and item.arm in study.arms]
     return pa.Table.from_pylist(rows, schema=schema.BUDGETS)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from goodhart.config import address, plain_data
-
-RECIPE_VERSION = 5
-"""Part of every address: raised when a recipe's result changes for the same settings."""
+from goodhart.config import address, essential
+from goodhart.study.recipes import RECIPES
+from goodhart.study.source import edited
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,25 +18,33 @@ class Cell:
     kind: str
     """Which recipe makes it."""
     settings: Any
-    """A frozen dataclass or a mapping of plain values."""
+    """A frozen dataclass or a mapping: all that decides the result beside the inputs, and nothing else."""
     inputs: Mapping[str, Cell] = field(default_factory=dict)
     """The cells that the recipe reads, by the name it knows them by."""
     label: str = ""
     """For people; not part of the address."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where models and data lie whose digests stand in the settings; not part of the address."""
     id: str = field(init=False)
-    """Kind and the first 12 digits of the digest of (kind, recipe version, settings, inputs' ids)."""
+    """Kind and the first 12 digits of the digest of `spec`."""
+    spec: dict[str, Any] = field(init=False)
+    """What the address is made of: kind, recipe, settings without what is at its default, ids of the inputs."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", f"{self.kind}-{address(self.spec())}")
-
-    def spec(self) -> dict[str, Any]:
-        """What the address is made of."""
-        return {
+        spec = {
             "kind": self.kind,
-            "recipe": RECIPE_VERSION,
-            "settings": plain_data(self.settings),
+            "recipe": recipe_version(self.kind),
+            "settings": essential(self.settings),
             "inputs": {name: cell.id for name, cell in self.inputs.items()},
         }
+        object.__setattr__(self, "spec", spec)
+        object.__setattr__(self, "id", f"{self.kind.replace(' ', '-')}-{address(spec)}")
+
+
+def recipe_version(kind: str) -> str:
+    """The version of a kind's recipe; with the digest of its source, where that was edited in place."""
+    version, source = str(RECIPES[kind].version) if kind in RECIPES else "0", edited(kind)
+    return f"{version} with source {source}" if source else version
 
 
 def closure(cells: list[Cell]) -> list[Cell]:

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.pair_table import write_pairs
+from goodhart.digest import sha256
 from goodhart.errors import GoodhartError
-from goodhart.models.checkpoint import load_tokenizer, locate
+from goodhart.models.checkpoint import load_tokenizer
 from goodhart.randomness import permutation
-from goodhart.store import sha256
 from goodhart.study.spec import Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks import docstrings
@@ -26,7 +26,7 @@ from goodhart.tasks.docstring_text import prompt_frame
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_data import load_preferences
 from goodhart.tasks.preference_tokens import encode_example
-from goodhart.tasks.prompt_table import assign_splits, write_prompts
+from goodhart.tasks.prompt_table import HeldOut, held_out_number, ranks, read_held_out, write_prompts
 from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.text_task import TEXT_TASKS, TextTask
 
@@ -74,20 +74,21 @@ def corpus(work: Workplace) -> dict[str, Any]:
 def text_prompts(work: Workplace) -> dict[str, Any]:
     """`prompts.parquet` of a built-in task: token ids, splits, human lines."""
     task = work.setting(Task, "task")
-    tokenizer = load_tokenizer(locate(work.settings["tokenizer"]))
+    tokenizer = load_tokenizer(work.model("tokenizer"))
     text_task, reasons = TEXT_TASKS[task.kind], Counter[str]()
     examples = _examples(work.inputs["corpus"] / "corpus.parquet", text_task, reasons)
     kept = _encoded(examples, tokenizer, text_task.foreign_closing, task, reasons)
     held_out = [row for row in kept if row["side"] == "held_out"]
     order = permutation(len(held_out), 0, "held-out split").tolist()
-    for row, split in zip(held_out, assign_splits(order, task.validation, task.evaluation), strict=True):
-        row["split"] = split
+    for row, rank in zip(held_out, ranks(order), strict=True):
+        row["rank"] = rank
     texts = tokenizer.backend_tokenizer.decode_batch([r["tokens"] for r in kept], skip_special_tokens=True)
     write_prompts(
         work.folder / "prompts.parquet",
         {
             "prompt": [r["id"] for r in kept],
-            "split": [r.get("split", "train") for r in kept],
+            "split": [r["side"] for r in kept],
+            "rank": [r.get("rank") for r in kept],
             "package": [r["package"] for r in kept],
             "text": texts,
             "tokens": [r["tokens"] for r in kept],
@@ -139,7 +140,7 @@ def _encoded(
 
 def _describe(kept: list[dict[str, Any]], reasons: Counter[str]) -> dict[str, Any]:
     return {
-        "splits": dict(Counter(row.get("split", "train") for row in kept)),
+        "splits": dict(Counter(row["side"] for row in kept)),
         "left out": dict(reasons),
         "prompt tokens, mean": round(float(np.mean([len(row["tokens"]) for row in kept])), 1),
         "response tokens, mean": round(float(np.mean([len(row["line"]) for row in kept])), 1),
@@ -149,9 +150,9 @@ def _describe(kept: list[dict[str, Any]], reasons: Counter[str]) -> dict[str, An
 def preference_prompts(work: Workplace) -> dict[str, Any]:
     """`prompts.parquet` and `pairs.parquet` of a preference data set of people."""
     task = work.setting(Task, "task")
-    tokenizer = load_tokenizer(locate(work.settings["tokenizer"]))
+    tokenizer = load_tokenizer(work.model("tokenizer"))
     loaded = load_preferences(
-        task.data, split=task.data_split or None, layout=None if task.layout == "auto" else task.layout
+        work.places["data"], split=task.data_split or None, layout=None if task.layout == "auto" else task.layout
     )
     reasons: Counter[str] = Counter(dict(loaded.filtered))
     rows: list[dict[str, Any]] = []
@@ -165,16 +166,16 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
             rows.append({"side": side, "id": example.id, "label": example.label, "encoded": encoded})
     if not any(row["side"] == "train" for row in rows):
         raise GoodhartError(
-            f"no training pair of {task.data} is left after filtering ({dict(reasons)})",
+            f"no training pair of {work.places['data']} is left after filtering ({dict(reasons)})",
             "raise task.max_prompt and task.max_response, or check the data with 'goodhart data'",
         )
-    prompts = _unique_prompts(rows, tokenizer, task)
+    prompts = _unique_prompts(rows, tokenizer)
     _write_preferences(work.folder, rows, prompts)
     counts = _describe(list(prompts.values()), reasons)
     return {"counts": {**counts, "pairs": len(rows), "layout": loaded.layout}}
 
 
-def _unique_prompts(rows: list[dict[str, Any]], tokenizer: Any, task: Task) -> dict[str, dict[str, Any]]:
+def _unique_prompts(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, dict[str, Any]]:
     """One entry for each prompt, with its split; the better response of its first pair is its demonstration."""
     prompts: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -187,8 +188,8 @@ def _unique_prompts(rows: list[dict[str, Any]], tokenizer: Any, task: Task) -> d
         prompts.setdefault(row["prompt"], entry)
     held_out = [entry for entry in prompts.values() if entry["side"] == "held_out"]
     order = permutation(len(held_out), 0, "held-out split").tolist()
-    for entry, split in zip(held_out, assign_splits(order, task.validation, task.evaluation), strict=True):
-        entry["split"] = split
+    for entry, rank in zip(held_out, ranks(order), strict=True):
+        entry["rank"] = rank
     return prompts
 
 
@@ -197,7 +198,8 @@ def _write_preferences(folder: Path, rows: list[dict[str, Any]], prompts: dict[s
         folder / "prompts.parquet",
         {
             "prompt": list(prompts),
-            "split": [e.get("split", "train") for e in prompts.values()],
+            "split": [e["side"] for e in prompts.values()],
+            "rank": [e.get("rank") for e in prompts.values()],
             "package": [None] * len(prompts),
             "text": [e["text"] for e in prompts.values()],
             "tokens": [e["tokens"] for e in prompts.values()],
@@ -211,5 +213,32 @@ def _write_preferences(folder: Path, rows: list[dict[str, Any]], prompts: dict[s
         [row["encoded"].second for row in rows],
         np.array([row["label"] for row in rows]),
     )
-    splits = [prompts[row["prompt"]].get("split", "train") for row in rows]
+    splits = [prompts[row["prompt"]]["side"] for row in rows]
     write_pairs(folder / "pairs.parquet", pairs, [row["id"] for row in rows], splits, ["people"] * len(rows))
+
+
+def peoples_pairs(work: Workplace) -> dict[str, Any]:
+    """`pairs.parquet`: the pairs of people that train (train) and that stop what is trained (validation)."""
+    train = pq.read_table(work.inputs["prompts"] / "pairs.parquet", filters=[("split", "=", "train")])
+    validation = _of_prompts(work, HeldOut(int(work.settings["validation"])).to_validate, "validation")
+    pq.write_table(pa.concat_tables([train, validation]), work.folder / "pairs.parquet")
+    return {"pairs": {"train": len(train), "validation": len(validation)}}
+
+
+def peoples_test_pairs(work: Workplace) -> dict[str, Any]:
+    """`pairs.parquet`: the pairs of people that measure preference models (test), one for each such prompt."""
+    held_out = HeldOut(int(work.settings["validation"]), 0, int(work.settings["test"]))
+    number = held_out_number(work.inputs["prompts"] / "prompts.parquet")
+    test = _of_prompts(work, held_out.to_test(number), "test")
+    first = {prompt: place for place, prompt in reversed(list(enumerate(test.column("prompt").to_pylist())))}
+    test = test.take(sorted(first.values()))
+    pq.write_table(test, work.folder / "pairs.parquet")
+    return {"pairs": {"test": len(test)}}
+
+
+def _of_prompts(work: Workplace, chosen: range, split: str) -> pa.Table:
+    """The pairs of the held-out prompts of some ranks, under the name of a split."""
+    ids = [row.prompt.id for row in read_held_out(work.inputs["prompts"] / "prompts.parquet", chosen)]
+    found = pq.read_table(work.inputs["prompts"] / "pairs.parquet", filters=[("prompt", "in", ids)])
+    names = pa.array([split] * len(found), pa.string())
+    return found.set_column(found.schema.get_field_index("split"), "split", names)

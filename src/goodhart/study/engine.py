@@ -12,19 +12,18 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
-
-import torch
+from typing import TYPE_CHECKING, Any, cast
 
 from goodhart.config import address, build, plain_data
 from goodhart.errors import GoodhartError
-from goodhart.models import kernels, precision
-from goodhart.models.checkpoint import Checkpoint, find, load_model, quiet
+from goodhart.models.checkpoint import Checkpoint, find
 from goodhart.models.choice import Choice
-from goodhart.models.placement import device
-from goodhart.models.precision import Batch, Precision
-from goodhart.study.record import machine, versions
+from goodhart.models.placement import gpu_name, may_have_gpus
+from goodhart.study.record import processor, versions
 from goodhart.study.spec import Study
+
+if TYPE_CHECKING:
+    from goodhart.models.precision import Batch, Precision
 
 _PAIRS, _PROMPT, _RESPONSE = 4, 48, 24
 """The largest batch that is timed on a CPU, which is as busy with it as with a whole one."""
@@ -69,6 +68,14 @@ class Engine:
         return said
 
 
+def settled(study: Study, root: Path) -> Study | None:
+    """The study with its training precision, where nothing has to be measured for it; this imports no PyTorch."""
+    if study.precision != "auto":
+        return study
+    kept = _read(_precision_folder(root, find(study.policy)) / _FILE)
+    return kept and replace(study, precision=cast("Precision", kept.choice.chosen))
+
+
 def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Study, Engine]:
     """The study with its training precision, and the engine; measures for some seconds what `root` does not know.
 
@@ -79,38 +86,55 @@ def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Stud
     held: list[Any] = []
 
     def model() -> Any:
+        from goodhart.models.checkpoint import load_model, quiet
+
         if not held:
             quiet()
             held.append(load_model(policy.path, gpus))
         return held[0]
 
-    here = root / "engine"
-    fast = _kept(
-        here / f"kernels-{policy.digest}-{address(_here())}",
-        lambda: kernels.measure(kernels.layer_shapes(model()), kernels.products()),
-        keep,
-    )
-    slim = _precision(study, here, policy, lambda: _timed(study, model(), fast.choice.chosen), keep)
-    held.clear()
-    torch.cuda.empty_cache()  # this process waits while others make the cells
+    def fastest() -> Choice:
+        from goodhart.models import kernels
+
+        return kernels.measure(kernels.layer_shapes(model()), kernels.products())
+
+    fast = _kept(root / "engine" / f"kernels-{policy.digest}-{address(_here())}", fastest, keep)
+    slim = _precision(study, root, policy, lambda: _timed(study, model(), fast.choice.chosen), keep)
+    if held and may_have_gpus():
+        import torch
+
+        held.clear()
+        torch.cuda.empty_cache()  # this process waits while others make the cells
     chosen = cast("Precision", slim.choice.chosen)
-    precision.check_supported(chosen)
+    if chosen == "bfloat16":
+        from goodhart.models.precision import check_supported
+
+        check_supported(chosen)
     return replace(study, precision=chosen), Engine(fast, slim)
 
 
-def _precision(study: Study, here: Path, policy: Checkpoint, measure: Callable[[], Choice], keep: bool) -> Kept:
+def _precision_folder(root: Path, policy: Checkpoint) -> Path:
+    return root / "engine" / f"precision-{policy.digest}"
+
+
+def _precision(study: Study, root: Path, policy: Checkpoint, measure: Callable[[], Choice], keep: bool) -> Kept:
     if study.precision != "auto":
         return _made(Choice(study.precision, "the study or --precision says so"))
-    return _kept(here / f"precision-{policy.digest}", measure, keep)
+    return _kept(_precision_folder(root, policy), measure, keep)
 
 
 def _timed(study: Study, model: Any, chosen: str) -> Choice:
+    from goodhart.models import kernels, precision
+
     with kernels.using(chosen):
         return precision.measure(model, _batch(study, model))
 
 
 def _batch(study: Study, model: Any) -> Batch:
     """On a GPU, which a small batch leaves idle, that of the first arm; on a CPU a few pairs."""
+    from goodhart.models.placement import device
+    from goodhart.models.precision import Batch
+
     arm, task = next(iter(study.arms.values())), study.task
     longest = getattr(model.config, "max_position_embeddings", None) or task.max_prompt + task.max_response
     prompt = min(task.max_prompt, longest // 2)
@@ -123,30 +147,40 @@ def _batch(study: Study, model: Any) -> Batch:
 
 
 def _here() -> tuple[str, str]:
-    """What a choice depends on beside the model."""
-    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else str(machine()["processor"])
-    return processor, versions()["torch"]
+    """What a choice depends on beside the model: the GPU's or the processor's name, and the version of PyTorch."""
+    return gpu_name() or processor(), versions()["torch"]
 
 
 def _made(choice: Choice) -> Kept:
     return Kept(choice, *_here())
 
 
+_FILE = "choice.json"
+
+
 def _kept(folder: Path, measure: Callable[[], Choice], keep: bool) -> Kept:
     """What a folder holds, else what is measured now; of processes that measure at once the first counts."""
-    file = folder / "choice.json"
+    file = folder / _FILE
+    found = _read(file)
+    if found is not None:
+        return found
+    made = _made(measure())
+    if not keep:
+        return made
+    ready = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    ready.mkdir(parents=True)
+    (ready / file.name).write_text(json.dumps(plain_data(made), indent=1), encoding="utf-8")
+    try:
+        ready.rename(folder)  # onto a folder that holds a file it fails
+    except OSError:
+        shutil.rmtree(ready)
+    return _read(file) or made
+
+
+def _read(file: Path) -> Kept | None:
     if not file.exists():
-        found = _made(measure())
-        if not keep:
-            return found
-        ready = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-        ready.mkdir(parents=True)
-        (ready / file.name).write_text(json.dumps(plain_data(found), indent=1), encoding="utf-8")
-        try:
-            ready.rename(folder)  # onto a folder that holds a file it fails
-        except OSError:
-            shutil.rmtree(ready)
+        return None
     try:
         return build(Kept, json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, GoodhartError) as error:
-        raise GoodhartError(f"{file} cannot be read: {error}", f"delete {folder} and run again") from error
+        raise GoodhartError(f"{file} cannot be read: {error}", f"delete {file.parent} and run again") from error

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import heapq
+import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
+from goodhart.config import address
 from goodhart.models.checkpoint import find
-from goodhart.models.placement import device, place
 from goodhart.models.presets import CONTEXT, PRESETS, VOCABULARY, config_of
+from goodhart.store import write_atomically
+from goodhart.study.arm import Arm
 from goodhart.study.cell import Cell
 from goodhart.study.executor import in_turn, share
+from goodhart.study.record import processor
 from goodhart.study.spec import Study
 
 FIXED, PER_MILLION = 22e-6, 21e-6
@@ -26,11 +29,12 @@ PROBE = 54e-6
 """Seconds per token that `probe` gave on the same machine."""
 _SHARE = 0.67
 """Of the longest response, the mean one."""
-_DATA = {"docstrings": 11.0, "corpus": 2.0, "prompts": 9.0, "preferences": 9.0}
+_DATA = {"docstrings": 11.0, "corpus": 2.0, "prompts": 9.0, "preferences": 9.0, "people": 1.0, "test people": 1.0}
 """Seconds of cells that run no model."""
 _START = 1.0
 """Seconds of loading and saving in each cell."""
-_TRAINED, _SHARED, _PIECES = ("sft", "preference"), ("pairs", "labels", "quality"), 16
+_TRAINED, _PIECES = ("sft", "preference"), 16
+_SHARED = ("pairs", "test pairs", "labels", "test labels", "quality")
 """Cells whose pieces are micro-batches, and cells with many pieces."""
 _TOGETHER = 0.9
 """What a thread does of its work when there are several."""
@@ -38,6 +42,11 @@ _TOGETHER = 0.9
 
 def probe() -> float:
     """Seconds per token of a forward pass of the smallest shipped shape, the median of some."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from goodhart.models.placement import device, place
+
     config = config_of(PRESETS["tiny"], vocab_size=VOCABULARY, bos=0, eos=1, pad=2)
     model: Any = place(AutoModelForCausalLM.from_config(config).eval(), 1)
     tokens = torch.zeros(32, CONTEXT // 4, dtype=torch.long, device=device())
@@ -55,13 +64,29 @@ def probe() -> float:
     return statistics.median(spent) / tokens.numel()
 
 
+def speed(root: Path, *, keep: bool) -> float:
+    """What `probe` gave on this processor, as the root knows it; else measured now and, if wished, kept there."""
+    file = root / "engine" / f"speed-{address(processor())}.json"
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["seconds per token"])
+    except (OSError, ValueError, KeyError, TypeError):
+        measured = probe()
+    if keep:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps({"processor": processor(), "seconds per token": measured}))
+    return measured
+
+
 def parameters(name: str) -> float:
-    """Millions of parameters of a model, from its configuration alone."""
-    config = AutoConfig.from_pretrained(find(name).path)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with torch.device("meta"):
-        model: Any = kind.from_config(config)
-    return sum(p.numel() for p in model.parameters()) / 1e6
+    """Millions of parameters of a model, from the headers of its weight files alone."""
+    return sum(map(_weights, Path(find(name).path).glob("*.safetensors"))) / 1e6
+
+
+def _weights(file: Path) -> int:
+    """The format: eight bytes with the length of a JSON header, which has the shape of every tensor."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
 
 
 @dataclass(frozen=True)
@@ -75,12 +100,12 @@ class Costs:
     """How much slower this machine is than the one where the constants were measured."""
 
     @classmethod
-    def of(cls, study: Study) -> Costs:
-        """Measure this machine and count the models' parameters."""
+    def of(cls, study: Study, seconds_per_token: float) -> Costs:
+        """With the models' parameters counted; `seconds_per_token` is what `probe` gives on this machine."""
         policies = (v.policy for v in study.variants.values() if v.policy)
         proxies = (v.proxy.model for v in study.variants.values() if v.proxy)
         names = {study.policy, study.golden.model, study.proxy.model, *policies, *proxies}
-        return cls(study, {name: parameters(name) for name in names}, probe() / PROBE)
+        return cls(study, {name: parameters(name) for name in names}, seconds_per_token / PROBE)
 
     def seconds(self, cell: Cell) -> float:
         """Of one process that makes the cell."""
@@ -124,20 +149,16 @@ class Costs:
         settings = cell.settings["preference"]
         bare = 2 * (self.response + 2)
         read = self.prompt + (4 if settings.kind == "pairwise" else 2) * (self.response + 1)
-        return (read + bare) * self.forward(settings.model)
+        return (read + bare) * self.forward(cell.places["model"])
 
     def run(self, cell: Cell) -> float:
         """A training run: samples and labels for what its source samples, reference and training for all."""
-        arm = cell.settings["arm"]
-        pairs, policy = arm["steps"] * arm["batch"], self.forward(_policy(cell.inputs["sft"]))
-        shares = {"": 1.0} if arm["source"] != "mixture" else arm["parts"]
-        fresh = sum(
-            share
-            for part, share in shares.items()
-            if (cell.settings["parts"][part] if part else arm)["source"] == "policy"
-        )
+        arm: Arm = cell.settings["arm"]
+        pairs, policy = arm.steps * arm.batch, self.forward(_policy(cell.inputs["sft"]))
+        parts = cell.settings.get("parts", [{"arm": arm, "pairs": arm.batch}])
+        fresh = sum(part["pairs"] for part in parts if part["arm"].source == "policy") / arm.batch
         judges = [needed for name, needed in cell.inputs.items() if name.endswith("judge")]
-        sampled = fresh * ((4 + (arm["refresh"] != 1)) * policy * self.pair + sum(map(self.judgement, judges[:1])))
+        sampled = fresh * ((4 + (arm.refresh != 1)) * policy * self.pair + sum(map(self.judgement, judges[:1])))
         return pairs * (sampled + 3 * policy * self.pair)
 
     def evaluation(self, cell: Cell) -> float:
@@ -162,7 +183,13 @@ class Costs:
 
     def pairs(self, cell: Cell) -> float:
         """Some two and a half samples for each initial pair, in large batches."""
-        number = self.study.pool.pairs + self.study.pool.test_pairs
+        return self._pool(cell, self.study.pool.pairs + self.study.task.validation)
+
+    def test_pairs(self, cell: Cell) -> float:
+        """The same for those that only measure."""
+        return self._pool(cell, self.study.task.test)
+
+    def _pool(self, cell: Cell, number: int) -> float:
         return 1.4 * number * (self.prompt + 2.4 * self.response) * self.forward(_policy(cell.inputs["sft"]))
 
     def preference(self, cell: Cell) -> float:
@@ -172,14 +199,20 @@ class Costs:
         return (3 * settings.steps * settings.batch + looks) * self.judgement(cell)
 
     def quality(self, cell: Cell) -> float:
-        """Training, test and probe pairs."""
-        pairs = 256 + (6 * self.study.pool.test_pairs if cell.inputs["pairs"].kind == "pairs" else 90)
-        return pairs * self.judgement(cell.inputs["model"])
+        """Training and test pairs, and in a built-in task six probes for each."""
+        probes = 7 if cell.inputs["tests"].kind == "test pairs" else 1
+        return (256 + probes * self.study.task.test) * self.judgement(cell.inputs["model"])
 
     def labels(self, cell: Cell) -> float:
         """Golden labels and the reference's log-probabilities."""
-        each = self.judgement(cell.inputs["golden"]) + self.forward(_policy(cell.inputs["sft"])) * self.pair
-        return (cell.settings["labels"].number + 200) * each
+        return (cell.settings["labels"].number + self.study.task.validation / 3) * self._label(cell)
+
+    def test_labels(self, cell: Cell) -> float:
+        """The same for the pairs that only measure."""
+        return self.study.task.test / 3 * self._label(cell)
+
+    def _label(self, cell: Cell) -> float:
+        return self.judgement(cell.inputs["golden"]) + self.forward(_policy(cell.inputs["sft"])) * self.pair
 
     def written(self, cell: Cell) -> float:
         """Two samples for each prompt, their labels, and three scorings."""
@@ -200,7 +233,7 @@ class Costs:
 
 
 def _policy(sft: Cell) -> str:
-    return str(sft.settings["model"]["name"])
+    return str(sft.places["model"])
 
 
 _WORK = {
@@ -209,9 +242,11 @@ _WORK = {
     "best of n": Costs.best_of,
     "sft": Costs.sft,
     "pairs": Costs.pairs,
+    "test pairs": Costs.test_pairs,
     "preference": Costs.preference,
     "quality": Costs.quality,
     "labels": Costs.labels,
+    "test labels": Costs.test_labels,
     "written": Costs.written,
     "opponents": Costs.opponents,
     "stream": Costs.stream,

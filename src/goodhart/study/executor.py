@@ -1,4 +1,4 @@
-"""Runs cells in a pool of processes; every cell is an idempotent piece of work in the store."""
+"""Runs cells in processes; every cell is an idempotent piece of work in the store, and one that fails fails alone."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ import multiprocessing
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.context import BaseContext
 from pathlib import Path
+
+import psutil
 
 from goodhart.errors import GoodhartError
 from goodhart.models.placement import VISIBLE
 from goodhart.store import Store
 from goodhart.study.cell import Cell
+from goodhart.study.recipes import RECIPES
 
 POLL_SECONDS = 0.5
+ATTEMPTS = 2
+"""How often a cell is begun whose process is killed from outside."""
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "true",  # the one cell that tokenizes much runs when nothing else can
@@ -29,6 +35,23 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**36),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Faults of the file system, which every other cell would meet too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a cell could not be made."""
+
+    problem: str
+    remedy: str
+    trace: str = ""
+    """The traceback of a fault that has no sentence of its own."""
+    everywhere: bool = False
+    """Whether every other cell would fail for the same reason."""
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.remedy}"
 
 
 @dataclass(slots=True)
@@ -36,14 +59,20 @@ class Progress:
     """Where an execution stands."""
 
     total: int
-    running: dict[str, tuple[Cell, float]] = field(default_factory=dict)
+    running: dict[str, tuple[Cell, float]] = field(default_factory=dict[str, tuple[Cell, float]])
     """Cells being made, and since when (`time.monotonic`)."""
-    done: list[Cell] = field(default_factory=list)
+    done: list[Cell] = field(default_factory=list[Cell])
     cached: int = 0
+    failed: dict[str, tuple[Cell, Failure]] = field(default_factory=dict[str, tuple[Cell, Failure]])
+    """Cells that could not be made."""
+    blocked: dict[str, Cell] = field(default_factory=dict[str, Cell])
+    """Cells that were not begun, because they read one that could not be made."""
+    elsewhere: dict[str, str] = field(default_factory=dict[str, str])
+    """Who makes the cells that another process makes."""
 
 
 Watch = Callable[[Progress, Cell | None], None]
-"""Called at every poll, with the cell that has just been finished or None."""
+"""Called at every poll, with the cell that has just been finished, or has failed, or None."""
 
 
 Groups = Sequence[Sequence[str]]
@@ -56,37 +85,74 @@ def execute(
     """Make all cells, inputs first. Finished ones are reused; ones that another process makes are waited for.
 
     `kernels` are those that all workers multiply matrices with (`goodhart.models.kernels`). Every worker sees one of
-    the `groups` of GPUs; they are dealt in turn, so that more workers share them.
+    the `groups` of GPUs; they are dealt in turn, so that more workers share them. A cell that fails is left out, with
+    all that read it, and the others go on.
 
-    Raises GoodhartError with the first fault; what is done is kept, and the next call goes on from there.
+    Raises GoodhartError if the file system takes nothing more; what is done is kept, and the next call goes on.
     """
     waiting = {cell.id: cell for cell in cells if not store.has(cell.id)}
     progress = Progress(len(cells), cached=len(cells) - len(waiting))
     if not waiting:
         return progress
-    done = _Done(store)
-    with _pool(workers, kernels, groups) as pool:
-        futures: dict[Future[bool], Cell] = {}
-        while waiting or futures:
-            free = workers - len(futures)
-            begun = in_turn(waiting.values(), done)[:free] if free else []
-            hands = 1 if groups else share(workers, len(futures) + len(begun))
-            for cell in begun:
+    done, attempts = _Done(store), dict[str, int]()
+    with _workers(workers, kernels, groups) as crew:
+        at: dict[Future[bool | Failure], tuple[Cell, _Worker]] = {}
+        fatal: Failure | None = None
+        while waiting or at:
+            _block(waiting, progress)
+            free = [] if fatal else [worker for worker in crew if worker not in [busy for _, busy in at.values()]]
+            begun = in_turn(waiting.values(), done)[: len(free)]
+            hands = 1 if groups else share(workers, len(at) + len(begun))
+            for cell, worker in zip(begun, free, strict=False):
                 del waiting[cell.id]
                 progress.running[cell.id] = (cell, time.monotonic())
-                futures[pool.submit(_work, str(store.root), cell, hands)] = cell
-            finished, _ = wait(futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                at[worker.submit(store, cell, hands)] = (cell, worker)
+            if not at:
+                break
+            finished, _ = wait(at, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             watch(progress, None)
             for future in finished:
-                cell = futures.pop(future)
+                cell, worker = at.pop(future)
                 progress.running.pop(cell.id)
-                if _result(future, cell):
+                result = worker.result(future, cell)
+                if result is None and attempts.setdefault(cell.id, 1) < ATTEMPTS:
+                    attempts[cell.id] += 1
+                    waiting[cell.id] = cell
+                    continue
+                result = _killed(cell) if result is None else result
+                if isinstance(result, Failure):
+                    fatal = fatal or (result if result.everywhere else None)
+                    progress.failed[cell.id] = (cell, result)
+                    watch(progress, cell)
+                elif result:
+                    progress.elsewhere.pop(cell.id, None)
                     progress.done.append(cell)
                     watch(progress, cell)
-                else:  # another process holds its lock
+                else:
+                    progress.elsewhere[cell.id] = store.holder(cell.id) or "another process"
                     waiting[cell.id] = cell
                     time.sleep(POLL_SECONDS)
+    if fatal:
+        raise GoodhartError(fatal.problem, fatal.remedy)
     return progress
+
+
+def _block(waiting: dict[str, Cell], progress: Progress) -> None:
+    """Take the cells out that read one which failed, or which is itself taken out."""
+    while lost := [
+        cell
+        for cell in waiting.values()
+        if any(needed.id in progress.failed or needed.id in progress.blocked for needed in cell.inputs.values())
+    ]:
+        for cell in lost:
+            progress.blocked[cell.id] = waiting.pop(cell.id)
+
+
+def _killed(cell: Cell) -> Failure:
+    return Failure(
+        f"{cell.label or cell.id}: the process that made it was killed {ATTEMPTS} times, perhaps for want of memory",
+        "run again to go on; lower batch sizes or --workers if it happens again",
+    )
 
 
 @dataclass(slots=True)
@@ -121,43 +187,79 @@ def share(workers: int, cells: int) -> int:
     return max(1, min(workers, cores()) // max(1, cells))
 
 
-def _result(future: Future[bool], cell: Cell) -> bool:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise GoodhartError(
-            f"the process that made {cell.label or cell.id} was killed, perhaps for want of memory",
-            "run again to go on; lower batch sizes or --workers if it happens again",
-        ) from error
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A process that makes one cell at a time; if it is killed, the next cell gets a new one."""
+
+    kernels: str
+    group: Sequence[str]
+    """The GPUs that it sees."""
+    pool: ProcessPoolExecutor | None = None
+
+    def submit(self, store: Store, cell: Cell, hands: int) -> Future[bool | Failure]:
+        """Begin a cell; one that is submitted to a process that has died is begun in a new one."""
+        try:
+            return self.process().submit(_work, str(store.root), cell, hands)
+        except BrokenProcessPool:
+            self.close()
+            return self.process().submit(_work, str(store.root), cell, hands)
+
+    def result(self, future: Future[bool | Failure], cell: Cell) -> bool | Failure | None:
+        """What came of a cell; None if the process was killed."""
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            self.close()
+            return None
+        except Exception as error:  # a cell or a result that cannot cross between processes
+            return _unexpected(cell, error)
+
+    def process(self) -> ProcessPoolExecutor:
+        """The process, begun if there is none."""
+        if self.pool is None:
+            start = (psutil.Process().pid, psutil.Process().create_time(), self.kernels, tuple(self.group))
+            self.pool = ProcessPoolExecutor(1, _context(), _start_worker, start)
+        return self.pool
+
+    def close(self) -> None:
+        """End the process once it has nothing to do."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+            self.pool = None
 
 
 @contextmanager
-def _pool(workers: int, kernels: str, groups: Groups) -> Generator[ProcessPoolExecutor]:
+def _workers(number: int, kernels: str, groups: Groups) -> Generator[list[_Worker]]:
     before = dict(os.environ)
     os.environ.update(WORKER_ENVIRONMENT)
-    spawn = multiprocessing.get_context("spawn")
-    start = (os.getpid(), kernels, groups, spawn.Value("i", 0))
-    pool = ProcessPoolExecutor(workers, spawn, _start_worker, start)
+    crew = [_Worker(kernels, groups[turn % len(groups)] if groups else ()) for turn in range(number)]
     try:
-        yield pool
-        pool.shutdown()
+        yield crew
     except BaseException:
         for process in multiprocessing.active_children():
             process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
         raise
     finally:
+        for worker in crew:
+            worker.close()
         os.environ.clear()
         os.environ.update(before)
 
 
-def _start_worker(parent: int, kernels: str, groups: Groups, started: Synchronized[int]) -> None:
+def _context() -> BaseContext:
+    """How processes begin: as forks of one that has imported the libraries, which takes seconds, and done nothing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["goodhart.study.make", *sorted({recipe.module for recipe in RECIPES.values()})])
+    return context
+
+
+def _start_worker(parent: int, began: float, kernels: str, group: Sequence[str]) -> None:
     """No operation has threads of its own: two processes of two such threads on two cores spin against one another."""
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    with started.get_lock():
-        turn, started.value = started.value, started.value + 1
-    if groups:  # CUDA looks once, when it is first used
-        os.environ[VISIBLE] = ",".join(groups[turn % len(groups)])
+    threading.Thread(target=_die_with, args=(parent, began), daemon=True).start()
+    if group:  # CUDA looks once, when it is first used
+        os.environ[VISIBLE] = ",".join(group)
     import torch
 
     from goodhart.models.checkpoint import quiet
@@ -168,26 +270,56 @@ def _start_worker(parent: int, kernels: str, groups: Groups, started: Synchroniz
     quiet()
 
 
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
+def _die_with(parent: int, began: float) -> None:
+    """End with the process that asked for the work, and with the one that this is a fork of."""
+    origin = os.getppid()
+    while os.getppid() == origin and _lives(parent, began):
         time.sleep(1)
     os._exit(1)
 
 
-def _work(root: str, cell: Cell, hands: int) -> bool:
+def _lives(process: int, began: float) -> bool:
+    try:
+        return abs(psutil.Process(process).create_time() - began) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _work(root: str, cell: Cell, hands: int) -> bool | Failure:
     from goodhart.models.hands import use
-    from goodhart.study.recipes import make
+    from goodhart.study.make import make
 
     use(hands)
+    what = cell.label or cell.id
     try:
         return make(Store(Path(root)), cell)
+    except GoodhartError as error:
+        return Failure(f"{what}: {error.problem}", error.remedy)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise GoodhartError(
-            f"the disk is full while making {cell.label or cell.id}", f"free space below {root} and run again"
-        ) from error
-    except MemoryError as error:
-        raise GoodhartError(
-            f"not enough memory for {cell.label or cell.id}", "lower batch sizes or --workers"
-        ) from error
+        if error.errno not in _NO_ROOM:
+            return _unexpected(cell, error)
+        read_only = error.errno == errno.EROFS
+        fault = "cannot be written to" if read_only else "is full"
+        remedy = f"make {root} writable" if read_only else f"free space below {root}"
+        return Failure(f"the disk {fault} while making {what}", f"{remedy} and run again", everywhere=True)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return Failure(f"not enough memory for {what}", "lower batch sizes, set micro_batch, or lower --workers")
+        return _unexpected(cell, error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, PyTorch on the CPU or PyTorch on a GPU had no memory left."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(each in str(error) for each in words)
+    )
+
+
+def _unexpected(cell: Cell, error: BaseException) -> Failure:
+    words = " ".join(str(error).split())[:300]
+    return Failure(
+        f"{cell.label or cell.id}: {type(error).__name__}: {words}",
+        "the traceback is in the study's log; run again once its cause is mended",
+        "".join(traceback.format_exception(error)),
+    )

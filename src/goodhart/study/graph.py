@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from goodhart.analysis.hypotheses import PROXY
-from goodhart.config import plain_data
 from goodhart.models.checkpoint import find
 from goodhart.study.arm import SFT_WRITER, Arm, settings_of, written_by
+from goodhart.study.arms import shares_of
 from goodhart.study.cell import Cell
-from goodhart.study.data_cells import data_cells, named
+from goodhart.study.data_cells import data_cells
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk, sft_of
-from goodhart.study.spec import Labels, Study, Variant, best_of_arm
+from goodhart.study.spec import Labels, Pool, Study, Variant, best_of_arm
 from goodhart.training.settings import Preference, Supervised
 
 PAIRS = 128
@@ -39,15 +39,15 @@ class _Builder:
         self.tokenizer = find(study.policy)
         self.small = {"max_response": study.task.max_response}
         self.lowered = {"precision": study.precision} if study.precision == "bfloat16" else {}
-        self.prompts, people = data_cells(study, self.tokenizer)
+        self.prompts, people, tests = data_cells(study, self.tokenizer)
         own = self._sft(study.policy, study.sft)
-        pool = {"task": study.task, "pool": study.pool}
-        self.pairs = people or Cell("pairs", pool, {"prompts": self.prompts, "sft": own}, "initial pairs")
+        self.pairs, self.test_pairs = people or self._pool(own), tests or self._test_pool(own)
         self.golden = self._preference("golden", study.golden, self.pairs)
         labels, proxy = self._supervision(study.labels, study.proxy, own)
         inputs = {"prompts": self.prompts, "sft": own, "labels": labels}
         self.golden_policy = self._run_cell(study.golden_policy, 0, {**inputs, "judge": self.golden}, GOLDEN_POLICY)
-        self.trunks = {"": Trunk(own, labels, proxy, self._opponents(own, labels, proxy), SFT)}
+        opponents = self._opponents(own, labels, proxy)
+        self.trunks = {"": Trunk(own, labels, self._test_labels(own), proxy, opponents, SFT)}
         for name, variant in study.variants.items():
             self.trunks[name] = self._trunk(name, variant)
         self.runs: dict[tuple[str, str, int], Cell] = {}
@@ -70,6 +70,7 @@ class _Builder:
         return Graph(
             self.prompts,
             self.pairs,
+            self.test_pairs,
             self.golden,
             self.golden_policy,
             self.trunks,
@@ -79,22 +80,43 @@ class _Builder:
             self._streams(),
         )
 
+    @property
+    def panel(self) -> dict[str, int]:
+        """The prompts that checkpoints are measured on."""
+        task = self.study.task
+        return {"validation": task.validation, "evaluation": task.evaluation, "train": task.train_evaluation}
+
     def _sft(self, policy: str, settings: Supervised) -> Cell:
-        spec = {"sft": settings, "model": named(policy, find(policy)), **self.small}
-        return Cell("sft", spec, {"prompts": self.prompts}, "SFT" if policy == self.study.policy else f"SFT {policy}")
+        spec = {"sft": settings, "model": find(policy).digest, **self.small}
+        label = "SFT" if policy == self.study.policy else f"SFT {policy}"
+        return Cell("sft", spec, {"prompts": self.prompts}, label, {"model": policy})
+
+    def _pool(self, sft: Cell) -> Cell:
+        spec = {"task": self.study.task, "pool": self.study.pool, "validation": self.study.task.validation}
+        return Cell("pairs", spec, {"prompts": self.prompts, "sft": sft}, "initial pairs")
+
+    def _test_pool(self, sft: Cell) -> Cell:
+        task, pool = self.study.task, replace(self.study.pool, pairs=Pool().pairs)
+        spec = {"task": task, "pool": pool, "validation": task.validation, "test": task.test}
+        return Cell("test pairs", spec, {"prompts": self.prompts, "sft": sft}, "test pairs")
 
     def _preference(self, role: str, settings: Preference, pairs: Cell) -> Cell:
         spec: dict[str, Any] = {
             "preference": settings,
-            "model": named(settings.model, find(settings.model)),
-            "tokenizer": named(self.study.policy, self.tokenizer),
+            "model": find(settings.model).digest,
+            "tokenizer": self.tokenizer.digest,
             "seed": 0,
         }
-        return Cell("preference", spec, {"prompts": self.prompts, "pairs": pairs}, f"{role} model")
+        places = {"model": settings.model, "tokenizer": self.study.policy}
+        return Cell("preference", spec, {"prompts": self.prompts, "pairs": pairs}, f"{role} model", places)
 
     def _labels(self, labels: Labels, sft: Cell) -> Cell:
         inputs = {"prompts": self.prompts, "pairs": self.pairs, "golden": self.golden, "sft": sft}
         return Cell("labels", {"labels": labels}, inputs, f"{labels.number} golden labels")
+
+    def _test_labels(self, sft: Cell) -> Cell:
+        inputs = {"prompts": self.prompts, "tests": self.test_pairs, "golden": self.golden, "sft": sft}
+        return Cell("test labels", {}, inputs, "golden labels of test pairs")
 
     def _supervision(self, labels: Labels, proxy: Preference, sft: Cell) -> tuple[Cell, Cell]:
         """The golden data set, and the proxy that learns from it."""
@@ -104,7 +126,7 @@ class _Builder:
     def _opponents(self, sft: Cell, labels: Cell, proxy: Cell) -> Cell:
         spec = {
             "step": self.study.golden_policy.checkpoint_steps()[-1],
-            "train_evaluation": self.study.task.train_evaluation,
+            "panel": self.panel,
             **self.small,
         }
         inputs = {"prompts": self.prompts, "sft": sft, "labels": labels, "golden": self.golden, "proxy": proxy}
@@ -117,11 +139,12 @@ class _Builder:
         opponents = self._opponents(own.sft, labels, proxy)
         sft = self._sft(variant.policy or study.policy, variant.sft or study.sft)
         if sft.id == own.sft.id:
-            return Trunk(own.sft, labels, proxy, opponents, SFT)
-        return Trunk(sft, self._labels(variant.labels or study.labels, sft), proxy, opponents, sft_of(name))
+            return Trunk(own.sft, labels, own.tests, proxy, opponents, SFT)
+        labels = self._labels(variant.labels or study.labels, sft)
+        return Trunk(sft, labels, self._test_labels(sft), proxy, opponents, sft_of(name))
 
     def _run_cell(self, arm: Arm, seed: int, inputs: dict[str, Cell], label: str, **more: Any) -> Cell:
-        return Cell("run", {"arm": plain_data(arm), "seed": seed, **self.small, **self.lowered, **more}, inputs, label)
+        return Cell("run", {"arm": arm, "seed": seed, **self.small, **self.lowered, **more}, inputs, label)
 
     def _run(self, name: str, setting: str, arm: Arm, seed: int) -> Cell:
         """The training run of an arm at one setting and seed, with the runs that it reads."""
@@ -131,11 +154,13 @@ class _Builder:
             inputs = {"prompts": self.prompts, "sft": trunk.sft, "labels": trunk.labels}
             inputs |= self._sources(arm, setting, seed)
             more: dict[str, Any] = {}
-            if arm.parts:
-                parts = {part: self._at(self.study.arms[part], arm) for part in arm.parts}
-                more["parts"] = {part: plain_data(each) for part, each in parts.items()}
-                for part, each in parts.items():
-                    inputs |= {f"{part}/{key}": cell for key, cell in self._sources(each, setting, seed).items()}
+            sizes = shares_of(arm).values() if arm.parts else ()
+            parts = [self._at(self.study.arms[part], arm) for part in arm.parts]
+            if parts:
+                more["parts"] = [{"arm": part, "pairs": size} for part, size in zip(parts, sizes, strict=True)]
+            for number, part in enumerate(parts):
+                own = self._sources(part, setting, seed)
+                inputs |= {f"part {number}/{key}": cell for key, cell in own.items()}
             self.runs[at] = self._run_cell(arm, seed, inputs, f"{name} {setting} seed {seed}", **more)
         return self.runs[at]
 
@@ -171,16 +196,16 @@ class _Builder:
         return (variant and variant.labels) or self.study.labels
 
     def _qualities(self) -> dict[str, Cell]:
-        roles = {"golden": (self.golden, self.pairs), "proxy": (self.trunks[""].proxy, self.trunks[""].labels)}
+        own = self.trunks[""]
+        roles = {"golden": (self.golden, self.pairs, self.test_pairs), "proxy": (own.proxy, own.labels, own.tests)}
         for name, trunk in self.trunks.items():
-            if trunk.proxy.id != self.trunks[""].proxy.id:
-                roles[f"proxy ({name})"] = (trunk.proxy, trunk.opponents.inputs["labels"])
-        return {
-            role: Cell(
-                "quality", {}, {"prompts": self.prompts, "pairs": pairs, "model": model}, f"quality of the {role} model"
-            )
-            for role, (model, pairs) in roles.items()
-        }
+            if trunk.proxy.id != own.proxy.id:
+                roles[f"proxy ({name})"] = (trunk.proxy, trunk.opponents.inputs["labels"], own.tests)
+        return {role: self._quality(role, *cells) for role, cells in roles.items()}
+
+    def _quality(self, role: str, model: Cell, pairs: Cell, tests: Cell) -> Cell:
+        inputs = {"prompts": self.prompts, "pairs": pairs, "tests": tests, "model": model}
+        return Cell("quality", {}, inputs, f"quality of the {role} model")
 
     def _measure(
         self, name: str, trunk: Trunk, run: Cell, arm: Arm | None, seed: int, steps: list[int]
@@ -190,6 +215,7 @@ class _Builder:
             "sft": trunk.sft,
             "prompts": self.prompts,
             "labels": trunk.labels,
+            "tests": trunk.tests,
             "golden": self.golden,
             "proxy": trunk.proxy,
             "opponents": trunk.opponents,
@@ -198,13 +224,7 @@ class _Builder:
         beta = arm.beta[0] if arm is not None and arm.beta else None
         found: list[Measured] = []
         for step in steps:
-            spec = {
-                "step": step,
-                "seed": 0,
-                "pairs": PAIRS,
-                "train_evaluation": self.study.task.train_evaluation,
-                **self.small,
-            }
+            spec = {"step": step, "seed": 0, "pairs": PAIRS, "panel": self.panel, **self.small}
             cell = Cell("evaluation", spec, inputs, f"measure {run.label} step {step}")
             lr = None if arm is None else arm.lr[0]
             found.append(Measured(cell, name, setting, beta, lr, seed, step, run=None if arm is None else run))
@@ -247,7 +267,7 @@ class _Builder:
         inputs |= {"proxy": own.proxy, "opponents": own.opponents}
         found: list[Measured] = []
         for seed in self.study.seeds:
-            spec = {"best_of": best, "seed": seed, "train_evaluation": self.study.task.train_evaluation, **self.small}
+            spec = {"best_of": best, "seed": seed, "panel": self.panel, **self.small}
             cell = Cell("best of n", spec, inputs, f"best of n seed {seed}")
             found += [
                 Measured(

@@ -18,7 +18,7 @@ from goodhart.evaluation.checkpoint import Hidden, Judges, Opponents, classify, 
 from goodhart.study.model_recipes import judge, load_policy, scored
 from goodhart.study.run_state import STREAM
 from goodhart.study.workplace import Workplace
-from goodhart.tasks.prompt_table import PromptRow, find_prompts, read_prompts
+from goodhart.tasks.prompt_table import HeldOut, PromptRow, find_prompts, held_out_number, read_held_out
 from goodhart.tasks.similarity import similarity
 
 
@@ -31,14 +31,16 @@ class Panel:
 
     @classmethod
     def read(cls, work: Workplace) -> Panel:
-        """Held-out prompts of the evaluation split, and the first training prompts of the golden data set."""
-        table = work.inputs["prompts"] / "prompts.parquet"
+        """Held-out prompts to evaluate, and the first training prompts of the golden data set."""
+        table, sizes = work.inputs["prompts"] / "prompts.parquet", work.settings["panel"]
         data = pq.read_table(
             work.inputs["labels"] / "pairs.parquet", columns=["prompt"], filters=[("split", "=", "train")]
         )
-        trained = list(dict.fromkeys(data.column("prompt").to_pylist()))[: work.settings["train_evaluation"]]
+        trained = list(dict.fromkeys(data.column("prompt").to_pylist()))[: sizes["train"]]
         by_id = find_prompts(table, trained)
-        return cls(read_prompts(table, "evaluation"), [by_id[i] for i in trained])
+        uses = HeldOut(sizes["validation"], sizes["evaluation"])
+        uses.check(held_out_number(table))
+        return cls(read_held_out(table, uses.to_evaluate), [by_id[i] for i in trained])
 
     @property
     def rows(self) -> list[PromptRow]:
@@ -107,8 +109,8 @@ def evaluation(work: Workplace) -> dict[str, Any]:
     pq.write_table(pa.table(columns), work.folder / "rows.parquet")
     index = work.inputs["prompts"] / "prompts.parquet"
     parts: list[pa.Table] = []
-    for split, name in (("train", "train"), ("test", "held_out")):
-        pairs, ids, _ = read_pairs(work.inputs["labels"] / "pairs.parquet", split, index)
+    for source, split, name in (("labels", "train", "train"), ("tests", "test", "held_out")):
+        pairs, ids, _ = read_pairs(work.inputs[source] / "pairs.parquet", split, index)
         size = min(len(pairs), int(work.settings["pairs"]))
         found = classify(policy, pairs[:size])
         parts.append(pa.table({**found, "pair": ids[:size], "split": [name] * size}))

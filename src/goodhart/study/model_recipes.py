@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from scipy.stats import binomtest
@@ -19,7 +18,7 @@ from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.errors import GoodhartError
 from goodhart.models import hands
-from goodhart.models.checkpoint import load_model, load_tokenizer, locate
+from goodhart.models.checkpoint import load_model, load_tokenizer
 from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.packing import cuts
@@ -30,13 +29,15 @@ from goodhart.study.model_card import write_model_card
 from goodhart.study.spec import Labels
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.docstring_text import RESPOND
-from goodhart.tasks.prompt_table import read_prompts
+from goodhart.tasks.prompt_table import read_held_out, read_train
 from goodhart.training import preference, supervised
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Preference, Supervised
 
 HELD_OUT_PAIRS = 512
 """At most so many pairs of each held-out split are labelled too: to stop the proxy, and to measure."""
+HELD_OUT_LINES = 256
+"""At most so many human lines of held-out prompts tell what the SFT policy has learnt."""
 TRAIN_PAIRS = 256
 """Training pairs on which a preference model's quality is measured beside the held-out ones."""
 
@@ -52,8 +53,9 @@ def load_policy(path: Path | str, max_tokens: int, reduction: str = "sum") -> tu
 def sft(work: Workplace) -> dict[str, Any]:
     """`early/` and `final/`: Hugging Face checkpoints of the supervised policy."""
     settings = work.setting(Supervised, "sft")
-    policy, tokenizer = load_policy(locate(work.settings["model"]), work.settings["max_response"])
-    train = read_prompts(work.inputs["prompts"] / "prompts.parquet", "train")
+    policy, tokenizer = load_policy(work.model("model"), work.settings["max_response"])
+    table = work.inputs["prompts"] / "prompts.parquet"
+    train = read_train(table)
     _check_context(policy.model, max(len(r.prompt.tokens) for r in train), work.settings["max_response"])
     descent = Descent(policy.parameters(), settings.optimisation, settings.steps)
     state = work.state / "training.pt"
@@ -69,7 +71,7 @@ def sft(work: Workplace) -> dict[str, Any]:
     work.watch.lap("train")
     save_policy(policy.model, tokenizer, work.folder / "final", work, "SFT policy")
     policy.model.eval()
-    held_out = read_prompts(work.inputs["prompts"] / "prompts.parquet", "validation")
+    held_out = read_held_out(table, range(HELD_OUT_LINES))
     prompts, lines = [r.prompt for r in held_out], [r.demonstration for r in held_out]
     elsewhere = [*prompts[1:], prompts[0]]
     return {
@@ -129,18 +131,18 @@ def preference_model(work: Workplace) -> dict[str, Any]:
 
 def judge_quality(work: Workplace) -> dict[str, Any]:
     """How well a preference model judges held-out pairs and, in a built-in task, its probes; nothing is written."""
-    index, source = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"]
+    index, source, tests = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"], work.inputs["tests"]
     model = PreferenceModel.load(work.inputs["model"] / "model").placed()
     work.watch.start()
     train, _, _ = read_pairs(source / "pairs.parquet", "train", index)
     result: dict[str, Any] = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
-    test, _, kinds = read_pairs(source / "pairs.parquet", "test", index)
+    test, _, kinds = read_pairs(tests / "pairs.parquet", "test", index)
     if len(test):
         result["test"] = _quality(model, test)
         by_kind = sorted(set(kinds)) if len(set(kinds)) > 1 else []
         result["test by kind"] = {k: _quality(model, test.take(_where(kinds, k))) for k in by_kind}
-    if (source / "probes.parquet").exists():
-        probes, _, names = read_pairs(source / "probes.parquet", "test", index)
+    if (tests / "probes.parquet").exists():
+        probes, _, names = read_pairs(tests / "probes.parquet", "test", index)
         result["probes"] = {k: _quality(model, probes.take(_where(names, k))) for k in dict.fromkeys(names)}
     work.watch.lap("evaluate")
     return result
@@ -152,11 +154,11 @@ def _where(kinds: list[str], kind: str) -> list[int]:
 
 def _initial_model(work: Workplace, settings: Preference) -> PreferenceModel:
     """A language model that reads the same tokens as the policy, with a fresh head."""
-    checkpoint = locate(work.settings["model"])
-    tokenizer, policy_tokenizer = load_tokenizer(checkpoint), load_tokenizer(locate(work.settings["tokenizer"]))
+    checkpoint = work.model("model")
+    tokenizer, policy_tokenizer = load_tokenizer(checkpoint), load_tokenizer(work.model("tokenizer"))
     if tokenizer.get_vocab() != policy_tokenizer.get_vocab():
         raise GoodhartError(
-            f"preference model {settings.model!r} and the policy have different tokenizers",
+            f"preference model {work.places['model']!r} and the policy have different tokenizers",
             "choose models of one family: responses are passed on as token ids",
         )
     vocabulary = tokenizer.get_vocab()
@@ -174,46 +176,77 @@ def _quality(model: PreferenceModel, pairs: Pairs) -> dict[str, Any]:
 
 
 def golden_labels(work: Workplace) -> dict[str, Any]:
-    """`pairs.parquet` with golden labels and SFT log-probabilities: train, validation and test.
+    """`pairs.parquet` with golden labels and SFT log-probabilities: train and validation.
 
     Training pairs are two samples of the SFT policy, as the paper's golden data set is close to "sft
     against sft" (arXiv 2405.08448, section 6), or pairs of people.
     """
     settings = work.setting(Labels, "labels")
-    index = work.inputs["prompts"] / "prompts.parquet"
+    pairs, ids, found = _to_label(work, work.inputs["pairs"], "train", settings.number)
+    if len(ids) < settings.number:
+        raise GoodhartError(
+            f"labels.number is {settings.number}, but only {len(ids)} training pairs can be labelled",
+            "lower labels.number",
+        )
+    parts = [_Part("train", pairs, ids, found)]
+    parts.append(_Part("validation", *_to_label(work, work.inputs["pairs"], "validation", HELD_OUT_PAIRS)))
+    return _golden(work, parts, settings)
+
+
+def test_labels(work: Workplace) -> dict[str, Any]:
+    """`pairs.parquet` with golden labels and SFT log-probabilities: the pairs that only measure (test).
+
+    They have the golden model's hard labels, whatever noise the study's own labels have.
+    """
+    part = _Part("test", *_to_label(work, work.inputs["tests"], "test", HELD_OUT_PAIRS))
+    if not part.ids:
+        raise GoodhartError("none of the test pairs is of two samples or of people", "raise task.test")
+    return _golden(work, [part], Labels())
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Pairs of one split with their identities and their initial labels."""
+
+    split: str
+    pairs: Pairs
+    ids: list[str]
+    initial: Float[np.ndarray, " pair"]
+
+
+def _to_label(
+    work: Workplace, folder: Path, split: str, number: int
+) -> tuple[Pairs, list[str], Float[np.ndarray, " pair"]]:
+    """The first pairs of a split that are two samples of the SFT policy or pairs of people."""
+    pairs, ids, kinds = read_pairs(folder / "pairs.parquet", split, work.inputs["prompts"] / "prompts.parquet")
+    chosen = [i for i, kind in enumerate(kinds) if kind in ("samples", "people")][:number]
+    taken = pairs.take(chosen)
+    return taken, [ids[i] for i in chosen], np.zeros(0) if taken.label is None else taken.label
+
+
+def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, Any]:
+    """Golden labels for some pairs, written as one table."""
     golden = judge(work.inputs["golden"])
     policy, _ = load_policy(work.inputs["sft"] / "final", 1)
-    parts: list[tuple[Pairs, list[str], str]] = []
+    done: list[tuple[Pairs, list[str], str]] = []
     agreement: dict[str, float] = {}
-    for split, number in (("train", settings.number), ("validation", HELD_OUT_PAIRS), ("test", HELD_OUT_PAIRS)):
-        pairs, ids, kinds = read_pairs(work.inputs["pairs"] / "pairs.parquet", split, index)
-        chosen = [i for i, kind in enumerate(kinds) if kind in ("samples", "people")][:number]
-        if split == "train" and len(chosen) < number:
-            raise GoodhartError(
-                f"labels.number is {number}, but only {len(chosen)} training pairs can be labelled",
-                "lower labels.number, or raise pool.pairs or pool.samples",
-            )
-        if not chosen:
-            continue
-        before = pairs.take(chosen)
+    for part in (part for part in parts if part.ids):
         work.watch.start()
-        after = JudgeLabels(golden, settings.mode, 0).label(before, 0)
+        after = JudgeLabels(golden, settings.mode, 0).label(part.pairs, 0)
         work.watch.lap("label")
-        if split != "test":
-            after = flipped(after, settings.flip, split)
+        after = flipped(after, settings.flip, part.split)
         assert after.label is not None
-        assert before.label is not None
-        agreement[split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(before.label - 0.5)).mean() / 2)
+        agreement[part.split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(part.initial - 0.5)).mean() / 2)
         after = replace(after, reference=scored(policy, after))
         work.watch.lap("reference")
-        parts.append((after, [ids[i] for i in chosen], split))
-    _write_parts(work.folder / "pairs.parquet", parts)
-    rows = pq.read_table(work.folder / "pairs.parquet", columns=["split", "label"]).to_pylist()
+        done.append((after, part.ids, part.split))
+    _write_parts(work.folder / "pairs.parquet", done)
+    labels = np.concatenate([pairs.label for pairs, _, _ in done if pairs.label is not None])
     return {
-        "pairs": {split: sum(r["split"] == split for r in rows) for split in agreement},
+        "pairs": {split: len(ids) for _, ids, split in done},
         "agreement with initial labels": agreement,
-        "first preferred": float(np.mean([r["label"] for r in rows])),
-        "ties": sum(r["label"] == 0.5 for r in rows),
+        "first preferred": float(labels.mean()),
+        "ties": int((labels == 0.5).sum()),
     }
 
 

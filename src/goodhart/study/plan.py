@@ -51,6 +51,8 @@ class Trunk:
     sft: Cell
     labels: Cell
     """The golden data set with log-probabilities of this SFT policy."""
+    tests: Cell
+    """Pairs that only measure, with golden labels and the same log-probabilities."""
     proxy: Cell
     opponents: Cell
     anchor: str
@@ -63,6 +65,7 @@ class Graph:
 
     prompts: Cell
     pairs: Cell
+    test_pairs: Cell
     golden: Cell
     golden_policy: Cell
     trunks: dict[str, Trunk]

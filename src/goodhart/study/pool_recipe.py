@@ -1,4 +1,4 @@
-"""The recipe for initial pairs of a built-in task: who writes them, and which side is preferred."""
+"""The recipes for initial pairs of a built-in task: who writes them, and which side is preferred."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.pair_table import write_pairs
+from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_model, load_tokenizer
 from goodhart.randomness import permutation, stream
 from goodhart.sampling.keyed import Draws, KeyedSampler
 from goodhart.study.spec import Pool, Task
 from goodhart.study.workplace import Workplace
-from goodhart.tasks.prompt_table import PromptRow, read_prompts
+from goodhart.tasks.prompt_table import HeldOut, PromptRow, held_out_number, read_held_out, read_train
 from goodhart.tasks.similarity import similarity
 from goodhart.tasks.text_task import TEXT_TASKS
 
@@ -26,6 +27,7 @@ class Plan:
     """What a prompt's pair will be, decided by keyed draws before anything is sampled."""
 
     row: PromptRow
+    split: str
     kind: str
     temperatures: tuple[float, float]
     """Of the prompt's own sample, and of a second one."""
@@ -42,20 +44,38 @@ class Draft:
     """A pair before it is labelled."""
 
     row: PromptRow
+    split: str
     kind: str
     first: list[int]
     second: list[int]
 
 
-def _plan(rows: Sequence[PromptRow], place: int, pool: Pool) -> Plan:
+def kinds(pool: Pool, number: int) -> list[str]:
+    """The kinds of the first pairs, each as often as its share says: always the one that is furthest behind.
+
+    So the kinds of fewer pairs are the first of those of more, and how many pairs of a kind there are is known before.
+    """
+    shares = {kind: getattr(pool, kind) for kind in ("samples", "early", "human", "mismatched", "degenerate")}
+    found: list[str] = []
+    counts = Counter[str]()
+    for place in range(number):
+        kind = max(shares, key=lambda each: shares[each] * (place + 1) - counts[each])
+        counts[kind] += 1
+        found.append(kind)
+    return found
+
+
+def _plans(rows: Sequence[PromptRow], split: str, pool: Pool) -> list[Plan]:
+    return [_plan(rows, place, split, kind, pool) for place, kind in enumerate(kinds(pool, len(rows)))]
+
+
+def _plan(rows: Sequence[PromptRow], place: int, split: str, kind: str, pool: Pool) -> Plan:
     row = rows[place]
-    draw = stream(0, "kind of pair", row.prompt.id)
-    shares = {k: getattr(pool, k) for k in ("samples", "early", "human", "mismatched", "degenerate")}
-    kind = str(draw.choice(list(shares), p=list(shares.values())))
+    draw = stream(0, "initial pair", row.prompt.id)
     one, two = (pool.temperatures[int(draw.integers(len(pool.temperatures)))] for _ in range(2))
-    other = (place + 1 + int(draw.integers(len(rows) - 1))) % len(rows)
+    other = (place + 1 + int(draw.integers(max(1, len(rows) - 1)))) % len(rows)
     coins = (float(draw.random()), float(draw.random()), float(draw.random()))
-    return Plan(row, kind, (one, two), other, coins, int(draw.integers(3)))
+    return Plan(row, split, kind, (one, two), other, coins, int(draw.integers(3)))
 
 
 class Writers:
@@ -96,23 +116,38 @@ class Writers:
 
 
 def initial_pairs(work: Workplace) -> dict[str, Any]:
-    """`pairs.parquet` (train, validation, test) and `probes.parquet` (test prompts, one kind of opponent each)."""
-    task, pool = work.setting(Task, "task"), work.setting(Pool, "pool")
-    rows = read_prompts(work.inputs["prompts"] / "prompts.parquet")
-    train = [r for r in rows if r.split == "train"]
+    """`pairs.parquet`: the pairs that train the golden model (train) and that stop it (validation)."""
+    pool, table = work.setting(Pool, "pool"), work.inputs["prompts"] / "prompts.parquet"
+    train = read_train(table)
+    if len(train) < pool.pairs:
+        raise GoodhartError(f"pool.pairs is {pool.pairs}, but there are {len(train)} training prompts", "lower it")
     order = permutation(len(train), 0, "prompts of initial pairs")[: pool.pairs]
-    tests = [r for r in rows if r.split == "test"][: pool.test_pairs]
-    chosen = [train[int(i)] for i in order] + [r for r in rows if r.split == "validation"] + tests
-    plans = [_plan(chosen, i, pool) for i in range(len(chosen))]
+    validation = read_held_out(table, HeldOut(int(work.settings["validation"])).to_validate)
+    plans = _plans([train[int(i)] for i in order], "train", pool)
+    plans += _plans(validation, "validation", pool)
     work.watch.start()
-    writers = Writers(work, task, plans)
+    writers = Writers(work, work.setting(Task, "task"), plans)
     work.watch.lap("generate")
+    return _labelled(work, writers, plans)
+
+
+def test_pairs(work: Workplace) -> dict[str, Any]:
+    """`pairs.parquet` and `probes.parquet`: pairs that only measure preference models, one kind of opponent a probe."""
+    pool, table = work.setting(Pool, "pool"), work.inputs["prompts"] / "prompts.parquet"
+    held_out = HeldOut(int(work.settings["validation"]), 0, int(work.settings["test"]))
+    plans = _plans(read_held_out(table, held_out.to_test(held_out_number(table))), "test", pool)
+    work.watch.start()
+    writers = Writers(work, work.setting(Task, "task"), plans)
+    work.watch.lap("generate")
+    _write(work, writers, _probes(writers, plans), "probes.parquet")
+    return _labelled(work, writers, plans)
+
+
+def _labelled(work: Workplace, writers: Writers, plans: Sequence[Plan]) -> dict[str, Any]:
     drafts = [_draft(writers, plans, i) for i in range(len(plans))]
     ties = _write(work, writers, drafts, "pairs.parquet")
-    places = [i for i, plan in enumerate(plans) if plan.row.split == "test"]
-    _write(work, writers, _probes(writers, plans, places), "probes.parquet")
-    kinds = Counter(f"{d.row.split} {d.kind}" for d in drafts)
-    return {"ties settled by a coin": ties, "kinds": dict(sorted(kinds.items()))}
+    found = Counter(f"{d.split} {d.kind}" for d in drafts)
+    return {"ties settled by a coin": ties, "kinds": dict(sorted(found.items()))}
 
 
 def _draft(writers: Writers, plans: Sequence[Plan], place: int) -> Draft:
@@ -131,7 +166,7 @@ def _draft(writers: Writers, plans: Sequence[Plan], place: int) -> Draft:
     else:
         opponent = _degenerate(writers, own, plan.junk)
     first, second = (own, opponent) if plan.coins[2] < 0.5 else (opponent, own)
-    return Draft(plan.row, plan.kind, first, second)
+    return Draft(plan.row, plan.split, plan.kind, first, second)
 
 
 def _degenerate(writers: Writers, own: list[int], which: int) -> list[int]:
@@ -145,20 +180,23 @@ def _degenerate(writers: Writers, own: list[int], which: int) -> list[int]:
     return [eos]
 
 
-def _probes(writers: Writers, plans: Sequence[Plan], tests: Sequence[int]) -> list[Draft]:
-    """For every test prompt: its response against another prompt's, the human line against a sample, it against junk.
+def _probes(writers: Writers, plans: Sequence[Plan]) -> list[Draft]:
+    """For every prompt: its response against another prompt's, the human line against a sample, it against junk.
 
     The side that should win stands first.
     """
     drafts: list[Draft] = []
-    for rank, place in enumerate(tests):
-        row, own, elsewhere = plans[place].row, writers.own[place], tests[(rank + 1) % len(tests)]
-        line, other_line = list(row.demonstration), list(plans[elsewhere].row.demonstration)
-        drafts.append(Draft(row, "own prompt over another, samples", own, writers.own[elsewhere]))
-        drafts.append(Draft(row, "own prompt over another, human lines", line, other_line))
-        drafts.append(Draft(row, "human line over sample", line, own))
+    for place, plan in enumerate(plans):
+        elsewhere = (place + 1) % len(plans)
+        own, line, other = writers.own[place], list(plan.row.demonstration), list(plans[elsewhere].row.demonstration)
+        opponents = {
+            "own prompt over another, samples": (own, writers.own[elsewhere]),
+            "own prompt over another, human lines": (line, other),
+            "human line over sample": (line, own),
+        }
         for junk, name in enumerate(("repetition", "fixed line", "empty")):
-            drafts.append(Draft(row, f"sample over {name}", own, _degenerate(writers, own, junk)))
+            opponents[f"sample over {name}"] = (own, _degenerate(writers, own, junk))
+        drafts += [Draft(plan.row, plan.split, kind, *sides) for kind, sides in opponents.items()]
     return drafts
 
 
@@ -177,5 +215,5 @@ def _write(work: Workplace, writers: Writers, drafts: list[Draft], name: str) ->
         ties = int((a == b).sum())
     pairs = Pairs([d.row.prompt for d in drafts], [d.first for d in drafts], [d.second for d in drafts], label)
     ids = [f"{d.row.prompt.id}-{i}" for i, d in enumerate(drafts)]
-    write_pairs(work.folder / name, pairs, ids, [d.row.split for d in drafts], [d.kind for d in drafts])
+    write_pairs(work.folder / name, pairs, ids, [d.split for d in drafts], [d.kind for d in drafts])
     return ties

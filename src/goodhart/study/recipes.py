@@ -1,76 +1,49 @@
-"""Which function makes which kind of cell."""
+"""Which function makes which kind of cell; nothing is imported before it is needed."""
 
 from __future__ import annotations
 
-import time
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from goodhart.models import hands
-from goodhart.models.kernels import in_use
-from goodhart.models.meter import matrix_rate
-from goodhart.models.placement import device
-from goodhart.store import Store
-from goodhart.study.best_of_recipe import best_of
-from goodhart.study.cell import Cell
-from goodhart.study.data_recipes import corpus, docstring_part, preference_prompts, text_prompts
-from goodhart.study.measure_recipes import classified_stream, evaluation, opponents
-from goodhart.study.model_recipes import golden_labels, judge_quality, preference_model, sft
-from goodhart.study.pool_recipe import initial_pairs
-from goodhart.study.record import machine, versions
-from goodhart.study.run_recipes import alignment_run, written_pairs
-from goodhart.study.workplace import Recipe, Workplace
+if TYPE_CHECKING:
+    from goodhart.study.workplace import Workplace
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Where the function is that makes a kind of cell, and the version of its result."""
+
+    module: str
+    function: str
+    version: int
+    """Part of the address: raised when the result changes for the same settings and inputs."""
+
+    def load(self) -> Callable[[Workplace], dict[str, Any]]:
+        """The function, which makes a cell's files and returns what is recorded about it."""
+        return getattr(import_module(self.module), self.function)
+
 
 RECIPES: dict[str, Recipe] = {
-    "docstrings": docstring_part,
-    "corpus": corpus,
-    "prompts": text_prompts,
-    "preferences": preference_prompts,
-    "sft": sft,
-    "pairs": initial_pairs,
-    "preference": preference_model,
-    "quality": judge_quality,
-    "labels": golden_labels,
-    "run": alignment_run,
-    "written": written_pairs,
-    "opponents": opponents,
-    "best of n": best_of,
-    "stream": classified_stream,
-    "evaluation": evaluation,
+    "docstrings": Recipe("goodhart.study.data_recipes", "docstring_part", 1),
+    "corpus": Recipe("goodhart.study.data_recipes", "corpus", 1),
+    "prompts": Recipe("goodhart.study.data_recipes", "text_prompts", 1),
+    "preferences": Recipe("goodhart.study.data_recipes", "preference_prompts", 1),
+    "sft": Recipe("goodhart.study.model_recipes", "sft", 1),
+    "pairs": Recipe("goodhart.study.pool_recipe", "initial_pairs", 1),
+    "test pairs": Recipe("goodhart.study.pool_recipe", "test_pairs", 1),
+    "people": Recipe("goodhart.study.data_recipes", "peoples_pairs", 1),
+    "test people": Recipe("goodhart.study.data_recipes", "peoples_test_pairs", 1),
+    "preference": Recipe("goodhart.study.model_recipes", "preference_model", 1),
+    "quality": Recipe("goodhart.study.model_recipes", "judge_quality", 1),
+    "labels": Recipe("goodhart.study.model_recipes", "golden_labels", 1),
+    "test labels": Recipe("goodhart.study.model_recipes", "test_labels", 1),
+    "run": Recipe("goodhart.study.run_recipes", "alignment_run", 1),
+    "written": Recipe("goodhart.study.run_recipes", "written_pairs", 1),
+    "opponents": Recipe("goodhart.study.measure_recipes", "opponents", 1),
+    "best of n": Recipe("goodhart.study.best_of_recipe", "best_of", 1),
+    "stream": Recipe("goodhart.study.measure_recipes", "classified_stream", 1),
+    "evaluation": Recipe("goodhart.study.measure_recipes", "evaluation", 1),
 }
-
-
-def make(store: Store, cell: Cell) -> bool:
-    """Make a cell if it is not there; False if another process is making it now.
-
-    What a killed process left half done is resumed where the recipe can, and made again where it cannot.
-    """
-    if store.has(cell.id):
-        return True
-    with store.lock(cell.id) as mine:
-        if not mine:
-            return False
-        if store.has(cell.id):
-            return True
-        folder = store.partial(cell.id)
-        folder.mkdir(parents=True, exist_ok=True)
-        began = time.perf_counter()
-        inputs = {name: store.open(needed.id) for name, needed in cell.inputs.items()}
-        work = Workplace(cell.spec()["settings"], inputs, folder)
-        result = RECIPES[cell.kind](work)
-        store.finish(cell.id, _record(cell, work, result, time.perf_counter() - began))
-    return True
-
-
-def _record(cell: Cell, work: Workplace, result: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What is kept about a cell: its address is a function of `spec` alone; the rest is for the reader."""
-    return {
-        "id": cell.id,
-        "spec": cell.spec(),
-        "result": result,
-        "seconds": round(seconds, 3),
-        "stages": {stage: spent.plain() for stage, spent in work.watch.stages.items()},
-        "threads": hands.used(),
-        "matrix rate": matrix_rate(device()),
-        "versions": versions(),
-        "machine": {**machine(), "float32 kernels": in_use()},
-    }
+"""By kind of cell."""

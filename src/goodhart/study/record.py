@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import resource
 import subprocess
+import sys
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from goodhart.models.placement import may_have_gpus
 
 _LIBRARIES = ("goodhart", "torch", "transformers", "tokenizers", "numpy", "scipy", "pyarrow", "sacrebleu")
 
@@ -31,11 +35,13 @@ def versions() -> dict[str, str]:
 @functools.cache
 def machine() -> dict[str, Any]:
     """Processor, cores, memory, and the GPUs that this process sees."""
-    import torch
+    gpus = Counter[str]()
+    if may_have_gpus():
+        import torch
 
-    gpus = Counter(torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count()))
+        gpus.update(torch.cuda.get_device_name(gpu) for gpu in range(torch.cuda.device_count()))
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         **({"GPUs": ", ".join(f"{number} x {name}" for name, number in gpus.items())} if gpus else {}),
         "memory GiB": round(psutil.virtual_memory().total / 2**30, 1),
@@ -43,12 +49,19 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def peak_bytes() -> int:
+    """The largest resident size that this process has had: counted in kilobytes on Linux, in bytes on macOS."""
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size
 
 
 def git_state() -> str:

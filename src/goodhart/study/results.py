@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +13,82 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodhart.config import plain_data
+from goodhart.errors import GoodhartError
 from goodhart.evaluation import schema
 from goodhart.store import Store, write_atomically
 from goodhart.study.budgets import spent
 from goodhart.study.cell import Cell, closure
 from goodhart.study.engine import Engine
+from goodhart.study.executor import Progress
 from goodhart.study.graph import anchors
-from goodhart.study.plan import Graph, Measured
+from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured
 from goodhart.study.record import git_state, machine, versions
 from goodhart.study.spec import Study
 
 
-def study_folder(store: Store, study: Study) -> Path:
-    """Where a study's tables, figures and report lie."""
-    return store.root / "studies" / study.name
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What a study lacks: nothing, once all its cells are done."""
+
+    missing: int
+    """Cells that are not there."""
+    total: int
+    failed: tuple[dict[str, str], ...] = ()
+    """Those that were tried and could not be made: what, problem, remedy."""
+    without: tuple[str, ...] = ()
+    """Arms of which nothing was measured; they are in no table."""
+
+    @classmethod
+    def of(cls, store: Store, graph: Graph, progress: Progress | None = None) -> Unfinished:
+        """What is missing of a study, and what the last execution said of it."""
+        cells = closure(graph.targets)
+        failed = tuple(
+            {"what": cell.label or cell.id, "problem": failure.problem, "remedy": failure.remedy}
+            for cell, failure in (progress.failed.values() if progress else ())
+        )
+        arms = dict.fromkeys(item.arm for item in graph.measured)
+        there = {item.arm for item in graph.measured if store.has(item.cell.id)}
+        missing = sum(not store.has(cell.id) for cell in cells)
+        return cls(missing, len(cells), failed, tuple(arm for arm in arms if arm not in there))
 
 
-def write_results(store: Store, study: Study, graph: Graph, engine: Engine, cost: dict[str, Any]) -> Path:
-    """`rows.parquet`, `pairs.parquet`, `prompts.parquet` and `record.json` in the study's folder; returns it."""
-    folder = study_folder(store, study)
+def write_results(
+    store: Store, study: Study, graph: Graph, engine: Engine | None, cost: dict[str, Any], unfinished: Unfinished
+) -> Path:
+    """`rows.parquet`, `pairs.parquet`, `prompts.parquet` and `record.json` in the study's folder; returns it.
+
+    They hold what there is. Raises GoodhartError if that is too little for a report.
+    """
+    folder = store.study(study.name)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [(item, item.rows) for item in graph.measured]
-    pairs = [(item, item.pairs) for item in graph.measured if item.pairs]
+    _check_enough(store, graph, unfinished)
+    measured = [item for item in graph.measured if store.has(item.cell.id)]
+    rows = [(item, item.rows) for item in measured]
+    pairs = [(item, item.pairs) for item in measured if item.pairs]
     _write(folder / "rows.parquet", _named(store, rows, schema.ROWS))
     _write(folder / "pairs.parquet", _named(store, pairs, schema.PAIR_ROWS))
     _write(folder / "streams.parquet", _streams(store, graph))
-    _write(folder / "budgets.parquet", spent(store, study, graph))
+    _write(folder / "budgets.parquet", spent(store, study, measured))
     _write(folder / "prompts.parquet", pq.read_table(store.open(graph.opponents.id) / "prompts.parquet"))
-    record = _record(store, study, graph, engine, cost)
+    record = _record(store, study, graph, engine, cost, unfinished)
     write_atomically(folder / "record.json", json.dumps(record, indent=1))
     return folder
+
+
+def _check_enough(store: Store, graph: Graph, unfinished: Unfinished) -> None:
+    """A report needs the models, the judges' quality, both baselines, and one arm."""
+    baselines = (SFT, GOLDEN_POLICY)
+    core = [graph.sft, graph.labels, graph.trunks[""].tests, graph.opponents]
+    core += [graph.quality["golden"], graph.quality["proxy"]]
+    core += [item.cell for item in graph.measured if item.arm in baselines]
+    lacking = [cell.label or cell.id for cell in core if not store.has(cell.id)]
+    if lacking or not any(store.has(item.cell.id) for item in graph.measured if item.arm not in baselines):
+        reasons = "; ".join(f"{each['problem']} ({each['remedy']})" for each in unfinished.failed)
+        raise GoodhartError(
+            f"too little of the study is there for a report: {unfinished.missing} of {unfinished.total} cells are "
+            f"missing{f', {lacking[0]} for one' if lacking else ''}{f': {reasons}' if reasons else ''}",
+            "run the study again: it goes on from its finished cells",
+        )
 
 
 def _write(path: Path, table: pa.Table) -> None:
@@ -73,33 +120,44 @@ def _streams(store: Store, graph: Graph) -> pa.Table:
     rows = [
         {"arm": item.arm, "setting": item.setting, "seed": item.seed, **row}
         for item in graph.streams
+        if store.has(item.cell.id)
         for row in pq.read_table(store.open(item.cell.id) / "rows.parquet").to_pylist()
     ]
     return pa.Table.from_pylist(rows, schema=schema.STREAM_ROWS)
 
 
-def _record(store: Store, study: Study, graph: Graph, engine: Engine, cost: dict[str, Any]) -> dict[str, Any]:
-    cells = closure(graph.targets)
+def _record(
+    store: Store, study: Study, graph: Graph, engine: Engine | None, cost: dict[str, Any], unfinished: Unfinished
+) -> dict[str, Any]:
+    cells = [cell for cell in closure(graph.targets) if store.has(cell.id)]
     records = {cell.id: store.record(cell.id) for cell in cells}
+
+    def result(*some: Cell) -> dict[str, Any]:
+        return {key: value for cell in some for key, value in records[cell.id]["result"].items()}
+
     return {
         "study": plain_data(study),
-        "anchors": anchors(study, graph),
+        "unfinished": plain_data(unfinished),
+        "anchors": {arm: sft for arm, sft in anchors(study, graph).items() if arm not in unfinished.without},
         "versions": versions(),
         "machine": machine(),
-        "engine": engine.plain(),
+        "engine": engine.plain() if engine else {},
         "git": git_state(),
         "cost": cost,
         "data": {
             cell.kind: records[cell.id]["result"]
             for cell in cells
-            if cell.kind in ("corpus", "prompts", "preferences", "pairs")
+            if cell.kind in ("corpus", "prompts", "preferences", "pairs", "test pairs")
         },
-        "sft": records[graph.sft.id]["result"],
-        "golden": {**records[graph.golden.id]["result"], **records[graph.quality["golden"].id]["result"]},
-        "labels": records[graph.labels.id]["result"],
-        "proxy": {**records[graph.proxy.id]["result"], **records[graph.quality["proxy"].id]["result"]},
+        "sft": result(graph.sft),
+        "golden": result(graph.golden, graph.quality["golden"]),
+        "labels": result(graph.labels),
+        "test labels": result(graph.trunks[""].tests),
+        "proxy": result(graph.proxy, graph.quality["proxy"]),
         "variants": {
-            role: records[cell.id]["result"] for role, cell in graph.quality.items() if role not in ("golden", "proxy")
+            role: result(cell)
+            for role, cell in graph.quality.items()
+            if role not in ("golden", "proxy") and cell.id in records
         },
         "cells": [_line(cell, records[cell.id]) for cell in cells],
     }

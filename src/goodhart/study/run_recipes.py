@@ -21,7 +21,6 @@ from goodhart.models.packing import Tokens
 from goodhart.models.precision import FLOAT32, Precision
 from goodhart.store import write_atomically
 from goodhart.study.arm import Arm
-from goodhart.study.arms import shares_of
 from goodhart.study.model_recipes import flipped, judge, load_policy, save_policy, scored
 from goodhart.study.run_state import STREAM, SamplerState, Stream
 from goodhart.study.workplace import Workplace
@@ -95,10 +94,11 @@ def _slots(work: Workplace, arm: Arm, seed: int, lowered: LanguagePolicy | None)
     if arm.source != "mixture":
         return _slot(arm, seed, arm.batch, work.inputs, lowered)
     parts: list[tuple[Source, Labeller]] = []
-    for name, size in shares_of(arm).items():
-        inputs = {key.removeprefix(f"{name}/"): path for key, path in work.inputs.items() if key.startswith(f"{name}/")}
-        part = build(Arm, work.settings["parts"][name], name)
-        parts.append(_slot(part, seed, size, {**work.inputs, **inputs}, lowered))
+    for number, each in enumerate(work.settings["parts"]):
+        prefix = f"part {number}/"
+        own = {key.removeprefix(prefix): path for key, path in work.inputs.items() if key.startswith(prefix)}
+        part = build(Arm, each["arm"], prefix)
+        parts.append(_slot(part, seed, int(each["pairs"]), {**work.inputs, **own}, lowered))
     return MixtureSource(parts), DataLabels()
 
 

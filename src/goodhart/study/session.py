@@ -1,34 +1,42 @@
-"""Running a study from its file to its report."""
+"""Running a study from its file to its tables."""
 
 from __future__ import annotations
 
-import resource
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from goodhart.models.placement import gpus, groups
-from goodhart.store import Store
+from goodhart.config import build, canonical, plain_data
+from goodhart.errors import GoodhartError
+from goodhart.models.placement import gpus, groups, may_have_gpus
+from goodhart.store import Store, write_atomically
 from goodhart.study.cell import Cell, closure
 from goodhart.study.display import Screen
 from goodhart.study.engine import Engine
-from goodhart.study.executor import Groups, cores, execute
+from goodhart.study.executor import Groups, Progress, cores, execute
 from goodhart.study.graph import Graph, build_graph
-from goodhart.study.results import write_results
 from goodhart.study.spec import Study
+
+if TYPE_CHECKING:
+    from goodhart.study.results import Unfinished
+
+STUDY_FILE = "study.json"
+"""What was asked for last under a study's name, and where that was written down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A finished study."""
+    """What a call of `run_study` left behind."""
 
     folder: Path
     graph: Graph
     cost: dict[str, Any]
+    unfinished: Unfinished
 
 
 def plan(study: Study, root: Path) -> tuple[Graph, list[tuple[Cell, bool]]]:
@@ -49,14 +57,17 @@ class Prospect:
     """Seconds of all of them with the given workers."""
 
 
-def prospect(study: Study, cells: list[tuple[Cell, bool]], crew: Crew) -> Prospect:
-    """The expected time; measures this machine for about a second if anything is missing."""
-    from goodhart.study.estimate import Costs, duration
+def prospect(study: Study, cells: list[tuple[Cell, bool]], crew: Crew, root: Path, *, keep: bool) -> Prospect:
+    """The expected time; measures this machine for about a second if anything is missing and the root knows no better.
+
+    `keep` writes down what was measured.
+    """
+    from goodhart.study.estimate import Costs, duration, speed
 
     done = {cell.id for cell, is_done in cells if is_done}
     if len(done) == len(cells):
         return Prospect(0, lambda _: 0.0, 0.0)
-    costs = Costs.of(study)
+    costs = Costs.of(study, speed(root, keep=keep))
     missing = [cell for cell, _ in cells], done, costs.seconds, crew.workers
     wall = duration(*missing) if crew.groups else duration(*missing, costs.parts)
     return Prospect(len(cells) - len(done), costs.seconds, wall)
@@ -76,26 +87,83 @@ class Crew:
 
         Raises GoodhartError if the machine has no such group.
         """
-        found = groups(gpus(), gpus_per_worker)
+        if workers < 0:
+            raise GoodhartError(f"--workers is {workers}", "give a number of processes, or 0 for one for each core")
+        found = groups(gpus() if may_have_gpus() else [], gpus_per_worker)
         return cls(workers or len(found) or cores(), found)
 
 
+def remember(study: Study, root: Path, origin: str) -> Path:
+    """Write down what is asked for under the study's name; returns the study's folder.
+
+    Raises GoodhartError if something else, from somewhere else, was run under this name.
+    """
+    folder = Store(root).study(study.name)
+    path = folder / STUDY_FILE
+    text = json.dumps({"origin": origin, "study": plain_data(study)}, indent=1)
+    if path.is_file():
+        before = _read(path)
+        if before["origin"] != origin and canonical(before["study"]) != canonical(plain_data(study)):
+            raise GoodhartError(
+                f"another study named {study.name!r}, from {before['origin']}, lies in {folder}",
+                "give this one a name of its own: name=... on the command line or in the file",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+    return folder
+
+
+def remembered(folder: Path) -> Study | None:
+    """What was asked for last under a study's name. Raises GoodhartError if it cannot be read."""
+    path = folder / STUDY_FILE
+    return build(Study, _read(path)["study"]) if path.is_file() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"origin": str(found["origin"]), "study": found["study"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise GoodhartError(f"{path} cannot be read: {error}", "delete it and run the study again") from error
+
+
+def repair(cells: list[Cell], store: Store) -> list[str]:
+    """Take away every damaged cell of a study, so that it is made anew; returns what they were."""
+    broken = [cell for cell in cells if store.state(cell.id, thorough=True) == "damaged"]
+    for cell in broken:
+        store.discard(cell.id)
+    return [cell.label or cell.id for cell in broken]
+
+
 def run_study(study: Study, engine: Engine, root: Path, crew: Crew, console: Console, ahead: Prospect) -> Outcome:
-    """Make what is missing, then the study's tables; goes on where an earlier call stopped."""
+    """Make what is missing, then the study's tables of what is there; goes on where an earlier call stopped."""
+    from goodhart.study.results import Unfinished, write_results
+
     store = Store(root)
     graph = build_graph(study)
     cells = closure(graph.targets)
     began = time.monotonic()
-    with Screen(store, cells, crew.workers, console, ahead.seconds) as screen:
+    folder = store.study(study.name)
+    with Screen(store, cells, crew.workers, console, ahead.seconds, folder / "log.txt") as screen:
         progress = execute(store, cells, crew.workers, screen, engine.kernels.choice.chosen, crew.groups)
     cost = {
         "seconds of this call": round(time.monotonic() - began, 1),
         "seconds expected": round(ahead.wall, 1),
         "workers": crew.workers,
         **({"GPUs per worker": len(crew.groups[0])} if crew.groups else {}),
-        "cells made": len(progress.done),
-        "cells reused": progress.cached,
-        "seconds of all cells": round(sum(store.record(c.id)["seconds"] for c in cells), 1),
-        "largest worker, GiB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
+        **spent(store, cells, progress),
     }
-    return Outcome(write_results(store, study, graph, engine, cost), graph, cost)
+    unfinished = Unfinished.of(store, graph, progress)
+    return Outcome(write_results(store, study, graph, engine, cost, unfinished), graph, cost, unfinished)
+
+
+def spent(store: Store, cells: list[Cell], progress: Progress | None = None) -> dict[str, Any]:
+    """What the finished cells of a study took."""
+    records = [store.record(cell.id) for cell in cells if store.has(cell.id)]
+    made = len(progress.done) if progress else 0
+    return {
+        "cells made": made,
+        "cells reused": len(records) - made,
+        "seconds of all cells": round(sum(record["seconds"] for record in records), 1),
+        "largest worker, GiB": round(max((record["peak bytes"] for record in records), default=0) / 2**30, 2),
+    }

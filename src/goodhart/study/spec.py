@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from goodhart.analysis.hypotheses import PROXY, Axis, Hypothesis
-from goodhart.config import build, load_yaml, override
+from goodhart.config import build, load_yaml, named_elsewhere, override
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
 from goodhart.study.arms import validate_arms, with_what_they_read
@@ -24,7 +24,7 @@ class Task:
 
     kind: Literal["docstrings", "names", "preferences"] = "docstrings"
     """A built-in task (write the summary line, or the name in words), or a preference data set of people."""
-    data: str = ""
+    data: str = named_elsewhere("")
     """For `preferences`: a Hub id, a file (JSONL, JSON.gz, Parquet) or a folder of such files."""
     layout: str = "auto"
     """For `preferences`: the data's layout; `goodhart data PATH` shows what is recognised."""
@@ -36,12 +36,14 @@ class Task:
     """Tokens: prompts of a built-in task are cut here, longer prompts of other data are filtered and counted."""
     max_response: int = 24
     """Tokens, the end token included; also the cap of sampling."""
-    evaluation: int = 512
+    evaluation: int = named_elsewhere(512)
     """Held-out prompts on which checkpoints are measured."""
-    train_evaluation: int = 128
+    train_evaluation: int = named_elsewhere(128)
     """Training prompts on which they are measured too, as in arXiv 2405.08448."""
-    validation: int = 512
+    validation: int = named_elsewhere(512)
     """Held-out prompts for the stopping rules; none of them is used to measure."""
+    test: int = named_elsewhere(256)
+    """Held-out prompts on which preference models are measured, one pair for each; no other measurement uses them."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,6 @@ class Pool:
 
     pairs: int = 4000
     """Pairs for training; each has a prompt of its own."""
-    test_pairs: int = 512
-    """At most so many pairs on test prompts, which only measure the golden model."""
     samples: float = 0.35
     """Two samples of the SFT policy, each at a temperature of `temperatures`."""
     early: float = 0.05
@@ -260,6 +260,11 @@ def read_study(name: str, overrides: list[str]) -> Study:
     for assignment in overrides:
         data = override(data, assignment)
     return build(Study, _inheriting(data)).validate()
+
+
+def origin_of(name: str) -> str:
+    """Where a study of that name is written down: in the package, or in a file."""
+    return f"built-in {name}" if name in builtin_studies() else str(Path(name).resolve())
 
 
 def _inheriting(data: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Workplace:
     inputs: dict[str, Path]
     folder: Path
     """Where the results go."""
+    places: dict[str, str] = field(default_factory=dict[str, str])
+    """Names of the models and data whose digests stand in the settings."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Accounts by stage of the work."""
     _said: float = 0.0
@@ -41,6 +43,12 @@ class Workplace:
     def setting(self, kind: type[T], name: str) -> T:
         """One of the settings as a dataclass."""
         return build(kind, self.settings[name], name)
+
+    def model(self, name: str) -> str:
+        """The folder of a model that the settings name by digest. Raises GoodhartError if its files have changed."""
+        from goodhart.models.checkpoint import locate
+
+        return locate({"name": self.places[name], "digest": self.settings[name]})
 
     def say(self, done: int, total: int, note: str = "") -> None:
         """Tell the live screen, not more often than it looks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,8 @@ from goodhart.tasks.prompts import Prompt
 SCHEMA = pa.schema(
     [
         ("prompt", pa.string()),
-        ("split", pa.string()),  # train, validation, test, evaluation
+        ("split", pa.string()),  # train, held_out
+        ("rank", pa.int32()),  # of a held-out prompt in their keyed order (`HeldOut`); null for training prompts
         ("package", pa.string()),  # where it is from
         ("text", pa.string()),
         ("tokens", pa.list_(pa.int32())),
@@ -30,7 +32,6 @@ class PromptRow:
     """A prompt with what people wrote for it."""
 
     prompt: Prompt
-    split: str
     text: str
     reference: str | None
     demonstration: tuple[int, ...]
@@ -41,9 +42,19 @@ def write_prompts(path: Path, columns: dict[str, list[object]]) -> None:
     pq.write_table(pa.table(columns, schema=SCHEMA), path)
 
 
-def read_prompts(path: Path, *splits: str) -> list[PromptRow]:
-    """The rows of the given splits (all, if none is named), in the table's order."""
-    return _rows(path, [("split", "in", list(splits))] if splits else None)
+def read_train(path: Path) -> list[PromptRow]:
+    """The training prompts, in the table's order."""
+    return _rows(path, [("split", "=", "train")])
+
+
+def read_held_out(path: Path, ranks: range) -> list[PromptRow]:
+    """The held-out prompts of some ranks, in the table's order."""
+    return _rows(path, [("split", "=", "held_out"), ("rank", ">=", ranks.start), ("rank", "<", ranks.stop)])
+
+
+def held_out_number(path: Path) -> int:
+    """How many prompts are held out."""
+    return len(pq.read_table(path, columns=["split"], filters=[("split", "=", "held_out")]))
 
 
 def find_prompts(path: Path, ids: Iterable[str]) -> dict[str, PromptRow]:
@@ -56,29 +67,58 @@ def find_prompts(path: Path, ids: Iterable[str]) -> dict[str, PromptRow]:
     return found
 
 
-def _rows(path: Path, filters: list[tuple[str, str, list[str]]] | None) -> list[PromptRow]:
+def _rows(path: Path, filters: list[tuple[str, str, Any]] | None) -> list[PromptRow]:
     rows: list[PromptRow] = []
     for row in pq.read_table(path, schema=SCHEMA, filters=filters).to_pylist():
         prompt = Prompt(row["prompt"], tuple(row["tokens"]))
         demonstration = tuple(row["reference_tokens"] or ())
-        rows.append(PromptRow(prompt, row["split"], row["text"], row["reference"], demonstration))
+        rows.append(PromptRow(prompt, row["text"], row["reference"], demonstration))
     return rows
 
 
-def assign_splits(order: Sequence[int], validation: int, evaluation: int) -> list[str]:
-    """Split held-out prompts by their keyed order: first `evaluation`, then `validation`, the rest is `test`.
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What held-out prompts are used for, by rank: the first ones to validate, the next to evaluate, the last to test.
 
-    Raises GoodhartError if less than as many again are left for `test`.
+    So more prompts to evaluate or to test leave all others where they are.
     """
-    if len(order) < validation + evaluation + 64:
-        raise GoodhartError(
-            f"{len(order)} held-out prompts do not suffice for {evaluation} to evaluate, {validation} to validate and "
-            "64 to test",
-            "lower task.evaluation and task.validation, or hold out more",
-        )
-    splits = [""] * len(order)
+
+    validation: int
+    """For stopping rules."""
+    evaluation: int = 0
+    """On which checkpoints are measured."""
+    test: int = 0
+    """On which preference models are measured."""
+
+    @property
+    def to_validate(self) -> range:
+        """Ranks of the prompts for stopping rules."""
+        return range(self.validation)
+
+    @property
+    def to_evaluate(self) -> range:
+        """Ranks of the prompts on which checkpoints are measured."""
+        return range(self.validation, self.validation + self.evaluation)
+
+    def to_test(self, number: int) -> range:
+        """Ranks of the prompts on which preference models are measured, out of all that there are."""
+        self.check(number)
+        return range(number - self.test, number)
+
+    def check(self, number: int) -> None:
+        """Raises GoodhartError if the uses do not fit into so many held-out prompts."""
+        if self.validation + self.evaluation + self.test > number:
+            asked = {name: getattr(self, name) for name in ("validation", "evaluation", "test") if getattr(self, name)}
+            raise GoodhartError(
+                f"{number} held-out prompts do not suffice for "
+                + ", ".join(f"task.{name} {size}" for name, size in asked.items()),
+                "lower these settings, or hold out more prompts",
+            )
+
+
+def ranks(order: Sequence[int]) -> list[int]:
+    """The rank of each held-out prompt: its place in their keyed order."""
+    found = [0] * len(order)
     for rank, place in enumerate(order):
-        splits[place] = (
-            "evaluation" if rank < evaluation else "validation" if rank < evaluation + validation else "test"
-        )
-    return splits
+        found[place] = rank
+    return found

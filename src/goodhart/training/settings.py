@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from goodhart.config import named_elsewhere
+
 
 @dataclass(frozen=True)
 class Optimisation:
@@ -46,7 +48,7 @@ class Supervised:
 class Preference:
     """A preference model: its kind and how it is fitted."""
 
-    model: str = "tiny"
+    model: str = named_elsewhere("tiny")
     """Language model it starts from: a preset with a base model, a Hub id, or a path."""
     kind: Literal["pairwise", "bradley-terry"] = "pairwise"
     """pairwise: both responses in context; bradley-terry: a score for each."""

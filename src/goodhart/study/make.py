@@ -1,0 +1,58 @@
+"""Makes one cell, once, whoever else may want it too."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from goodhart.models import hands
+from goodhart.models.kernels import in_use
+from goodhart.models.meter import matrix_rate
+from goodhart.models.placement import device
+from goodhart.store import Store, damaged
+from goodhart.study.cell import Cell
+from goodhart.study.recipes import RECIPES
+from goodhart.study.record import machine, peak_bytes, versions
+from goodhart.study.workplace import Workplace
+
+
+def make(store: Store, cell: Cell) -> bool:
+    """Make a cell if it is not there; False if another process is making it now.
+
+    What a killed process left half done is resumed where the recipe can, and made again where it cannot. Raises
+    GoodhartError that names the cell.
+    """
+    if store.has(cell.id):
+        return True
+    with store.lock(cell.id) as mine:
+        if not mine:
+            return False
+        if store.has(cell.id):
+            return True
+        if store.folder(cell.id).exists():
+            raise damaged(store.folder(cell.id) / "DONE", store.folder(cell.id))
+        folder = store.partial(cell.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.perf_counter()
+        inputs = {name: store.open(needed.id) for name, needed in cell.inputs.items()}
+        work = Workplace(cell.spec["settings"], inputs, folder, dict(cell.places))
+        result = RECIPES[cell.kind].load()(work)
+        store.finish(cell.id, _record(cell, work, result, time.perf_counter() - began))
+    return True
+
+
+def _record(cell: Cell, work: Workplace, result: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """What is kept about a cell: its address is a function of `spec` alone; the rest is for the reader."""
+    return {
+        "id": cell.id,
+        "spec": cell.spec,
+        "places": dict(cell.places),
+        "result": result,
+        "seconds": round(seconds, 3),
+        "stages": {stage: spent.plain() for stage, spent in work.watch.stages.items()},
+        "threads": hands.used(),
+        "peak bytes": peak_bytes(),
+        "matrix rate": matrix_rate(device()),
+        "versions": versions(),
+        "machine": {**machine(), "float32 kernels": in_use()},
+    }

@@ -1,0 +1,125 @@
+"""A cell that fails fails alone; a killed process is replaced; what no cell can do ends the command."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from goodhart.errors import GoodhartError
+from goodhart.store import Store
+from goodhart.study import executor
+from goodhart.study.cell import Cell
+from goodhart.study.executor import Failure, Progress, execute
+
+
+def light_start(*_):
+    """What a worker does first, without PyTorch."""
+
+
+def scripted(root: str, cell: Cell, _: int) -> bool | Failure:
+    """Stands in for the making of a cell, in a process of its own."""
+    store, what = Store(Path(root)), cell.settings["do"]
+    marker = Path(root) / f"begun {cell.id}"
+    again = marker.exists()
+    marker.touch()
+    time.sleep(0.2)
+    if what == "die" or (what == "die once" and not again):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "fail":
+        return Failure("it broke", "mend it")
+    if what == "full":
+        return Failure("the disk is full", "free space", everywhere=True)
+    if what == "raise":
+        raise ZeroDivisionError("by nothing")
+    store.partial(cell.id).mkdir(parents=True)
+    store.finish(cell.id, {"id": cell.id, "spec": cell.spec, "result": {"process": os.getpid()}})
+    return True
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Execute cells with two light workers; gives the progress and what was watched."""
+    monkeypatch.setattr(executor, "_work", scripted)
+    monkeypatch.setattr(executor, "_start_worker", light_start)
+
+    def go(*cells: Cell, workers: int = 2) -> tuple[Progress, list[str]]:
+        seen: list[str] = []
+        progress = execute(
+            Store(tmp_path), list(cells), workers, lambda _, cell: seen.append(cell.label) if cell else None
+        )
+        return progress, seen
+
+    return go
+
+
+def cell(label: str, do: str = "make", **inputs: Cell) -> Cell:
+    return Cell("corpus", {"do": do, "label": label}, inputs, label)
+
+
+def test_what_does_not_read_a_failed_cell_goes_on_and_what_reads_it_is_left_out(run):
+    bad, good = cell("bad", "fail"), cell("good")
+    reader = cell("reader", bad=bad, good=good)
+    last = cell("last", reader=reader)
+    other = cell("other", good=good)
+    progress, seen = run(bad, good, reader, last, other)
+    assert {each.label for each in progress.done} == {"good", "other"}
+    assert [(each.label, str(failure)) for each, failure in progress.failed.values()] == [("bad", "it broke; mend it")]
+    assert {each.label for each in progress.blocked.values()} == {"reader", "last"}
+    assert sorted(seen) == ["bad", "good", "other"]
+
+
+def test_the_next_call_tries_what_failed_again_and_makes_nothing_else(run, tmp_path):
+    good = cell("good")
+    run(good, cell("bad", "fail", good=good))
+    before = (tmp_path / "cells" / good.id / "DONE").stat().st_mtime_ns
+    progress, _ = run(good, cell("bad", "fail", good=good))
+    assert (progress.cached, len(progress.done), len(progress.failed)) == (1, 0, 1)
+    assert (tmp_path / "cells" / good.id / "DONE").stat().st_mtime_ns == before
+
+
+def test_a_process_that_is_killed_once_is_replaced_and_its_siblings_live(run, tmp_path):
+    sibling = cell("sibling")
+    after = [cell(f"after {n}", sibling=sibling) for n in range(3)]
+    progress, _ = run(cell("victim", "die once"), sibling, *after)
+    assert not progress.failed
+    assert len(progress.done) == 5
+
+
+def test_a_process_that_is_killed_every_time_fails_its_cell_alone(run):
+    progress, _ = run(cell("victim", "die"), cell("good"))
+    assert [each.label for each in progress.done] == ["good"]
+    ((_, failure),) = progress.failed.values()
+    assert "victim: the process that made it was killed 2 times" in str(failure)
+    assert "--workers" in failure.remedy
+
+
+def test_an_unexpected_fault_is_one_line_and_keeps_its_traceback(run):
+    progress, _ = run(cell("odd", "raise"), cell("good"))
+    ((_, failure),) = progress.failed.values()
+    assert str(failure).startswith("odd: ZeroDivisionError: by nothing")
+    assert "\n" not in str(failure)
+    assert "in scripted" in failure.trace
+
+
+def test_a_full_disk_begins_nothing_more_and_ends_in_its_own_error(run, tmp_path):
+    slow = [cell(f"slow {n}") for n in range(4)]
+    with pytest.raises(GoodhartError, match="the disk is full; free space"):
+        run(cell("full", "full"), *slow)
+    done = list((tmp_path / "cells").glob("*/DONE"))
+    assert len(done) < 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_no_memory_left_is_told_from_other_faults(error):
+    assert executor.is_out_of_memory(error)
+    assert not executor.is_out_of_memory(ValueError("out of memory of old times"))
+    assert not executor.is_out_of_memory(RuntimeError("shapes do not match"))
