@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -11,8 +12,9 @@ from scipy.stats import binomtest
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import DataLabels, JudgeLabels, both_orders
 from goodhart.alignment.pair_table import read_pairs, write_pairs
-from goodhart.alignment.sources import DataSource, MixtureSource, PolicySource, places
+from goodhart.alignment.sources import DataSource, DelayedSource, MixtureSource, PolicySource, places
 from goodhart.errors import GoodhartError
+from goodhart.randomness import stream
 from goodhart.study.arm import Arm
 from goodhart.study.arms import shares_of
 from goodhart.tasks.prompt_table import write_prompts
@@ -138,6 +140,22 @@ def test_the_coins_are_keyed_by_step_and_have_the_soft_label_as_their_bias():
     assert not np.array_equal(JudgeLabels(labeller.judge, "bernoulli", 8).label(pairs, 0).label, coins[0])
 
 
+def test_the_coin_is_the_pairs_own_wherever_it_stands():
+    """Two pairs of one prompt have two coins; a pair keeps its own in another batch, and each split has others."""
+    size = 400
+    distinct = Pairs([prompt(i, 2) for i in range(size)], [[5]] * size, [[6]] * size)
+    twice = Pairs([prompt(i // 2, 2) for i in range(size)], [[5]] * size, [[6]] * size)
+    even = Says([[0.5, 0.5]] * size)
+    found = JudgeLabels(even, "bernoulli", 0, "train").label(distinct, 0).label
+    order = stream(0, "test/order").permutation(size)[:300].tolist()
+    moved = JudgeLabels(even, "bernoulli", 0, "train").label(distinct.take(order), 0).label
+    np.testing.assert_array_equal(moved, found[order], "a coin belongs to a place in the batch")
+    elsewhere = JudgeLabels(even, "bernoulli", 0, "test").label(distinct, 0).label
+    assert 0.4 < (found != elsewhere).mean() < 0.6, "two splits share their coins"
+    both = JudgeLabels(even, "bernoulli", 0).label(twice, 0).label.reshape(-1, 2)
+    assert 0.35 < (both[:, 0] != both[:, 1]).mean() < 0.65, "two pairs of a prompt share a coin"
+
+
 def test_certain_coins_always_fall_the_same_way():
     labeller = JudgeLabels(Says([[1, 0], [0, 1], [1, 0], [0, 1]]), "bernoulli", 0)
     assert all(labeller.label(WHOLE, step).label.tolist() == [1, 0, 1, 0] for step in range(50))
@@ -165,13 +183,20 @@ class Echo:
 
     def sample(self, prompts, samples, *, seed, purpose, first_sample):
         self.purpose = purpose
-        return [[[p.number, seed, first_sample + k] for k in range(samples)] for p in prompts]
+        return [[[p.number, seed, s + k] for k in range(samples)] for p, s in zip(prompts, first_sample, strict=True)]
 
     def log_probs(self, prompts, responses):
         raise AssertionError("nobody asks for it")
 
     def frozen(self):
         return self
+
+
+class Keeping(Echo):
+    """The same, with log-probabilities."""
+
+    def log_probs(self, prompts, responses):
+        return torch.zeros(len(prompts), 2)
 
 
 def test_a_data_source_walks_its_pairs():
@@ -223,6 +248,34 @@ def test_a_policy_source_asks_for_two_samples_of_each_prompt_that_were_never_ask
         seen |= {tuple(response) for pair in pairs.responses for response in pair}
     assert len(seen) == 8 * batch * 2
     assert policy.purpose == "online pair"
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["online", "delayed"])
+@pytest.mark.parametrize("batch", [1, 2, 4, 7])
+def test_a_prompt_that_stands_in_the_data_more_than_once_gets_other_samples_each_time(batch, held):
+    """Three pairs have the first prompt, two the second; neither a batch nor an epoch draws a sample again."""
+    data = [PROMPTS[i] for i in (0, 1, 0, 2, 1, 0)]
+    source, seen, steps = PolicySource(data, batch, 5), [], 18
+    if held:
+        source = DelayedSource(source, 0, Keeping())
+    for step in range(steps):
+        pairs = source.draw(step, Keeping())
+        assert list(pairs.prompts) == [data[i] for i in places(step, batch, 6, 5)]
+        seen += [tuple(response) for pair in pairs.responses for response in pair]
+    assert len(set(seen)) == len(seen) == 2 * batch * steps, "some sample was learnt from twice"
+
+
+def test_samples_of_a_prompt_are_numbered_without_gaps():
+    """So the samples of distinct prompts are those that they always were: 2e and 2e + 1 in epoch e."""
+    for data in ([0, 1, 2, 3], [0, 1, 0, 0]):
+        source, seen = PolicySource([PROMPTS[i] for i in data], 4, 5), {}
+        for epoch in range(3):
+            for pair in source.draw(epoch, Echo()).responses:
+                for number, _, sample in pair:
+                    seen.setdefault(number, []).append(sample)
+        assert {number: sorted(each) for number, each in seen.items()} == {
+            PROMPTS[i].number: list(range(6 * data.count(i))) for i in set(data)
+        }
 
 
 def prompt_table(path):

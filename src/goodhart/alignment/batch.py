@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,16 @@ from jaxtyping import Float
 
 from goodhart.models.packing import Tokens
 from goodhart.tasks.prompts import Prompt
+
+
+def occurrences(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
+    """For each prompt how often it stands before, and how often in all."""
+    seen: Counter[int] = Counter()
+    before: list[int] = []
+    for prompt in prompts:
+        before.append(seen[prompt.number])
+        seen[prompt.number] += 1
+    return before, [seen[prompt.number] for prompt in prompts]
 
 
 @dataclass(frozen=True, slots=True)

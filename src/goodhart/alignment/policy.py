@@ -46,9 +46,9 @@ class LanguagePolicy:
         return self.model.parameters()
 
     def sample(
-        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int = 0
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int | Sequence[int] = 0
     ) -> list[list[list[int]]]:
-        """`samples` responses for each prompt; see `goodhart.sampling.keyed`."""
+        """`samples` responses for each prompt, numbered from `first_sample` on; see `goodhart.sampling.keyed`."""
         draws = Draws(seed, purpose, [p.number for p in prompts], first_sample)
         return self.sampler(self.model, [p.tokens for p in prompts], samples, draws)
 

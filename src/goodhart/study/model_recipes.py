@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.judge import ModelJudge
-from goodhart.alignment.labellers import JudgeLabels
+from goodhart.alignment.labellers import JudgeLabels, coins
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.errors import GoodhartError
@@ -24,7 +24,6 @@ from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
-from goodhart.randomness import stream
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.study.model_card import write_model_card
 from goodhart.study.spec import Labels
@@ -197,7 +196,7 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
             continue
         before = pairs.take(chosen)
         work.watch.start()
-        after = JudgeLabels(golden, settings.mode, 0).label(before, 0)
+        after = JudgeLabels(golden, settings.mode, 0, split).label(before, 0)
         work.watch.lap("label")
         if split != "test":
             after = flipped(after, settings.flip, split)
@@ -218,10 +217,10 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
 
 
 def flipped(pairs: Pairs, probability: float, split: str) -> Pairs:
-    """The pairs with every label exchanged with that probability, by a coin for each prompt (label noise)."""
+    """The pairs with every label exchanged with that probability, by a coin for each pair (label noise)."""
     assert pairs.label is not None
-    coins = np.array([stream(0, "label noise", split, p.id).random() for p in pairs.prompts])
-    return pairs.labelled(np.where(coins < probability, 1 - pairs.label, pairs.label))
+    turned = coins(pairs, 0, "label noise", split) < probability
+    return pairs.labelled(np.where(turned, 1 - pairs.label, pairs.label))
 
 
 def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:

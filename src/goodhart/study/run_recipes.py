@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Pairs, occurrences
 from goodhart.alignment.labellers import DataLabels, JudgeLabels, Labeller
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
@@ -98,12 +98,12 @@ def _slots(work: Workplace, arm: Arm, seed: int, lowered: LanguagePolicy | None)
     for name, size in shares_of(arm).items():
         inputs = {key.removeprefix(f"{name}/"): path for key, path in work.inputs.items() if key.startswith(f"{name}/")}
         part = build(Arm, work.settings["parts"][name], name)
-        parts.append(_slot(part, seed, size, {**work.inputs, **inputs}, lowered))
+        parts.append(_slot(part, seed, size, {**work.inputs, **inputs}, lowered, name))
     return MixtureSource(parts), DataLabels()
 
 
 def _slot(
-    arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path], lowered: LanguagePolicy | None
+    arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path], lowered: LanguagePolicy | None, name: str = ""
 ) -> tuple[Source, Labeller]:
     prompts = inputs["prompts"] / "prompts.parquet"
     if arm.source == "stream":
@@ -124,7 +124,7 @@ def _slot(
     source: Source = PolicySource(data.prompts, batch, seed)
     if arm.refresh != 1:
         source = DelayedSource(source, arm.refresh)
-    return source, JudgeLabels(judge(inputs["judge"]), arm.mode, seed)
+    return source, JudgeLabels(judge(inputs["judge"]), arm.mode, seed, name)
 
 
 def written_pairs(work: Workplace) -> dict[str, Any]:
@@ -135,6 +135,7 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
     seed, limit = int(work.settings["seed"]), int(work.settings["max_response"])
     index = work.inputs["prompts"] / "prompts.parquet"
     data, ids, _ = read_pairs(work.inputs["labels"] / "pairs.parquet", "train", index)
+    before, _ = occurrences(data.prompts)
     work.watch.start()
     sides: list[Sequence[Tokens]] = []
     writers: list[LanguagePolicy] = []
@@ -142,13 +143,14 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
         folder = work.inputs["sft"] / "final" if step == 0 else work.inputs[f"writer {number}"] / f"step-{step}"
         writer, _ = load_policy(folder, limit)
         work.say(number, 4, "samples")
-        drawn = writer.sample(data.prompts, 1, seed=seed, purpose="written pair", first_sample=number)
+        samples = [2 * earlier + number for earlier in before]
+        drawn = writer.sample(data.prompts, 1, seed=seed, purpose="written pair", first_sample=samples)
         sides.append([one[0] for one in drawn])
         writers.append(writer)
     work.watch.lap("generate")
     pairs = Pairs(data.prompts, sides[0], sides[1])
     work.say(2, 4, "labels")
-    pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed).label(pairs, 0)
+    pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed, "written").label(pairs, 0)
     pairs = flipped(pairs, work.settings["flip"], f"written {seed}")
     work.watch.lap("label")
     sft, _ = load_policy(work.inputs["sft"] / "final", limit)

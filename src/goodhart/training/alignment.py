@@ -42,7 +42,7 @@ class Policy(Scorer, Protocol):
         ...
 
     def sample(
-        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int = 0
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int | Sequence[int] = 0
     ) -> list[list[list[int]]]:
         """Responses with keyed random numbers."""
         ...
