@@ -252,13 +252,14 @@ def same(what: str, ours: tuple[float, torch.Tensor], theirs: tuple[float, torch
 
 
 def our_gradient(bench: Bench, reduction: str) -> tuple[float, torch.Tensor]:
-    from goodhart.alignment.losses import MARGINS, pair_loss
+    from goodhart.alignment.losses import MARGINS, pair_loss, reduced
 
-    policy = replace(bench.policy, reduction=reduction)
+    policy = bench.policy
     with torch.no_grad():
         known = policy.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses)
     policy.model.load_state_dict(moved(bench).state_dict())
     rho = policy.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses) - known
+    rho = reduced(rho, torch.as_tensor(bench.pairs.lengths, dtype=rho.dtype), reduction)
     label = torch.as_tensor(bench.pairs.label, dtype=rho.dtype)
     loss = pair_loss(MARGINS["ipo"], rho[:, 0], rho[:, 1], label, beta=BETA).mean()
     loss.backward()

@@ -68,13 +68,9 @@ def test_taking_and_cutting_keep_rows_together():
     assert len(WHOLE.take([3, 3, 3, 0, 1])) == 5
 
 
-def test_log_probabilities_per_token_are_divided_by_each_length():
-    found, lengths = WHOLE.with_means(), np.array([[2, 1], [1, 3], [3, 2], [1, 1]])
-    np.testing.assert_allclose(found.reference, KNOWN / lengths)
-    np.testing.assert_allclose(found.writer, OWN / lengths)
-    bare = Pairs(PROMPTS, FIRST, SECOND).with_means()
-    assert bare.reference is None
-    assert bare.writer is None
+def test_lengths_are_those_of_the_responses():
+    assert WHOLE.lengths.tolist() == [[2, 1], [1, 3], [3, 2], [0, 1]]
+    assert WHOLE[:0].lengths.shape == (0, 2)
 
 
 def test_joined_pairs_know_each_writer_that_is_known():

@@ -82,3 +82,11 @@ def test_written_pairs_of_one_prompt_differ(cells, tmp_path):
     assert ids == list("abcdef")
     responses = [(p.id, tuple(r)) for p, both in zip(pairs.prompts, pairs.responses, strict=True) for r in both]
     assert len(set(responses)) == 12, "a writer gave two pairs of a prompt the same response"
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_drift_that_is_logged_is_in_nats_per_response_whatever_the_loss_takes(cells, tmp_path, reduction):
+    labels, _, _ = read_pairs(cells["labels"] / "pairs.parquet", "train", cells["prompts"] / "prompts.parquet")
+    write_labels(tmp_path / "labels", replace(labels, writer=labels.reference - [5.0, 3.0]))
+    first, _ = run({**cells, "labels": tmp_path / "labels"}, tmp_path / "run", replace(OFFLINE, reduction=reduction))
+    assert (first["drift"], first["drift_spread"]) == pytest.approx((4.0, 1.0), abs=1e-4)

@@ -128,8 +128,8 @@ def _sharp_t5(config, *, scale, own_head):
     return model
 
 
-def policy_of(model, *, max_tokens=6, reduction="sum", batch=64, end=END):
-    return LanguagePolicy.of(model, KeyedSampler(end, PAD, max_tokens, batch=batch), PAD, reduction)
+def policy_of(model, *, max_tokens=6, batch=64, end=END):
+    return LanguagePolicy.of(model, KeyedSampler(end, PAD, max_tokens, batch=batch), PAD)
 
 
 def prompt(number, *tokens):

@@ -46,6 +46,11 @@ class Pairs:
         return list(zip(self.first, self.second, strict=True))
 
     @property
+    def lengths(self) -> Float[np.ndarray, "pair 2"]:
+        """Tokens of each response."""
+        return np.array([[len(a), len(b)] for a, b in self.responses], dtype=np.float64).reshape(-1, 2)
+
+    @property
     def prompt_tokens(self) -> list[tuple[int, ...]]:
         """Token ids of the prompts."""
         return [p.tokens for p in self.prompts]
@@ -65,15 +70,6 @@ class Pairs:
             label=None if self.label is None else 1 - self.label,
             reference=None if self.reference is None else self.reference[:, ::-1].copy(),
             writer=None if self.writer is None else self.writer[:, ::-1].copy(),
-        )
-
-    def with_means(self) -> Pairs:
-        """The same pairs with known log-probabilities per token instead of per response."""
-        lengths = np.maximum(np.array([[len(a), len(b)] for a, b in self.responses], dtype=np.float64), 1)
-        return replace(
-            self,
-            reference=None if self.reference is None else self.reference / lengths,
-            writer=None if self.writer is None else self.writer / lengths,
         )
 
     @classmethod

@@ -5,20 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from goodhart.models.logprobs import Layout, choose_layout, response_laws
+from goodhart.models.logprobs import Layout, choose_layout, sequence_logps
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision, in_precision
 from goodhart.sampling.keyed import Draws, Sampler
 from goodhart.tasks.prompts import Prompt
-
-Reduction = Literal["sum", "mean"]
-"""Over a response's tokens. Values of beta do not compare across the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +26,11 @@ class LanguagePolicy:
     sampler: Sampler
     pad: int
     layout: Layout
-    reduction: Reduction = "sum"
 
     @classmethod
-    def of(cls, model: Any, sampler: Sampler, pad: int, reduction: Reduction = "sum") -> LanguagePolicy:
+    def of(cls, model: Any, sampler: Sampler, pad: int) -> LanguagePolicy:
         """Wrap a model; the scoring layout is the fastest that gives the plain forward's numbers."""
-        return cls(model, sampler, pad, choose_layout(model, pad), reduction)
+        return cls(model, sampler, pad, choose_layout(model, pad))
 
     def at(self, precision: Precision) -> LanguagePolicy:
         """The policy itself in float32; else with a copy of the model in that precision, and the same layout."""
@@ -59,7 +55,5 @@ class LanguagePolicy:
     def log_probs(
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
     ) -> Float[Tensor, "row response"]:
-        """Log policy(response | prompt) in nats, reduced over the response's tokens by sum or mean."""
-        laws = response_laws(self.model, prompts, responses, pad=self.pad, layout=self.layout)
-        sums = laws.sums(laws.logp())
-        return sums if self.reduction == "sum" else sums / laws.counts().clamp(min=1)
+        """Log policy(response | prompt) in nats."""
+        return sequence_logps(self.model, prompts, responses, pad=self.pad, layout=self.layout)

@@ -40,11 +40,11 @@ TRAIN_PAIRS = 256
 """Training pairs on which a preference model's quality is measured beside the held-out ones."""
 
 
-def load_policy(path: Path | str, max_tokens: int, reduction: str = "sum") -> tuple[LanguagePolicy, Any]:
+def load_policy(path: Path | str, max_tokens: int) -> tuple[LanguagePolicy, Any]:
     """A policy with the keyed sampler, and its tokenizer. Raises GoodhartError if its context is too short."""
     tokenizer = load_tokenizer(path)
     sampler = KeyedSampler(tokenizer.eos_token_id, tokenizer.pad_token_id, max_tokens)
-    policy = LanguagePolicy.of(load_model(path), sampler, tokenizer.pad_token_id, reduction)  # type: ignore[arg-type]
+    policy = LanguagePolicy.of(load_model(path), sampler, tokenizer.pad_token_id)
     return policy, tokenizer
 
 

@@ -33,9 +33,9 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     """`step-N/` checkpoints and `metrics.jsonl` of one arm at one setting and seed; resumes at its last checkpoint."""
     arm, seed = work.setting(Arm, "arm"), int(work.settings["seed"])
     precision: Precision = work.settings.get("precision", FLOAT32)
-    master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"], arm.reduction)
+    master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
     policy = master.at(precision)
-    reference = load_policy(work.inputs["sft"] / "final", 1, arm.reduction)[0].at(precision)
+    reference = load_policy(work.inputs["sft"] / "final", 1)[0].at(precision)
     source, labeller = _slots(work, arm, seed, None if policy is master else reference)
     copies = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
@@ -58,6 +58,7 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
             beta=arm.beta[0] if arm.beta else None,
             steps=arm.steps,
             start=start,
+            reduction=arm.reduction,
         ):
             kept.append(step.plain())
             file.write(json.dumps(kept[-1]) + "\n")
@@ -115,12 +116,12 @@ def _slot(
         if (
             lowered
         ):  # fixed data have log-probabilities of the reference in float32, the policy's rounding is not in them
-            data = replace(data, reference=scored(replace(lowered, reduction="sum"), data))
+            data = replace(data, reference=scored(lowered, data))
         assert data.reference is not None
         own = data.reference if data.writer is None else data.writer
         # The SFT policy stands in for a writer that is not known: people, or samples at other temperatures.
         known = replace(data, writer=np.where(np.isnan(own), data.reference, own))
-        return DataSource(known if arm.reduction == "sum" else known.with_means(), batch, seed), DataLabels()
+        return DataSource(known, batch, seed), DataLabels()
     source: Source = PolicySource(data.prompts, batch, seed)
     if arm.refresh != 1:
         source = DelayedSource(source, arm.refresh)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import Parameter
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import Labeller
-from goodhart.alignment.losses import loss_of
+from goodhart.alignment.losses import Nats, Reduction, loss_of, reduced
 from goodhart.alignment.sources import Generator, Source
 from goodhart.models.meter import Spent, Stopwatch
 from goodhart.models.packing import Tokens, cuts
@@ -60,7 +61,8 @@ class Step:
     """Steps taken, this one included."""
     loss: float
     margin: float
-    """log-ratio of the preferred minus that of the other response, nats; ties left out."""
+    """log-ratio of the preferred minus that of the other response, nats; ties left out. Like all nats here it is per
+    response, whatever the loss takes."""
     accuracy: float
     """Share of pairs whose log-ratios agree with the label, ties one half."""
     gradient_norm: float
@@ -93,6 +95,7 @@ def train(
     beta: float | None,
     steps: int,
     start: int = 0,
+    reduction: Reduction = "sum",
 ) -> Iterator[Step]:
     """Steps `start`..`steps`-1: draw pairs, label them, descend on the mean of `losses.loss_of`.
 
@@ -107,7 +110,8 @@ def train(
         with torch.no_grad():
             known = pairs.reference if pairs.reference is not None else _scores(reference, pairs)
         watch.lap("reference")
-        value, logp = _backward(policy, pairs, known, descent, loss, beta)
+        objective = partial(loss_of, loss, beta=beta)
+        value, logp = _backward(policy, pairs, known, descent, objective, reduction)
         norm = descent.step(step, value)
         watch.lap("train")
         writer = logp if pairs.writer is None else np.where(np.isnan(pairs.writer), logp, pairs.writer)
@@ -119,16 +123,24 @@ def _scores(reference: Scorer, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
 
 
 def _backward(
-    policy: Policy, pairs: Pairs, known: Float[np.ndarray, "pair 2"], descent: Descent, loss: str, beta: float | None
+    policy: Policy,
+    pairs: Pairs,
+    known: Float[np.ndarray, "pair 2"],
+    descent: Descent,
+    objective: Callable[[Nats, Nats, Nats], Nats],
+    reduction: Reduction,
 ) -> tuple[float, Float[np.ndarray, "pair 2"]]:
     """Gradients of the batch mean, gathered cut by cut; returns the loss and log policy(response | prompt)."""
     total, found = 0.0, list[np.ndarray]()
     for cut in cuts(len(pairs), descent.settings.micro_batch):
         part = pairs[cut]
         logp = policy.log_probs(part.prompt_tokens, part.responses)
-        rho = logp - torch.as_tensor(known[cut], dtype=logp.dtype, device=logp.device)
-        label = torch.as_tensor(part.label, dtype=logp.dtype, device=logp.device)
-        value = loss_of(loss, rho[:, 0], rho[:, 1], label, beta=beta).sum() / len(pairs)
+        reference, label, lengths = (
+            torch.as_tensor(each, dtype=logp.dtype, device=logp.device)
+            for each in (known[cut], part.label, part.lengths)
+        )
+        rho = reduced(logp - reference, lengths, reduction)
+        value = objective(rho[:, 0], rho[:, 1], label).sum() / len(pairs)
         value.backward()
         total += float(value.detach())
         found.append(logp.detach().double().cpu().numpy())
@@ -146,14 +158,13 @@ def _record(
     side = np.sign(label - 0.5)
     decided = side != 0
     agreement = np.where(decided, (np.sign(delta) * side + 1) / 2, 0.5)
-    lengths = [len(r) for pair in pairs.responses for r in pair]
     return Step(
         step=step,
         loss=loss,
         margin=float((delta * side)[decided].mean()) if decided.any() else 0.0,
         accuracy=float(agreement.mean()),
         gradient_norm=norm,
-        tokens=float(np.mean(lengths)),
+        tokens=float(pairs.lengths.mean()),
         drift=float(drift.mean()),
         drift_spread=float(drift.std()),
         stages=watch.stages,
