@@ -220,7 +220,7 @@ def trl_offline_step(trainer: Any, batch: dict[str, Any]) -> Callable[[], None]:
 def our_steps(bench: Bench, *, online: bool, cached: bool, precision: Precision = "float32") -> Callable[[], Step]:
     """Goodhart's loop, a step a call."""
     master = bench.policy
-    policy, reference = master.at(precision), bench.policy.at(precision)
+    policy, reference = master.at(precision), replace(bench.policy, name="start").at(precision)
     policy.model.train()
     size = len(bench.pairs)
     if online:
@@ -229,7 +229,9 @@ def our_steps(bench: Bench, *, online: bool, cached: bool, precision: Precision 
     else:
         with torch.no_grad():
             known = reference.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses).double().numpy()
-        source = DataSource(replace(bench.pairs, reference=known if cached else None), size, 0)
+        source = DataSource(
+            replace(bench.pairs, reference=known if cached else None, reference_name=reference.name), size, 0
+        )
         labeller = DataLabels()
     lowered = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), STILL, 10**6, lowered=lowered)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -27,7 +28,7 @@ SECOND = [[9], [10, 11, 1], [12, 1], [13]]
 LABEL = np.array([1.0, 0.0, 0.5, 0.25])
 KNOWN = np.array([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0], [-0.0, -8.0]])
 OWN = np.array([[-1.5, -2.5], [np.nan, -4.5], [-5.5, -6.5], [-7.5, -8.5]])
-WHOLE = Pairs(PROMPTS, FIRST, SECOND, LABEL, KNOWN, OWN)
+WHOLE = Pairs(PROMPTS, FIRST, SECOND, LABEL, KNOWN, OWN, reference_name="start")
 
 
 class Says:
@@ -45,6 +46,7 @@ def same(one, other):
     assert one.responses == other.responses
     np.testing.assert_array_equal(one.label, other.label)
     np.testing.assert_array_equal(one.reference, other.reference)
+    assert one.reference_name == other.reference_name
     np.testing.assert_array_equal(one.writer, other.writer)
 
 
@@ -59,7 +61,7 @@ def test_swapping_exchanges_responses_labels_and_log_probabilities():
 
 def test_taking_and_cutting_keep_rows_together():
     arrays = (array[[2, 0]] for array in (LABEL, KNOWN, OWN))
-    same(WHOLE.take([2, 0]), Pairs(*([s[2], s[0]] for s in (PROMPTS, FIRST, SECOND)), *arrays))
+    same(WHOLE.take([2, 0]), Pairs(*([s[2], s[0]] for s in (PROMPTS, FIRST, SECOND)), *arrays, reference_name="start"))
     same(WHOLE[1:3], WHOLE.take([1, 2]))
     bare = Pairs(PROMPTS, FIRST, SECOND)
     assert bare.take([1]).label is None
@@ -88,6 +90,8 @@ def test_what_no_part_knows_the_whole_does_not_know():
     bare = Pairs(PROMPTS, FIRST, SECOND, LABEL)
     assert Pairs.joined([bare, bare]).writer is None
     assert Pairs.joined([bare, WHOLE]).reference is None
+    moved = Pairs.joined([WHOLE, replace(WHOLE, reference_name="round 2")])
+    assert (moved.reference, moved.reference_name) == (None, ""), "log-probabilities of two models under one name"
     with pytest.raises(ValueError, match="with labels"):
         Pairs.joined([WHOLE, Pairs(PROMPTS, FIRST, SECOND)])
 
@@ -211,7 +215,7 @@ def test_a_mixture_draws_each_share_with_its_own_labels():
     assert found[:3].responses == online[0].draw(2, Echo()).responses
     assert np.isnan(found.writer[:3]).all()
     data = WHOLE.take(places(2, 2, 4, 5))
-    same(found[3:], replace(data, reference=None))
+    same(found[3:], replace(data, reference=None, reference_name=""))
     assert len(found) == 5
 
 
@@ -296,6 +300,20 @@ def test_pairs_are_read_as_they_were_written(pairs, tmp_path):
         assert found.writer is None
     else:
         same(found, expected)
+
+
+def test_pairs_of_two_references_and_tables_from_before_there_were_names_are_of_none(tmp_path):
+    table, path = prompt_table(tmp_path / "prompts.parquet"), tmp_path / "pairs.parquet"
+    write_pairs(path, WHOLE, list("abcd"), ["train"] * 4, ["k"] * 4)
+    rows = pq.read_table(path)
+    changed = rows.set_column(rows.column_names.index("reference"), "reference", [["start", "start", "other", "start"]])
+    for each in (changed, rows.drop_columns(["reference"])):
+        pq.write_table(each, path)
+        found, _, _ = read_pairs(path, "train", table)
+        np.testing.assert_array_equal(found.reference, KNOWN)
+        assert found.reference_name == ""
+        assert found.under("start") is None
+        assert found.under("") is None
 
 
 def test_a_pair_whose_prompt_is_unknown_is_an_error(tmp_path):

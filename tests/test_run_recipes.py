@@ -12,9 +12,11 @@ from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.config import plain_data
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.preference import PreferenceModel
+from goodhart.study import run_recipes
 from goodhart.study.arm import Arm
-from goodhart.study.model_recipes import load_policy, scored
+from goodhart.study.model_recipes import load_policy, scored, with_reference
 from goodhart.study.run_recipes import alignment_run, written_pairs
+from goodhart.study.run_state import STREAM
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import write_prompts
 from goodhart.tasks.prompts import Prompt
@@ -46,7 +48,7 @@ def cells(tmp_path_factory):
     first, second = ([[7 + i, *extra, end] for i in range(6)] for extra in ([9, 8, 7], []))
     sft, _ = load_policy(found["sft"] / "final", 8)
     pairs = Pairs([PROMPTS[i] for i in PAIRS], first, second, LABEL)
-    write_labels(found["labels"], replace(pairs, reference=scored(sft, pairs)))
+    write_labels(found["labels"], with_reference(replace(sft, name="sft-0123"), pairs))
     judge = PreferenceModel.from_language_model(
         found["sft"] / "final", "pairwise", end, tokenizer.pad_token_id, sft.layout
     )
@@ -90,3 +92,27 @@ def test_the_drift_that_is_logged_is_in_nats_per_response_whatever_the_loss_take
     write_labels(tmp_path / "labels", replace(labels, writer=labels.reference - [5.0, 3.0]))
     first, _ = run({**cells, "labels": tmp_path / "labels"}, tmp_path / "run", replace(OFFLINE, reduction=reduction))
     assert (first["drift"], first["drift_spread"]) == pytest.approx((4.0, 1.0), abs=1e-4)
+
+
+def test_what_is_kept_with_fixed_data_is_used_if_it_is_of_the_runs_own_reference(cells, tmp_path, monkeypatch):
+    """The labels of another SFT policy's cell are scored again; its own are not."""
+    kept, scorings = tmp_path / "labels", []
+    labels, _, _ = read_pairs(cells["labels"] / "pairs.parquet", "train", cells["prompts"] / "prompts.parquet")
+    monkeypatch.setattr(run_recipes, "with_reference", lambda *given: scorings.append(given) or with_reference(*given))
+    for name, known in (("sft-0123", True), ("sft-4567", False), ("", False)):
+        write_labels(kept, replace(labels, reference=labels.reference - 1.0, reference_name=name))
+        first, _ = run({**cells, "labels": kept}, tmp_path / f"run {name}", OFFLINE)
+        assert bool(scorings) != known, f"pairs of {name!r}"
+        # the margin of the first step is 0 against the policy's own start, and so it is less 1 on both sides
+        assert first["loss"] == pytest.approx(0.25, abs=1e-4)
+        assert first["drift"] == pytest.approx(1.0 if known else 0.0, abs=1e-4), f"pairs of {name!r}"
+        scorings.clear()
+
+
+def test_recorded_pairs_keep_the_references_name(cells, tmp_path):
+    run(cells, tmp_path / "run", ONLINE)
+    index = cells["prompts"] / "prompts.parquet"
+    recorded, _, _ = read_pairs(tmp_path / "run" / "stream.parquet", STREAM, index)
+    sft, _ = load_policy(cells["sft"] / "final", 8)
+    assert recorded.reference_name == "sft-0123"
+    np.testing.assert_allclose(recorded.under("sft-0123"), scored(sft, recorded), atol=1e-4)

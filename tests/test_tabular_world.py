@@ -32,6 +32,8 @@ from tiny_models import PAD, prompt
 class Table:
     """A policy over one-token responses, the same for every prompt."""
 
+    name = ""
+
     def __init__(self, law):
         self.logits = nn.Parameter(torch.tensor(np.log(law), dtype=torch.float64))
 

@@ -1,7 +1,7 @@
 """The alignment loop with tiny language models: accumulation, resumption, one loop for every source, faults."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -61,7 +61,7 @@ class Run:
         self.descent = Descent(self.policy.parameters(), settings, STEPS)
 
     def go(self, source, labeller, *, start=0, steps=STEPS, loss="ipo", reference=None, **more):
-        reference = reference or policy_of(self.make())
+        reference = reference or policy_of(self.make(), name="start")
         how = {"loss": loss, "beta": 0.2, "steps": steps, "start": start, **more}
         return list(train(self.policy, reference, source, labeller, self.descent, **how))
 
@@ -257,8 +257,30 @@ def test_known_reference_log_probabilities_are_those_of_the_reference():
         known = policy_of(llama()).log_probs(DATA.prompt_tokens, DATA.responses).double().numpy()
     asked, told = Run(), Run()
     asked.go(DataSource(DATA, 4, 0), DataLabels(), steps=2)
-    told.go(DataSource(Pairs(DATA.prompts, DATA.first, DATA.second, DATA.label, known), 4, 0), DataLabels(), steps=2)
+    told.go(DataSource(replace(DATA, reference=known, reference_name="start"), 4, 0), DataLabels(), steps=2)
     torch.testing.assert_close(told.weights, asked.weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "trusted"),
+    [
+        ("start", "start", True),
+        ("start", "round 2", False),
+        ("", "start", False),
+        ("start", "", False),
+        ("", "", False),
+    ],
+)
+def test_only_log_probabilities_of_the_reference_itself_are_trusted(kept, asked, trusted):
+    """A reference that has moved, or that nobody can name, is asked again."""
+    wrong = np.full((5, 2), -3.0)
+    data = replace(DATA, reference=wrong, reference_name=kept)
+    reference = policy_of(llama(seed=1), name=asked)
+    (step,) = Run().go(DataSource(data, 5, 0), DataLabels(), steps=1, reference=reference)
+    with torch.no_grad():
+        exact = reference.log_probs(step.pairs.prompt_tokens, step.pairs.responses).double().numpy()
+    np.testing.assert_array_equal(step.pairs.reference, wrong if trusted else exact)
+    assert step.pairs.reference_name == asked
 
 
 @pytest.mark.parametrize(("loss", "value"), [("ipo", 0.25), ("dpo", math.log(2))])
@@ -300,7 +322,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_the_parameters(arm
     run = Run()
     run.go(*ARMS[arm](), steps=1)
     before = run.weights.clone()
-    broken = Pairs(DATA.prompts, DATA.first, DATA.second, DATA.label, np.full((5, 2), [0.0, math.nan]))
+    broken = replace(DATA, reference=np.full((5, 2), [0.0, math.nan]), reference_name="start")
     with pytest.raises(GoodhartError, match=r"not finite at step 1; lower the learning rate \(now 0\.01\)"):
         run.go(DataSource(broken, 4, 0), DataLabels(), start=1)
     assert torch.equal(run.weights, before)

@@ -26,6 +26,8 @@ class LanguagePolicy:
     sampler: Sampler
     pad: int
     layout: Layout
+    name: str = ""
+    """Of a policy that never moves, so that log-probabilities can be kept under it; empty for one that does."""
 
     @classmethod
     def of(cls, model: Any, sampler: Sampler, pad: int) -> LanguagePolicy:
@@ -35,7 +37,9 @@ class LanguagePolicy:
     def at(self, precision: Precision) -> LanguagePolicy:
         """The policy itself in float32; else with a copy of the model in that precision, and the same layout."""
         model = in_precision(self.model, precision)
-        return self if model is self.model else replace(self, model=model)
+        if model is self.model:
+            return self
+        return replace(self, model=model, name=f"{self.name} in {precision}" if self.name else "")
 
     def parameters(self) -> Iterator[Parameter]:
         """What the optimiser moves."""

@@ -48,6 +48,16 @@ def load_policy(path: Path | str, max_tokens: int) -> tuple[LanguagePolicy, Any]
     return policy, tokenizer
 
 
+def reference_name(work: Workplace) -> str:
+    """Under what the SFT policy's log-probabilities are kept: the address of its cell."""
+    return work.inputs["sft"].name
+
+
+def load_reference(work: Workplace) -> LanguagePolicy:
+    """The SFT policy, to score with."""
+    return replace(load_policy(work.inputs["sft"] / "final", 1)[0], name=reference_name(work))
+
+
 def sft(work: Workplace) -> dict[str, Any]:
     """`early/` and `final/`: Hugging Face checkpoints of the supervised policy."""
     settings = work.setting(Supervised, "sft")
@@ -181,7 +191,7 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
     settings = work.setting(Labels, "labels")
     index = work.inputs["prompts"] / "prompts.parquet"
     golden = judge(work.inputs["golden"])
-    policy, _ = load_policy(work.inputs["sft"] / "final", 1)
+    reference = load_reference(work)
     parts: list[tuple[Pairs, list[str], str]] = []
     agreement: dict[str, float] = {}
     for split, number in (("train", settings.number), ("validation", HELD_OUT_PAIRS), ("test", HELD_OUT_PAIRS)):
@@ -203,7 +213,7 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
         assert after.label is not None
         assert before.label is not None
         agreement[split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(before.label - 0.5)).mean() / 2)
-        after = replace(after, reference=scored(policy, after))
+        after = with_reference(reference, after)
         work.watch.lap("reference")
         parts.append((after, [ids[i] for i in chosen], split))
     _write_parts(work.folder / "pairs.parquet", parts)
@@ -228,6 +238,11 @@ def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:
     ids = [i for _, part, _ in parts for i in part]
     splits = [split for pairs, _, split in parts for _ in range(len(pairs))]
     write_pairs(path, whole, ids, splits, ["golden"] * len(whole))
+
+
+def with_reference(reference: LanguagePolicy, pairs: Pairs) -> Pairs:
+    """The pairs with the reference's log-probabilities under its name."""
+    return replace(pairs, reference=scored(reference, pairs), reference_name=reference.name)
 
 
 def scored(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> Float[np.ndarray, "pair 2"]:

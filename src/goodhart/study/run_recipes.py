@@ -22,7 +22,15 @@ from goodhart.models.precision import FLOAT32, Precision
 from goodhart.store import write_atomically
 from goodhart.study.arm import Arm
 from goodhart.study.arms import shares_of
-from goodhart.study.model_recipes import flipped, judge, load_policy, save_policy, scored
+from goodhart.study.model_recipes import (
+    flipped,
+    judge,
+    load_policy,
+    load_reference,
+    save_policy,
+    scored,
+    with_reference,
+)
 from goodhart.study.run_state import STREAM, SamplerState, Stream
 from goodhart.study.workplace import Workplace
 from goodhart.training.alignment import Step, train
@@ -35,8 +43,8 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     precision: Precision = work.settings.get("precision", FLOAT32)
     master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
     policy = master.at(precision)
-    reference = load_policy(work.inputs["sft"] / "final", 1)[0].at(precision)
-    source, labeller = _slots(work, arm, seed, None if policy is master else reference)
+    reference = load_reference(work).at(precision)
+    source, labeller = _slots(work, arm, seed, reference)
     copies = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
     state, log = work.state / "training.pt", work.folder / "metrics.jsonl"
@@ -88,23 +96,20 @@ def _tell(work: Workplace, arm: Arm, step: Step) -> None:
     work.say(step.step, arm.steps, f"loss {step.loss:.3f}, margin {step.margin:+.2f} nats, {rate:.1f} steps/s")
 
 
-def _slots(work: Workplace, arm: Arm, seed: int, lowered: LanguagePolicy | None) -> tuple[Source, Labeller]:
-    """Source and labeller of the arm; all sources walk the same prompts in the same order.
-
-    `lowered` is the reference of a run that is not in float32.
-    """
+def _slots(work: Workplace, arm: Arm, seed: int, reference: LanguagePolicy) -> tuple[Source, Labeller]:
+    """Source and labeller of the arm; all sources walk the same prompts in the same order."""
     if arm.source != "mixture":
-        return _slot(arm, seed, arm.batch, work.inputs, lowered)
+        return _slot(arm, seed, arm.batch, work.inputs, reference)
     parts: list[tuple[Source, Labeller]] = []
     for name, size in shares_of(arm).items():
         inputs = {key.removeprefix(f"{name}/"): path for key, path in work.inputs.items() if key.startswith(f"{name}/")}
         part = build(Arm, work.settings["parts"][name], name)
-        parts.append(_slot(part, seed, size, {**work.inputs, **inputs}, lowered, name))
+        parts.append(_slot(part, seed, size, {**work.inputs, **inputs}, reference, name))
     return MixtureSource(parts), DataLabels()
 
 
 def _slot(
-    arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path], lowered: LanguagePolicy | None, name: str = ""
+    arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path], reference: LanguagePolicy, name: str = ""
 ) -> tuple[Source, Labeller]:
     prompts = inputs["prompts"] / "prompts.parquet"
     if arm.source == "stream":
@@ -113,10 +118,9 @@ def _slot(
     folder = inputs["written" if arm.source == "samples" else "labels"]
     data, _, _ = read_pairs(folder / "pairs.parquet", "train", prompts)
     if arm.source in ("data", "samples"):
-        if (
-            lowered
-        ):  # fixed data have log-probabilities of the reference in float32, the policy's rounding is not in them
-            data = replace(data, reference=scored(lowered, data))
+        if data.under(reference.name) is None:
+            # what is kept with fixed data is in float32: the rounding of a policy in bfloat16 is not in it
+            data = with_reference(reference, data)
         assert data.reference is not None
         own = data.reference if data.writer is None else data.writer
         # The SFT policy stands in for a writer that is not known: people, or samples at other temperatures.
@@ -154,9 +158,8 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
     pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed, "written").label(pairs, 0)
     pairs = flipped(pairs, work.settings["flip"], f"written {seed}")
     work.watch.lap("label")
-    sft, _ = load_policy(work.inputs["sft"] / "final", limit)
     own = [scored(writer, pairs)[:, [side]] for side, writer in enumerate(writers)]
-    pairs = replace(pairs, reference=scored(sft, pairs), writer=np.concatenate(own, axis=1))
+    pairs = replace(with_reference(load_reference(work), pairs), writer=np.concatenate(own, axis=1))
     work.watch.lap("reference")
     write_pairs(work.folder / "pairs.parquet", pairs, ids, ["train"] * len(pairs), ["written"] * len(pairs))
     assert pairs.label is not None

@@ -25,12 +25,22 @@ from goodhart.training.optimiser import Descent
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What has log-probabilities: a policy or a reference."""
+    """What has log-probabilities."""
 
     def log_probs(
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
     ) -> Float[Tensor, "row response"]:
         """Log p(response | prompt) in nats."""
+        ...
+
+
+@runtime_checkable
+class Reference(Scorer, Protocol):
+    """What log-ratios are taken against."""
+
+    @property
+    def name(self) -> str:
+        """What it is called where its log-probabilities are kept; empty: nowhere."""
         ...
 
 
@@ -86,7 +96,7 @@ class Step:
 
 def train(
     policy: Policy,
-    reference: Scorer,
+    reference: Reference,
     source: Source,
     labeller: Labeller,
     descent: Descent,
@@ -108,14 +118,16 @@ def train(
         pairs = labeller.label(pairs, step)
         watch.lap("label")
         with torch.no_grad():
-            known = pairs.reference if pairs.reference is not None else _scores(reference, pairs)
+            kept = pairs.under(reference.name)
+            known = _scores(reference, pairs) if kept is None else kept
         watch.lap("reference")
         objective = partial(loss_of, loss, beta=beta)
         value, logp = _backward(policy, pairs, known, descent, objective, reduction)
         norm = descent.step(step, value)
         watch.lap("train")
         writer = logp if pairs.writer is None else np.where(np.isnan(pairs.writer), logp, pairs.writer)
-        yield _record(step + 1, value, logp, norm, replace(pairs, reference=known, writer=writer), watch)
+        learnt = replace(pairs, reference=known, reference_name=reference.name, writer=writer)
+        yield _record(step + 1, value, logp, norm, learnt, watch)
 
 
 def _scores(reference: Scorer, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
