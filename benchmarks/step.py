@@ -220,7 +220,7 @@ def trl_offline_step(trainer: Any, batch: dict[str, Any]) -> Callable[[], None]:
 def our_steps(bench: Bench, *, online: bool, cached: bool, precision: Precision = "float32") -> Callable[[], Step]:
     """Goodhart's loop, a step a call."""
     master = bench.policy
-    policy, reference = master.at(precision), bench.policy.at(precision)
+    policy, reference = master.at(precision), replace(bench.policy, name="start").at(precision)
     policy.model.train()
     size = len(bench.pairs)
     if online:
@@ -229,7 +229,9 @@ def our_steps(bench: Bench, *, online: bool, cached: bool, precision: Precision 
     else:
         with torch.no_grad():
             known = reference.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses).double().numpy()
-        source = DataSource(replace(bench.pairs, reference=known if cached else None), size, 0)
+        source = DataSource(
+            replace(bench.pairs, reference=known if cached else None, reference_name=reference.name), size, 0
+        )
         labeller = DataLabels()
     lowered = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), STILL, 10**6, lowered=lowered)
@@ -252,13 +254,14 @@ def same(what: str, ours: tuple[float, torch.Tensor], theirs: tuple[float, torch
 
 
 def our_gradient(bench: Bench, reduction: str) -> tuple[float, torch.Tensor]:
-    from goodhart.alignment.losses import MARGINS, pair_loss
+    from goodhart.alignment.losses import MARGINS, pair_loss, reduced
 
-    policy = replace(bench.policy, reduction=reduction)
+    policy = bench.policy
     with torch.no_grad():
         known = policy.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses)
     policy.model.load_state_dict(moved(bench).state_dict())
     rho = policy.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses) - known
+    rho = reduced(rho, torch.as_tensor(bench.pairs.lengths, dtype=rho.dtype), reduction)
     label = torch.as_tensor(bench.pairs.label, dtype=rho.dtype)
     loss = pair_loss(MARGINS["ipo"], rho[:, 0], rho[:, 1], label, beta=BETA).mean()
     loss.backward()

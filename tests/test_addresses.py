@@ -1,4 +1,4 @@
-"""An address says what decides a result, and nothing else: what moves it, what does not, and how a move is explained."""
+"""An address says what decides a result and nothing else: what moves it, what does not, how a move is explained."""
 
 import json
 import shutil

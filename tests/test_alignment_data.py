@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -11,8 +13,9 @@ from scipy.stats import binomtest
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import DataLabels, JudgeLabels, both_orders
 from goodhart.alignment.pair_table import read_pairs, write_pairs
-from goodhart.alignment.sources import DataSource, MixtureSource, PolicySource, places
+from goodhart.alignment.sources import DataSource, DelayedSource, MixtureSource, PolicySource, places
 from goodhart.errors import GoodhartError
+from goodhart.randomness import stream
 from goodhart.study.arm import Arm
 from goodhart.study.arms import shares_of
 from goodhart.tasks.prompt_table import write_prompts
@@ -25,7 +28,7 @@ SECOND = [[9], [10, 11, 1], [12, 1], [13]]
 LABEL = np.array([1.0, 0.0, 0.5, 0.25])
 KNOWN = np.array([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0], [-0.0, -8.0]])
 OWN = np.array([[-1.5, -2.5], [np.nan, -4.5], [-5.5, -6.5], [-7.5, -8.5]])
-WHOLE = Pairs(PROMPTS, FIRST, SECOND, LABEL, KNOWN, OWN)
+WHOLE = Pairs(PROMPTS, FIRST, SECOND, LABEL, KNOWN, OWN, reference_name="start")
 
 
 class Says:
@@ -43,6 +46,7 @@ def same(one, other):
     assert one.responses == other.responses
     np.testing.assert_array_equal(one.label, other.label)
     np.testing.assert_array_equal(one.reference, other.reference)
+    assert one.reference_name == other.reference_name
     np.testing.assert_array_equal(one.writer, other.writer)
 
 
@@ -57,7 +61,7 @@ def test_swapping_exchanges_responses_labels_and_log_probabilities():
 
 def test_taking_and_cutting_keep_rows_together():
     arrays = (array[[2, 0]] for array in (LABEL, KNOWN, OWN))
-    same(WHOLE.take([2, 0]), Pairs(*([s[2], s[0]] for s in (PROMPTS, FIRST, SECOND)), *arrays))
+    same(WHOLE.take([2, 0]), Pairs(*([s[2], s[0]] for s in (PROMPTS, FIRST, SECOND)), *arrays, reference_name="start"))
     same(WHOLE[1:3], WHOLE.take([1, 2]))
     bare = Pairs(PROMPTS, FIRST, SECOND)
     assert bare.take([1]).label is None
@@ -66,13 +70,9 @@ def test_taking_and_cutting_keep_rows_together():
     assert len(WHOLE.take([3, 3, 3, 0, 1])) == 5
 
 
-def test_log_probabilities_per_token_are_divided_by_each_length():
-    found, lengths = WHOLE.with_means(), np.array([[2, 1], [1, 3], [3, 2], [1, 1]])
-    np.testing.assert_allclose(found.reference, KNOWN / lengths)
-    np.testing.assert_allclose(found.writer, OWN / lengths)
-    bare = Pairs(PROMPTS, FIRST, SECOND).with_means()
-    assert bare.reference is None
-    assert bare.writer is None
+def test_lengths_are_those_of_the_responses():
+    assert WHOLE.lengths.tolist() == [[2, 1], [1, 3], [3, 2], [0, 1]]
+    assert WHOLE[:0].lengths.shape == (0, 2)
 
 
 def test_joined_pairs_know_each_writer_that_is_known():
@@ -90,6 +90,8 @@ def test_what_no_part_knows_the_whole_does_not_know():
     bare = Pairs(PROMPTS, FIRST, SECOND, LABEL)
     assert Pairs.joined([bare, bare]).writer is None
     assert Pairs.joined([bare, WHOLE]).reference is None
+    moved = Pairs.joined([WHOLE, replace(WHOLE, reference_name="round 2")])
+    assert (moved.reference, moved.reference_name) == (None, ""), "log-probabilities of two models under one name"
     with pytest.raises(ValueError, match="with labels"):
         Pairs.joined([WHOLE, Pairs(PROMPTS, FIRST, SECOND)])
 
@@ -138,6 +140,22 @@ def test_the_coins_are_keyed_by_step_and_have_the_soft_label_as_their_bias():
     assert not np.array_equal(JudgeLabels(labeller.judge, "bernoulli", 8).label(pairs, 0).label, coins[0])
 
 
+def test_the_coin_is_the_pairs_own_wherever_it_stands():
+    """Two pairs of one prompt have two coins; a pair keeps its own in another batch, and each split has others."""
+    size = 400
+    distinct = Pairs([prompt(i, 2) for i in range(size)], [[5]] * size, [[6]] * size)
+    twice = Pairs([prompt(i // 2, 2) for i in range(size)], [[5]] * size, [[6]] * size)
+    even = Says([[0.5, 0.5]] * size)
+    found = JudgeLabels(even, "bernoulli", 0, "train").label(distinct, 0).label
+    order = stream(0, "test/order").permutation(size)[:300].tolist()
+    moved = JudgeLabels(even, "bernoulli", 0, "train").label(distinct.take(order), 0).label
+    np.testing.assert_array_equal(moved, found[order], "a coin belongs to a place in the batch")
+    elsewhere = JudgeLabels(even, "bernoulli", 0, "test").label(distinct, 0).label
+    assert 0.4 < (found != elsewhere).mean() < 0.6, "two splits share their coins"
+    both = JudgeLabels(even, "bernoulli", 0).label(twice, 0).label.reshape(-1, 2)
+    assert 0.35 < (both[:, 0] != both[:, 1]).mean() < 0.65, "two pairs of a prompt share a coin"
+
+
 def test_certain_coins_always_fall_the_same_way():
     labeller = JudgeLabels(Says([[1, 0], [0, 1], [1, 0], [0, 1]]), "bernoulli", 0)
     assert all(labeller.label(WHOLE, step).label.tolist() == [1, 0, 1, 0] for step in range(50))
@@ -165,13 +183,20 @@ class Echo:
 
     def sample(self, prompts, samples, *, seed, purpose, first_sample):
         self.purpose = purpose
-        return [[[p.number, seed, first_sample + k] for k in range(samples)] for p in prompts]
+        return [[[p.number, seed, s + k] for k in range(samples)] for p, s in zip(prompts, first_sample, strict=True)]
 
     def log_probs(self, prompts, responses):
         raise AssertionError("nobody asks for it")
 
     def frozen(self):
         return self
+
+
+class Keeping(Echo):
+    """The same, with log-probabilities."""
+
+    def log_probs(self, prompts, responses):
+        return torch.zeros(len(prompts), 2)
 
 
 def test_a_data_source_walks_its_pairs():
@@ -190,7 +215,7 @@ def test_a_mixture_draws_each_share_with_its_own_labels():
     assert found[:3].responses == online[0].draw(2, Echo()).responses
     assert np.isnan(found.writer[:3]).all()
     data = WHOLE.take(places(2, 2, 4, 5))
-    same(found[3:], replace(data, reference=None))
+    same(found[3:], replace(data, reference=None, reference_name=""))
     assert len(found) == 5
 
 
@@ -225,6 +250,34 @@ def test_a_policy_source_asks_for_two_samples_of_each_prompt_that_were_never_ask
     assert policy.purpose == "online pair"
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["online", "delayed"])
+@pytest.mark.parametrize("batch", [1, 2, 4, 7])
+def test_a_prompt_that_stands_in_the_data_more_than_once_gets_other_samples_each_time(batch, held):
+    """Three pairs have the first prompt, two the second; neither a batch nor an epoch draws a sample again."""
+    data = [PROMPTS[i] for i in (0, 1, 0, 2, 1, 0)]
+    source, seen, steps = PolicySource(data, batch, 5), [], 18
+    if held:
+        source = DelayedSource(source, 0, Keeping())
+    for step in range(steps):
+        pairs = source.draw(step, Keeping())
+        assert list(pairs.prompts) == [data[i] for i in places(step, batch, 6, 5)]
+        seen += [tuple(response) for pair in pairs.responses for response in pair]
+    assert len(set(seen)) == len(seen) == 2 * batch * steps, "some sample was learnt from twice"
+
+
+def test_samples_of_a_prompt_are_numbered_without_gaps():
+    """So the samples of distinct prompts are those that they always were: 2e and 2e + 1 in epoch e."""
+    for data in ([0, 1, 2, 3], [0, 1, 0, 0]):
+        source, seen = PolicySource([PROMPTS[i] for i in data], 4, 5), {}
+        for epoch in range(3):
+            for pair in source.draw(epoch, Echo()).responses:
+                for number, _, sample in pair:
+                    seen.setdefault(number, []).append(sample)
+        assert {number: sorted(each) for number, each in seen.items()} == {
+            PROMPTS[i].number: list(range(6 * data.count(i))) for i in set(data)
+        }
+
+
 def prompt_table(path):
     texts = [{"prompt": p.id, "split": "train", "text": "t", "tokens": list(p.tokens)} for p in PROMPTS]
     names = ("prompt", "split", "package", "text", "tokens", "reference", "reference_tokens")
@@ -247,6 +300,20 @@ def test_pairs_are_read_as_they_were_written(pairs, tmp_path):
         assert found.writer is None
     else:
         same(found, expected)
+
+
+def test_pairs_of_two_references_and_tables_from_before_there_were_names_are_of_none(tmp_path):
+    table, path = prompt_table(tmp_path / "prompts.parquet"), tmp_path / "pairs.parquet"
+    write_pairs(path, WHOLE, list("abcd"), ["train"] * 4, ["k"] * 4)
+    rows = pq.read_table(path)
+    changed = rows.set_column(rows.column_names.index("reference"), "reference", [["start", "start", "other", "start"]])
+    for each in (changed, rows.drop_columns(["reference"])):
+        pq.write_table(each, path)
+        found, _, _ = read_pairs(path, "train", table)
+        np.testing.assert_array_equal(found.reference, KNOWN)
+        assert found.reference_name == ""
+        assert found.under("start") is None
+        assert found.under("") is None
 
 
 def test_a_pair_whose_prompt_is_unknown_is_an_error(tmp_path):

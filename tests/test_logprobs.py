@@ -221,11 +221,54 @@ def test_the_probe_would_notice_a_wrong_layout():
     assert (shared - naive(model.inner)).abs().max() > 0.1
 
 
-def test_mean_reduction_divides_by_the_response_length():
-    model = llama()
-    sums, means = (policy_of(model, reduction=r).log_probs(PROMPTS, RESPONSES) for r in ("sum", "mean"))
-    counts = torch.tensor([[len(r) for r in row] for row in RESPONSES])
-    torch.testing.assert_close(means * counts, sums)
+class Failing(torch.nn.Module):
+    """A model whose forward along a tree ends in a given fault."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.inner, self.fault = llama(), fault
+        self.config = self.inner.config
+
+    def get_input_embeddings(self):
+        return self.inner.get_input_embeddings()
+
+    def forward(self, tree=None, **settings):
+        if tree is not None:
+            raise self.fault
+        return self.inner(**settings)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    ],
+    ids=["GPU", "Python", "CPU", "CPU, Windows", "cuBLAS", "assertion on a GPU"],
+)
+def test_a_machine_that_cannot_go_on_is_not_taken_for_a_model_that_cannot_read_trees(fault):
+    with pytest.raises(type(fault)):
+        choose_layout(Failing(fault), pad=0)
+
+
+def test_memory_that_the_allocator_of_cpus_does_not_give_is_no_answer_about_the_layout():
+    class Greedy(Failing):
+        def forward(self, tree=None, **settings):
+            if tree is not None:
+                torch.empty(2**60)
+            return self.inner(**settings)
+
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        choose_layout(Greedy(None), pad=0)
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError])
+def test_a_model_that_cannot_read_trees_is_scored_plainly(kind):
+    assert choose_layout(Failing(kind("unexpected shape of the mask")), pad=0) == "plain"
 
 
 def test_rows_are_padded_on_the_right():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodhart.alignment.losses import BEST_OF_2, MARGINS, dpo, ipo, loss_of, pair_loss
+from goodhart.alignment.losses import BEST_OF_2, MARGINS, dpo, ipo, loss_of, pair_loss, reduced
 from tiny_models import gradients, llama, naive_logp, policy_of
 
 nats = st.floats(-50, 50, allow_nan=False)
@@ -135,3 +135,9 @@ def test_a_loss_of_margins_needs_a_beta_and_best_of_2_has_none():
         with pytest.raises(ValueError, match=f"{name}.*beta"):
             loss_of(name, rho, rho, rho, beta=None)
     assert float(loss_of(BEST_OF_2, rho, 2 * rho, rho, beta=None)) == -1.0
+
+
+def test_mean_reduction_divides_by_the_response_length():
+    rho, lengths = torch.tensor([[6.0, -2.0], [0.0, 5.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    assert reduced(rho, lengths, "mean").tolist() == [[2.0, -0.5], [0.0, 5.0]]
+    assert reduced(rho, lengths, "sum") is rho

@@ -25,8 +25,8 @@ from goodhart.store import Store
 from goodhart.study import engine, run_recipes
 from goodhart.study.cell import closure
 from goodhart.study.graph import build_graph
-from goodhart.study.model_recipes import load_policy, scored
 from goodhart.study.make import make
+from goodhart.study.model_recipes import load_policy, scored
 from goodhart.study.results import write_results
 from goodhart.study.run_state import SamplerState
 from goodhart.study.spec import read_study

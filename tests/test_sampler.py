@@ -74,6 +74,14 @@ def test_samples_asked_in_pieces_are_the_samples_asked_at_once(make):
     assert joined == draw(model, samples=5)
 
 
+@pytest.mark.parametrize("batch", [2, 64])
+def test_each_prompt_may_begin_at_a_number_of_its_own(batch):
+    model, numbers = llama(), [4, 0, 2, *range(1, len(PROMPTS) - 2)]
+    found = draw(model, first=numbers, samples=2, batch=batch)
+    assert found == [draw(model, first=first, samples=2)[i] for i, first in enumerate(numbers)]
+    assert draw(model, first=[3] * len(PROMPTS), batch=batch) == draw(model, first=3)
+
+
 def test_a_lower_cap_cuts_the_same_responses():
     model = llama()
     long, short = draw(model), draw(model, longest=4)

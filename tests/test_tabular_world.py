@@ -32,6 +32,8 @@ from tiny_models import PAD, prompt
 class Table:
     """A policy over one-token responses, the same for every prompt."""
 
+    name = ""
+
     def __init__(self, law):
         self.logits = nn.Parameter(torch.tensor(np.log(law), dtype=torch.float64))
 
@@ -50,7 +52,7 @@ class Table:
 
     def sample(self, prompts, samples, *, seed, purpose, first_sample):
         ids = np.repeat([p.number for p in prompts], samples)
-        numbers = np.tile(np.arange(first_sample, first_sample + samples), len(prompts))
+        numbers = (np.array(first_sample)[:, None] + np.arange(samples)).flatten()
         u = torch.from_numpy(uniforms(seed, purpose, ids, numbers, 1)[:, 0])
         tokens = inverse_cdf(self.logits.detach().expand(len(u), -1), u).view(len(prompts), samples)
         return [[[token] for token in row] for row in tokens.tolist()]
@@ -321,3 +323,15 @@ def test_the_drift_of_offline_data_is_their_divergence_from_the_policy(start):
     assert step.drift == pytest.approx(MU @ ratio, abs=1e-12)
     assert step.drift_spread == pytest.approx(np.sqrt(MU @ (ratio - MU @ ratio) ** 2), abs=1e-7)
     assert (abs(step.drift) > 0.1) == (start is REF)
+
+
+def test_draws_for_prompts_that_are_distinct_are_the_recorded_ones():
+    """An epoch ends within the second step and within the third; numbers that were drawn once are drawn for ever."""
+    source, policy = PolicySource([prompt(i, 2, 3 + i) for i in range(4)], 3, 5), Table(np.array([0.1, 0.2, 0.3, 0.4]))
+    drawn = [source.draw(step, policy) for step in range(3)]
+    assert [[p.number for p in pairs.prompts] for pairs in drawn] == [[3, 2, 1], [0, 3, 1], [2, 0, 0]]
+    assert [pairs.responses for pairs in drawn] == [
+        [([1], [1]), ([3], [2]), ([0], [1])],
+        [([3], [3]), ([2], [3]), ([3], [2])],
+        [([3], [3]), ([1], [1]), ([3], [1])],
+    ]

@@ -1,7 +1,7 @@
 """The alignment loop with tiny language models: accumulation, resumption, one loop for every source, faults."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -60,10 +60,15 @@ class Run:
         settings = Optimisation(lr=self.lr, warmup=2, decay="linear", weight_decay=0.01, micro_batch=self.micro_batch)
         self.descent = Descent(self.policy.parameters(), settings, STEPS)
 
-    def go(self, source, labeller, *, start=0, steps=STEPS, loss="ipo"):
-        reference = policy_of(self.make())
-        how = {"loss": loss, "beta": 0.2, "steps": steps, "start": start}
+    def go(self, source, labeller, *, start=0, steps=STEPS, loss="ipo", reference=None, **more):
+        reference = reference or policy_of(self.make(), name="start")
+        how = {"loss": loss, "beta": 0.2, "steps": steps, "start": start, **more}
         return list(train(self.policy, reference, source, labeller, self.descent, **how))
+
+    @property
+    def gradient(self):
+        """After one step: a share of it, clipped."""
+        return torch.cat([self.descent.optimiser.state[p]["exp_avg"].flatten() for p in self.policy.parameters()])
 
     @property
     def weights(self):
@@ -74,11 +79,12 @@ class Run:
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
 def test_accumulation_does_not_change_the_result(arm, micro_batch):
     whole, cut = Run(), Run(micro_batch)
-    first, second = (run.go(*ARMS[arm](), steps=2) for run in (whole, cut))
-    torch.testing.assert_close(cut.weights, whole.weights, rtol=1e-4, atol=1e-5)
+    # Adam makes whole steps of gradients that are rounding alone, and then a token of a sample may be another
+    first, second = (run.go(*ARMS[arm](), steps=1) for run in (whole, cut))
+    torch.testing.assert_close(cut.gradient, whole.gradient, rtol=1e-4, atol=1e-6)
     for a, b in zip(first, second, strict=True):
         found, expected = (a.loss, a.margin, a.gradient_norm), (b.loss, b.margin, b.gradient_norm)
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)  # the first margin is 0 but for rounding
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)  # the first margin is 0 but for rounding
     assert (whole.weights - Run().weights).abs().max() > 1e-3
 
 
@@ -251,8 +257,30 @@ def test_known_reference_log_probabilities_are_those_of_the_reference():
         known = policy_of(llama()).log_probs(DATA.prompt_tokens, DATA.responses).double().numpy()
     asked, told = Run(), Run()
     asked.go(DataSource(DATA, 4, 0), DataLabels(), steps=2)
-    told.go(DataSource(Pairs(DATA.prompts, DATA.first, DATA.second, DATA.label, known), 4, 0), DataLabels(), steps=2)
+    told.go(DataSource(replace(DATA, reference=known, reference_name="start"), 4, 0), DataLabels(), steps=2)
     torch.testing.assert_close(told.weights, asked.weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "trusted"),
+    [
+        ("start", "start", True),
+        ("start", "round 2", False),
+        ("", "start", False),
+        ("start", "", False),
+        ("", "", False),
+    ],
+)
+def test_only_log_probabilities_of_the_reference_itself_are_trusted(kept, asked, trusted):
+    """A reference that has moved, or that nobody can name, is asked again."""
+    wrong = np.full((5, 2), -3.0)
+    data = replace(DATA, reference=wrong, reference_name=kept)
+    reference = policy_of(llama(seed=1), name=asked)
+    (step,) = Run().go(DataSource(data, 5, 0), DataLabels(), steps=1, reference=reference)
+    with torch.no_grad():
+        exact = reference.log_probs(step.pairs.prompt_tokens, step.pairs.responses).double().numpy()
+    np.testing.assert_array_equal(step.pairs.reference, wrong if trusted else exact)
+    assert step.pairs.reference_name == asked
 
 
 @pytest.mark.parametrize(("loss", "value"), [("ipo", 0.25), ("dpo", math.log(2))])
@@ -270,12 +298,31 @@ def test_the_first_step_starts_at_the_reference_and_the_record_says_what_happene
     assert last.accuracy > 0.5
 
 
+def test_a_mean_over_tokens_is_what_the_loss_takes_and_not_what_is_recorded():
+    other, found = policy_of(llama(seed=3)), {}
+    for reduction in ("sum", "mean"):
+        (found[reduction],) = Run().go(
+            DataSource(DATA, 5, 0), DataLabels(), steps=1, reference=other, reduction=reduction
+        )
+    with torch.no_grad():
+        pairs = found["mean"].pairs
+        own, theirs = (p.log_probs(pairs.prompt_tokens, pairs.responses).numpy() for p in (policy_of(llama()), other))
+    rho = (own - theirs) / [[len(a), len(b)] for a, b in pairs.responses]
+    z = 0.2 * (rho[:, 0] - rho[:, 1])
+    assert found["mean"].loss == pytest.approx(
+        (pairs.label * (z - 0.5) ** 2 + (1 - pairs.label) * (z + 0.5) ** 2).mean(), rel=1e-5
+    )
+    assert found["mean"].loss != pytest.approx(found["sum"].loss, rel=1e-2)
+    for name in ("margin", "accuracy", "drift", "tokens"):
+        assert getattr(found["mean"], name) == getattr(found["sum"], name), f"{name} has two units"
+
+
 @every_arm
 def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_the_parameters(arm):
     run = Run()
     run.go(*ARMS[arm](), steps=1)
     before = run.weights.clone()
-    broken = Pairs(DATA.prompts, DATA.first, DATA.second, DATA.label, np.full((5, 2), [0.0, math.nan]))
+    broken = replace(DATA, reference=np.full((5, 2), [0.0, math.nan]), reference_name="start")
     with pytest.raises(GoodhartError, match=r"not finite at step 1; lower the learning rate \(now 0\.01\)"):
         run.go(DataSource(broken, 4, 0), DataLabels(), start=1)
     assert torch.equal(run.weights, before)

@@ -10,7 +10,7 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
-from goodhart.alignment.losses import MARGINS, pair_loss
+from goodhart.alignment.losses import MARGINS, pair_loss, reduced
 from tiny_models import PAD, llama, policy_of
 
 BETA = 0.3
@@ -34,9 +34,10 @@ def models(tokenizer):
 
 def ours(model, reference, loss, reduction, label=1.0):
     """(value, gradients) of the mean loss over the pairs."""
-    policy, fixed = policy_of(model, reduction=reduction), policy_of(reference, reduction=reduction)
+    policy, fixed = policy_of(model), policy_of(reference)
     pairs = list(zip(WINNERS, LOSERS, strict=True))
     rho = policy.log_probs(PROMPTS, pairs) - fixed.log_probs(PROMPTS, pairs).detach()
+    rho = reduced(rho, torch.tensor([[float(len(r)) for r in pair] for pair in pairs]), reduction)
     labels = torch.full((len(pairs),), label)
     value = pair_loss(MARGINS[loss], rho[:, 0], rho[:, 1], labels, beta=BETA).mean()
     return float(value.detach()), [g.clone() for g in torch.autograd.grad(value, list(model.parameters()))]

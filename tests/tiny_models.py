@@ -1,6 +1,7 @@
 """Language models of a few thousand parameters, made on the spot with weights that a seed decides."""
 
 import functools
+from dataclasses import replace
 
 import torch
 from transformers import (
@@ -128,8 +129,8 @@ def _sharp_t5(config, *, scale, own_head):
     return model
 
 
-def policy_of(model, *, max_tokens=6, reduction="sum", batch=64, end=END):
-    return LanguagePolicy.of(model, KeyedSampler(end, PAD, max_tokens, batch=batch), PAD, reduction)
+def policy_of(model, *, max_tokens=6, batch=64, end=END, name=""):
+    return replace(LanguagePolicy.of(model, KeyedSampler(end, PAD, max_tokens, batch=batch), PAD), name=name)
 
 
 def prompt(number, *tokens):

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Pairs, occurrences
 from goodhart.randomness import stream
 
 Mode = Literal["hard", "soft", "bernoulli"]
@@ -40,6 +40,16 @@ def both_orders(r: Float[np.ndarray, "pair 2"], mode: Literal["hard", "soft"]) -
     return (np.sign(r[:, 0] - r[:, 1]) + 1) / 2
 
 
+def coins(pairs: Pairs, seed: int, purpose: str, *names: int | str) -> Float[np.ndarray, " pair"]:
+    """A uniform in [0, 1) for each pair, keyed by its prompt and by which of the prompt's pairs it is.
+
+    So the place in a batch decides nothing, and two pairs of one prompt have a coin each.
+    """
+    before, _ = occurrences(pairs.prompts)
+    ids = [(p.id, number) if number else (p.id,) for p, number in zip(pairs.prompts, before, strict=True)]
+    return np.array([stream(seed, purpose, *names, *each).random() for each in ids])
+
+
 @dataclass(frozen=True, slots=True)
 class DataLabels:
     """The labels that the data set came with."""
@@ -58,11 +68,13 @@ class JudgeLabels:
     judge: Judge
     mode: Mode
     seed: int
+    of: str = ""
+    """What is labelled, where one seed labels several: a split, or a part of a mixture. Its coins are its own."""
 
     def label(self, pairs: Pairs, step: int) -> Pairs:
-        """Ask both orders and decide by the mode; the coin of `bernoulli` is keyed by step and place in the batch."""
+        """Ask both orders and decide by the mode; the coin of `bernoulli` is keyed by `of`, step and pair."""
         r = self.judge.prefer(pairs)
         if self.mode != "bernoulli":
             return pairs.labelled(both_orders(r, self.mode))
-        coin = stream(self.seed, "bernoulli label", step).random(len(pairs))
+        coin = coins(pairs, self.seed, "bernoulli label", self.of, step)
         return pairs.labelled((coin < both_orders(r, "soft")).astype(np.float64))

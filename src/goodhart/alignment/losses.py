@@ -1,11 +1,13 @@
 """Pairwise losses as pure functions of log-ratios: one value per pair, no mean inside.
 
-rho = log policy(y|x) - log reference(y|x), over the response's tokens by sum (or mean, where a study says so).
+rho = log policy(y|x) - log reference(y|x), over the response's tokens by sum (or mean, where a study says so; see
+`reduced`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +15,15 @@ from torch.nn.functional import softplus
 
 Nats = Float[Tensor, " pair"]
 Margin = Callable[[Nats], Nats]
+Reduction = Literal["sum", "mean"]
+"""Over a response's tokens. Values of beta do not compare across the two."""
+
+
+def reduced(
+    rho: Float[Tensor, "pair response"], lengths: Float[Tensor, "pair response"], reduction: Reduction
+) -> Float[Tensor, "pair response"]:
+    """What a loss takes of log-ratios in nats per response: those, or nats per token (an empty response has none)."""
+    return rho if reduction == "sum" else rho / lengths.clamp(min=1)
 
 
 def ipo(z: Nats) -> Nats:

@@ -25,12 +25,13 @@ SCHEMA = pa.schema(
         ("label", pa.float64()),
         ("ref_first", pa.float64()),
         ("ref_second", pa.float64()),
+        ("reference", pa.string()),
         ("writer_first", pa.float64()),
         ("writer_second", pa.float64()),
     ]
 )
 """`kind` says who wrote the two sides; `ref_*` and `writer_*` (log-probabilities, nats) are null until the
-reference and the policy that wrote them have scored them."""
+reference, whose name stands in `reference`, and the policy that wrote them have scored them."""
 
 
 def write_pairs(path: Path, pairs: Pairs, ids: Sequence[str], splits: Sequence[str], kinds: Sequence[str]) -> None:
@@ -48,6 +49,7 @@ def write_pairs(path: Path, pairs: Pairs, ids: Sequence[str], splits: Sequence[s
         "label": label,
         "ref_first": [k[0] for k in known],
         "ref_second": [k[1] for k in known],
+        "reference": [pairs.reference_name or None] * len(pairs),
         "writer_first": [k[0] for k in own],
         "writer_second": [k[1] for k in own],
     }
@@ -66,12 +68,19 @@ def read_pairs(path: Path, split: str, prompt_table: Path) -> tuple[Pairs, list[
         np.array([row["label"] for row in rows]) if labelled else None,
         _columns(rows, "ref"),
         _columns(rows, "writer"),
+        reference_name=_name(rows),
     )
     return pairs, [row["pair"] for row in rows], [row["kind"] for row in rows]
 
 
 def _both(values: Float[np.ndarray, "pair 2"] | None, size: int) -> list[list[float | None]]:
     return [[None, None]] * size if values is None else values.tolist()
+
+
+def _name(rows: list[dict[str, Any]]) -> str:
+    """The one reference of all rows; nothing where there are several."""
+    names = {row["reference"] for row in rows}
+    return next(iter(names)) or "" if len(names) == 1 else ""
 
 
 def _columns(rows: list[dict[str, Any]], name: str) -> Float[np.ndarray, "pair 2"] | None:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from goodhart.models.logprobs import Layout, choose_layout, response_laws
+from goodhart.models.logprobs import Layout, choose_layout, sequence_logps
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision, in_precision
 from goodhart.sampling.keyed import Draws, Sampler
 from goodhart.tasks.prompts import Prompt
-
-Reduction = Literal["sum", "mean"]
-"""Over a response's tokens. Values of beta do not compare across the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +26,29 @@ class LanguagePolicy:
     sampler: Sampler
     pad: int
     layout: Layout
-    reduction: Reduction = "sum"
+    name: str = ""
+    """Of a policy that never moves, so that log-probabilities can be kept under it; empty for one that does."""
 
     @classmethod
-    def of(cls, model: Any, sampler: Sampler, pad: int, reduction: Reduction = "sum") -> LanguagePolicy:
+    def of(cls, model: Any, sampler: Sampler, pad: int) -> LanguagePolicy:
         """Wrap a model; the scoring layout is the fastest that gives the plain forward's numbers."""
-        return cls(model, sampler, pad, choose_layout(model, pad), reduction)
+        return cls(model, sampler, pad, choose_layout(model, pad))
 
     def at(self, precision: Precision) -> LanguagePolicy:
         """The policy itself in float32; else with a copy of the model in that precision, and the same layout."""
         model = in_precision(self.model, precision)
-        return self if model is self.model else replace(self, model=model)
+        if model is self.model:
+            return self
+        return replace(self, model=model, name=f"{self.name} in {precision}" if self.name else "")
 
     def parameters(self) -> Iterator[Parameter]:
         """What the optimiser moves."""
         return self.model.parameters()
 
     def sample(
-        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int = 0
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int | Sequence[int] = 0
     ) -> list[list[list[int]]]:
-        """`samples` responses for each prompt; see `goodhart.sampling.keyed`."""
+        """`samples` responses for each prompt, numbered from `first_sample` on; see `goodhart.sampling.keyed`."""
         draws = Draws(seed, purpose, [p.number for p in prompts], first_sample)
         return self.sampler(self.model, [p.tokens for p in prompts], samples, draws)
 
@@ -59,7 +59,5 @@ class LanguagePolicy:
     def log_probs(
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
     ) -> Float[Tensor, "row response"]:
-        """Log policy(response | prompt) in nats, reduced over the response's tokens by sum or mean."""
-        laws = response_laws(self.model, prompts, responses, pad=self.pad, layout=self.layout)
-        sums = laws.sums(laws.logp())
-        return sums if self.reduction == "sum" else sums / laws.counts().clamp(min=1)
+        """Log policy(response | prompt) in nats."""
+        return sequence_logps(self.model, prompts, responses, pad=self.pad, layout=self.layout)

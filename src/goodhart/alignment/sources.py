@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Pairs, occurrences
 from goodhart.alignment.labellers import Labeller
 from goodhart.models.packing import Tokens
 from goodhart.randomness import permutation
@@ -23,9 +24,9 @@ class Generator(Protocol):
     """What a policy source samples from."""
 
     def sample(
-        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: Sequence[int]
     ) -> list[list[list[int]]]:
-        """`samples` responses for each prompt, drawn with keyed random numbers."""
+        """`samples` responses for each prompt from its `first_sample` on, drawn with keyed random numbers."""
         ...
 
     def log_probs(
@@ -77,7 +78,7 @@ class DataSource:
         return self.data.take(places(step, self.batch, len(self.data), self.seed))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PolicySource:
     """Two samples of the policy that is being trained: online."""
 
@@ -86,20 +87,32 @@ class PolicySource:
     seed: int
 
     def draw(self, step: int, policy: Generator) -> Pairs:
-        """Two fresh responses for each prompt of the step; those of epoch e are a prompt's samples 2e and 2e + 1.
+        """Two fresh responses for each prompt of the step.
 
-        So a prompt that ends one epoch and begins the next within a step gets four different samples.
+        In epoch e the k-th of a prompt's n places has its samples 2 (e n + k) and the next. So neither a prompt that
+        stands in the data twice, nor one that ends an epoch and begins the next within a step, has a sample twice.
         """
-        chosen = [self.prompts[i] for i in places(step, self.batch, len(self.prompts), self.seed)]
+        chosen = places(step, self.batch, len(self.prompts), self.seed)
         positions = range(step * self.batch, (step + 1) * self.batch)
+        before, number = self._occurrences
         first: list[Tokens] = []
         second: list[Tokens] = []
         for epoch, group in groupby(positions, lambda position: position // len(self.prompts)):
             part = chosen[len(first) : len(first) + len(list(group))]
-            drawn = policy.sample(part, 2, seed=self.seed, purpose="online pair", first_sample=2 * epoch)
+            drawn = policy.sample(
+                [self.prompts[i] for i in part],
+                2,
+                seed=self.seed,
+                purpose="online pair",
+                first_sample=[2 * (epoch * number[i] + before[i]) for i in part],
+            )
             first.extend(two[0] for two in drawn)
             second.extend(two[1] for two in drawn)
-        return Pairs(chosen, first, second)
+        return Pairs([self.prompts[i] for i in chosen], first, second)
+
+    @cached_property
+    def _occurrences(self) -> tuple[list[int], list[int]]:
+        return occurrences(self.prompts)
 
 
 @dataclass(slots=True)

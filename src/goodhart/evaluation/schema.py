@@ -77,7 +77,10 @@ BUDGETS = pa.schema(
         ("operations", pa.float64()),  # of the training run up to this checkpoint, and of all runs that it reads
         ("pairs", pa.int64()),  # labelled pairs that it has learnt from, repetitions included
         ("labels", pa.int64()),  # golden labels that its supervision rests on: its data's, or its proxy's
-        ("drift", pa.float64()),  # log policy(y|x) less log writer(y|x), mean over the responses learnt from, nats
+        (
+            "drift",
+            pa.float64(),
+        ),  # log policy(y|x) less log writer(y|x), mean over what was learnt from, nats a response
         ("drift_spread", pa.float64()),  # standard deviation of the same, nats
     ]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ shared prompt, all rows: the same for models of whose last layer nothing can be 
 plain: one right-padded row for each response, for causal models that cannot read trees.
 encoder-decoder: the encoder reads each prompt once, and the decoder one right-padded row for each response.
 """
+
+
+_NO_MEMORY = re.compile(r"out of memory|allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +205,17 @@ def sequence_logps(
     return laws.sums(laws.logp())
 
 
+def _of_the_machine(fault: Exception) -> bool:
+    """Whether memory or a device has failed, and not the model; what allocators raise has no class of its own."""
+    return isinstance(fault, torch.OutOfMemoryError | torch.AcceleratorError) or bool(_NO_MEMORY.search(str(fault)))
+
+
 def choose_layout(model: Any, pad: int) -> Layout:
     """The shared prompt where it gives the plain forward's log-probabilities.
 
     Causal models whose attention cannot be told what to read, that ignore explicit positions, or whose last layer does
-    more than attend and transform each token, are found out here, once.
+    more than attend and transform each token, are found out here, once. A machine that cannot go on says nothing about
+    the layout: its fault is raised.
     """
     if is_encoder_decoder(model):
         return "encoder-decoder"
@@ -219,7 +229,9 @@ def choose_layout(model: Any, pad: int) -> Layout:
         for layout in ("shared prompt", "shared prompt, all rows"):
             try:
                 found = sequence_logps(model, *probe, pad=pad, layout=layout)
-            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError):
+            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as fault:
+                if _of_the_machine(fault):
+                    raise
                 continue
             if torch.allclose(found, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3):
                 return layout

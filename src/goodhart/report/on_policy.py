@@ -27,7 +27,7 @@ class Spent:
 
     arm: str
     drift: float
-    """Mean log policy(y|x) - log writer(y|x) of the responses learnt from, nats."""
+    """Mean log policy(y|x) - log writer(y|x) of the responses learnt from, nats per response."""
     spread: float
     pairs: float
     labels: float
@@ -67,9 +67,10 @@ def drift_grid(findings: Findings) -> Grid:
     ]
     note = (
         "Drift: log policy(y|x) less log writer(y|x) of the responses that an arm learnt from, each at the step that "
-        "it was learnt, mean and standard deviation in nats: 0 is on-policy. Where the writer is not known, the SFT "
-        "policy stands in. Pairs: learnt from, repetitions included; labels: golden ones that the supervision rests "
-        "on; Tflop: of the run and of the runs that it reads. Means over settings and seeds at the last checkpoint."
+        "it was learnt, mean and standard deviation in nats per response: 0 is on-policy. Where the writer is not "
+        "known, the SFT policy stands in. Pairs: learnt from, repetitions included; labels: golden ones that the "
+        "supervision rests on; Tflop: of the run and of the runs that it reads. Means over settings and seeds at the "
+        "last checkpoint."
     )
     header = ("arm", "drift", "spread", "pairs", "labels", "Tflop", "peak golden win rate")
     return Grid("How on-policy the data were, and what they took", header, tuple(rows), note)
@@ -91,7 +92,7 @@ def drift_picture(findings: Findings, resolution: int) -> Picture:
             )  # fmt: skip
         _label(axes, lines)
         axes.axvline(0, color=theme.INK, lw=1, ls=":")
-        axes.set_xlabel("drift: mean log policy(y|x) − log writer(y|x) of what was learnt from, nats")
+        axes.set_xlabel("drift: mean log policy(y|x) − log writer(y|x) of what was learnt from, nats per response")
         axes.set_ylabel("peak golden win rate\nagainst the golden policy")
         drawn = theme.png(figure, resolution)
     caption = (

@@ -29,8 +29,8 @@ class Draws:
     purpose: str
     prompts: Sequence[int]
     """A number for each prompt."""
-    first_sample: int = 0
-    """The number of the first of the samples; the others follow."""
+    first_sample: int | Sequence[int] = 0
+    """The number of the first of the samples, of all prompts or of each; the others follow."""
 
 
 @runtime_checkable
@@ -84,18 +84,19 @@ class KeyedSampler:
         def write(writer: Any, chosen: slice) -> list[list[list[int]]]:
             was_training = writer.training
             writer.eval()
-            u = self._uniforms(draws, draws.prompts[chosen], samples)
+            u = self._uniforms(draws, chosen, samples)
             found = self._decode(writer, prompts[chosen], samples, u)
             writer.train(was_training)
             return found
 
         return [row for part in hands.spread(model, write, even_cuts(len(prompts), self.batch)) for row in part]
 
-    def _uniforms(self, draws: Draws, prompts: Sequence[int], samples: int) -> Float[np.ndarray, "row sample token"]:
-        ids = np.repeat(np.asarray(prompts, dtype=np.int64), samples)
-        numbers = np.tile(np.arange(draws.first_sample, draws.first_sample + samples), len(prompts))
+    def _uniforms(self, draws: Draws, chosen: slice, samples: int) -> Float[np.ndarray, "row sample token"]:
+        ids = np.repeat(np.asarray(draws.prompts[chosen], dtype=np.int64), samples)
+        first = np.broadcast_to(np.asarray(draws.first_sample, dtype=np.int64), len(draws.prompts))[chosen]
+        numbers = (first[:, None] + np.arange(samples)).flatten()
         u = uniforms(draws.seed, draws.purpose, ids, numbers, self.max_tokens)
-        return u.reshape(len(prompts), samples, self.max_tokens)
+        return u.reshape(len(first), samples, self.max_tokens)
 
     @torch.no_grad()
     def _decode(

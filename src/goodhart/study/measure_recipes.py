@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.pair_table import read_pairs
 from goodhart.analysis.hypotheses import PROXY
 from goodhart.evaluation.checkpoint import Hidden, Judges, Opponents, classify, measure
-from goodhart.study.model_recipes import judge, load_policy, scored
+from goodhart.study.model_recipes import judge, load_policy, load_reference, reference_name, scored, with_reference
 from goodhart.study.run_state import STREAM
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import HeldOut, PromptRow, find_prompts, held_out_number, read_held_out
@@ -133,9 +133,8 @@ def classified_stream(work: Workplace) -> dict[str, Any]:
     ends = {step: range(max(0, step * batch - size), step * batch) for step in steps}
     work.watch.start()
     pairs = recorded.take([i for part in ends.values() for i in part])
-    if "precision" in work.settings:  # the stream's own reference is in the precision of its run
-        sft, _ = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
-        pairs = replace(pairs, reference=scored(sft, pairs))
+    if pairs.under(reference_name(work)) is None:  # the stream's own is in the precision of its run
+        pairs = with_reference(load_reference(work), pairs)
     golden = JudgeLabels(judge(work.inputs["golden"]), "hard", 0).label(pairs, 0).label
     work.watch.lap("label")
     assert golden is not None

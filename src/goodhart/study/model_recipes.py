@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.judge import ModelJudge
-from goodhart.alignment.labellers import JudgeLabels
+from goodhart.alignment.labellers import JudgeLabels, coins
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.errors import GoodhartError
@@ -23,7 +23,6 @@ from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
-from goodhart.randomness import stream
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.study.model_card import write_model_card
 from goodhart.study.spec import Labels
@@ -42,12 +41,22 @@ TRAIN_PAIRS = 256
 """Training pairs on which a preference model's quality is measured beside the held-out ones."""
 
 
-def load_policy(path: Path | str, max_tokens: int, reduction: str = "sum") -> tuple[LanguagePolicy, Any]:
+def load_policy(path: Path | str, max_tokens: int) -> tuple[LanguagePolicy, Any]:
     """A policy with the keyed sampler, and its tokenizer. Raises GoodhartError if its context is too short."""
     tokenizer = load_tokenizer(path)
     sampler = KeyedSampler(tokenizer.eos_token_id, tokenizer.pad_token_id, max_tokens)
-    policy = LanguagePolicy.of(load_model(path), sampler, tokenizer.pad_token_id, reduction)  # type: ignore[arg-type]
+    policy = LanguagePolicy.of(load_model(path), sampler, tokenizer.pad_token_id)
     return policy, tokenizer
+
+
+def reference_name(work: Workplace) -> str:
+    """Under what the SFT policy's log-probabilities are kept: the address of its cell."""
+    return work.inputs["sft"].name
+
+
+def load_reference(work: Workplace) -> LanguagePolicy:
+    """The SFT policy, to score with."""
+    return replace(load_policy(work.inputs["sft"] / "final", 1)[0], name=reference_name(work))
 
 
 def sft(work: Workplace) -> dict[str, Any]:
@@ -227,17 +236,17 @@ def _to_label(
 def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, Any]:
     """Golden labels for some pairs, written as one table."""
     golden = judge(work.inputs["golden"])
-    policy, _ = load_policy(work.inputs["sft"] / "final", 1)
+    reference = load_reference(work)
     done: list[tuple[Pairs, list[str], str]] = []
     agreement: dict[str, float] = {}
     for part in (part for part in parts if part.ids):
         work.watch.start()
-        after = JudgeLabels(golden, settings.mode, 0).label(part.pairs, 0)
+        after = JudgeLabels(golden, settings.mode, 0, part.split).label(part.pairs, 0)
         work.watch.lap("label")
         after = flipped(after, settings.flip, part.split)
         assert after.label is not None
         agreement[part.split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(part.initial - 0.5)).mean() / 2)
-        after = replace(after, reference=scored(policy, after))
+        after = with_reference(reference, after)
         work.watch.lap("reference")
         done.append((after, part.ids, part.split))
     _write_parts(work.folder / "pairs.parquet", done)
@@ -251,10 +260,10 @@ def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, 
 
 
 def flipped(pairs: Pairs, probability: float, split: str) -> Pairs:
-    """The pairs with every label exchanged with that probability, by a coin for each prompt (label noise)."""
+    """The pairs with every label exchanged with that probability, by a coin for each pair (label noise)."""
     assert pairs.label is not None
-    coins = np.array([stream(0, "label noise", split, p.id).random() for p in pairs.prompts])
-    return pairs.labelled(np.where(coins < probability, 1 - pairs.label, pairs.label))
+    turned = coins(pairs, 0, "label noise", split) < probability
+    return pairs.labelled(np.where(turned, 1 - pairs.label, pairs.label))
 
 
 def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:
@@ -262,6 +271,11 @@ def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:
     ids = [i for _, part, _ in parts for i in part]
     splits = [split for pairs, _, split in parts for _ in range(len(pairs))]
     write_pairs(path, whole, ids, splits, ["golden"] * len(whole))
+
+
+def with_reference(reference: LanguagePolicy, pairs: Pairs) -> Pairs:
+    """The pairs with the reference's log-probabilities under its name."""
+    return replace(pairs, reference=scored(reference, pairs), reference_name=reference.name)
 
 
 def scored(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> Float[np.ndarray, "pair 2"]:

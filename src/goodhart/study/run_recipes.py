@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Pairs, occurrences
 from goodhart.alignment.labellers import DataLabels, JudgeLabels, Labeller
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
@@ -21,7 +21,15 @@ from goodhart.models.packing import Tokens
 from goodhart.models.precision import FLOAT32, Precision
 from goodhart.store import write_atomically
 from goodhart.study.arm import Arm
-from goodhart.study.model_recipes import flipped, judge, load_policy, save_policy, scored
+from goodhart.study.model_recipes import (
+    flipped,
+    judge,
+    load_policy,
+    load_reference,
+    save_policy,
+    scored,
+    with_reference,
+)
 from goodhart.study.run_state import STREAM, SamplerState, Stream
 from goodhart.study.workplace import Workplace
 from goodhart.training.alignment import Step, train
@@ -32,10 +40,10 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     """`step-N/` checkpoints and `metrics.jsonl` of one arm at one setting and seed; resumes at its last checkpoint."""
     arm, seed = work.setting(Arm, "arm"), int(work.settings["seed"])
     precision: Precision = work.settings.get("precision", FLOAT32)
-    master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"], arm.reduction)
+    master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
     policy = master.at(precision)
-    reference = load_policy(work.inputs["sft"] / "final", 1, arm.reduction)[0].at(precision)
-    source, labeller = _slots(work, arm, seed, None if policy is master else reference)
+    reference = load_reference(work).at(precision)
+    source, labeller = _slots(work, arm, seed, reference)
     copies = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
     state, log = work.state / "training.pt", work.folder / "metrics.jsonl"
@@ -57,6 +65,7 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
             beta=arm.beta[0] if arm.beta else None,
             steps=arm.steps,
             start=start,
+            reduction=arm.reduction,
         ):
             kept.append(step.plain())
             file.write(json.dumps(kept[-1]) + "\n")
@@ -86,24 +95,21 @@ def _tell(work: Workplace, arm: Arm, step: Step) -> None:
     work.say(step.step, arm.steps, f"loss {step.loss:.3f}, margin {step.margin:+.2f} nats, {rate:.1f} steps/s")
 
 
-def _slots(work: Workplace, arm: Arm, seed: int, lowered: LanguagePolicy | None) -> tuple[Source, Labeller]:
-    """Source and labeller of the arm; all sources walk the same prompts in the same order.
-
-    `lowered` is the reference of a run that is not in float32.
-    """
+def _slots(work: Workplace, arm: Arm, seed: int, reference: LanguagePolicy) -> tuple[Source, Labeller]:
+    """Source and labeller of the arm; all sources walk the same prompts in the same order."""
     if arm.source != "mixture":
-        return _slot(arm, seed, arm.batch, work.inputs, lowered)
+        return _slot(arm, seed, arm.batch, work.inputs, reference)
     parts: list[tuple[Source, Labeller]] = []
     for number, each in enumerate(work.settings["parts"]):
-        prefix = f"part {number}/"
-        own = {key.removeprefix(prefix): path for key, path in work.inputs.items() if key.startswith(prefix)}
-        part = build(Arm, each["arm"], prefix)
-        parts.append(_slot(part, seed, int(each["pairs"]), {**work.inputs, **own}, lowered))
+        name = f"part {number}"
+        own = {key.removeprefix(f"{name}/"): path for key, path in work.inputs.items() if key.startswith(f"{name}/")}
+        part = build(Arm, each["arm"], name)
+        parts.append(_slot(part, seed, int(each["pairs"]), {**work.inputs, **own}, reference, name))
     return MixtureSource(parts), DataLabels()
 
 
 def _slot(
-    arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path], lowered: LanguagePolicy | None
+    arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path], reference: LanguagePolicy, name: str = ""
 ) -> tuple[Source, Labeller]:
     prompts = inputs["prompts"] / "prompts.parquet"
     if arm.source == "stream":
@@ -112,19 +118,18 @@ def _slot(
     folder = inputs["written" if arm.source == "samples" else "labels"]
     data, _, _ = read_pairs(folder / "pairs.parquet", "train", prompts)
     if arm.source in ("data", "samples"):
-        if (
-            lowered
-        ):  # fixed data have log-probabilities of the reference in float32, the policy's rounding is not in them
-            data = replace(data, reference=scored(replace(lowered, reduction="sum"), data))
+        if data.under(reference.name) is None:
+            # what is kept with fixed data is in float32: the rounding of a policy in bfloat16 is not in it
+            data = with_reference(reference, data)
         assert data.reference is not None
         own = data.reference if data.writer is None else data.writer
         # The SFT policy stands in for a writer that is not known: people, or samples at other temperatures.
         known = replace(data, writer=np.where(np.isnan(own), data.reference, own))
-        return DataSource(known if arm.reduction == "sum" else known.with_means(), batch, seed), DataLabels()
+        return DataSource(known, batch, seed), DataLabels()
     source: Source = PolicySource(data.prompts, batch, seed)
     if arm.refresh != 1:
         source = DelayedSource(source, arm.refresh)
-    return source, JudgeLabels(judge(inputs["judge"]), arm.mode, seed)
+    return source, JudgeLabels(judge(inputs["judge"]), arm.mode, seed, name)
 
 
 def written_pairs(work: Workplace) -> dict[str, Any]:
@@ -135,6 +140,7 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
     seed, limit = int(work.settings["seed"]), int(work.settings["max_response"])
     index = work.inputs["prompts"] / "prompts.parquet"
     data, ids, _ = read_pairs(work.inputs["labels"] / "pairs.parquet", "train", index)
+    before, _ = occurrences(data.prompts)
     work.watch.start()
     sides: list[Sequence[Tokens]] = []
     writers: list[LanguagePolicy] = []
@@ -142,18 +148,18 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
         folder = work.inputs["sft"] / "final" if step == 0 else work.inputs[f"writer {number}"] / f"step-{step}"
         writer, _ = load_policy(folder, limit)
         work.say(number, 4, "samples")
-        drawn = writer.sample(data.prompts, 1, seed=seed, purpose="written pair", first_sample=number)
+        samples = [2 * earlier + number for earlier in before]
+        drawn = writer.sample(data.prompts, 1, seed=seed, purpose="written pair", first_sample=samples)
         sides.append([one[0] for one in drawn])
         writers.append(writer)
     work.watch.lap("generate")
     pairs = Pairs(data.prompts, sides[0], sides[1])
     work.say(2, 4, "labels")
-    pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed).label(pairs, 0)
+    pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed, "written").label(pairs, 0)
     pairs = flipped(pairs, work.settings["flip"], f"written {seed}")
     work.watch.lap("label")
-    sft, _ = load_policy(work.inputs["sft"] / "final", limit)
     own = [scored(writer, pairs)[:, [side]] for side, writer in enumerate(writers)]
-    pairs = replace(pairs, reference=scored(sft, pairs), writer=np.concatenate(own, axis=1))
+    pairs = replace(with_reference(load_reference(work), pairs), writer=np.concatenate(own, axis=1))
     work.watch.lap("reference")
     write_pairs(work.folder / "pairs.parquet", pairs, ids, ["train"] * len(pairs), ["written"] * len(pairs))
     assert pairs.label is not None

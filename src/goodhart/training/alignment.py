@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import Parameter
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.labellers import Labeller
-from goodhart.alignment.losses import loss_of
+from goodhart.alignment.losses import Nats, Reduction, loss_of, reduced
 from goodhart.alignment.sources import Generator, Source
 from goodhart.models.meter import Spent, Stopwatch
 from goodhart.models.packing import Tokens, cuts
@@ -24,12 +25,22 @@ from goodhart.training.optimiser import Descent
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What has log-probabilities: a policy or a reference."""
+    """What has log-probabilities."""
 
     def log_probs(
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
     ) -> Float[Tensor, "row response"]:
         """Log p(response | prompt) in nats."""
+        ...
+
+
+@runtime_checkable
+class Reference(Scorer, Protocol):
+    """What log-ratios are taken against."""
+
+    @property
+    def name(self) -> str:
+        """What it is called where its log-probabilities are kept; empty: nowhere."""
         ...
 
 
@@ -42,7 +53,7 @@ class Policy(Scorer, Protocol):
         ...
 
     def sample(
-        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int = 0
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int | Sequence[int] = 0
     ) -> list[list[list[int]]]:
         """Responses with keyed random numbers."""
         ...
@@ -60,7 +71,8 @@ class Step:
     """Steps taken, this one included."""
     loss: float
     margin: float
-    """log-ratio of the preferred minus that of the other response, nats; ties left out."""
+    """log-ratio of the preferred minus that of the other response, nats; ties left out. Like all nats here it is per
+    response, whatever the loss takes."""
     accuracy: float
     """Share of pairs whose log-ratios agree with the label, ties one half."""
     gradient_norm: float
@@ -84,7 +96,7 @@ class Step:
 
 def train(
     policy: Policy,
-    reference: Scorer,
+    reference: Reference,
     source: Source,
     labeller: Labeller,
     descent: Descent,
@@ -93,6 +105,7 @@ def train(
     beta: float | None,
     steps: int,
     start: int = 0,
+    reduction: Reduction = "sum",
 ) -> Iterator[Step]:
     """Steps `start`..`steps`-1: draw pairs, label them, descend on the mean of `losses.loss_of`.
 
@@ -105,13 +118,16 @@ def train(
         pairs = labeller.label(pairs, step)
         watch.lap("label")
         with torch.no_grad():
-            known = pairs.reference if pairs.reference is not None else _scores(reference, pairs)
+            kept = pairs.under(reference.name)
+            known = _scores(reference, pairs) if kept is None else kept
         watch.lap("reference")
-        value, logp = _backward(policy, pairs, known, descent, loss, beta)
+        objective = partial(loss_of, loss, beta=beta)
+        value, logp = _backward(policy, pairs, known, descent, objective, reduction)
         norm = descent.step(step, value)
         watch.lap("train")
         writer = logp if pairs.writer is None else np.where(np.isnan(pairs.writer), logp, pairs.writer)
-        yield _record(step + 1, value, logp, norm, replace(pairs, reference=known, writer=writer), watch)
+        learnt = replace(pairs, reference=known, reference_name=reference.name, writer=writer)
+        yield _record(step + 1, value, logp, norm, learnt, watch)
 
 
 def _scores(reference: Scorer, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
@@ -119,16 +135,24 @@ def _scores(reference: Scorer, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
 
 
 def _backward(
-    policy: Policy, pairs: Pairs, known: Float[np.ndarray, "pair 2"], descent: Descent, loss: str, beta: float | None
+    policy: Policy,
+    pairs: Pairs,
+    known: Float[np.ndarray, "pair 2"],
+    descent: Descent,
+    objective: Callable[[Nats, Nats, Nats], Nats],
+    reduction: Reduction,
 ) -> tuple[float, Float[np.ndarray, "pair 2"]]:
     """Gradients of the batch mean, gathered cut by cut; returns the loss and log policy(response | prompt)."""
     total, found = 0.0, list[np.ndarray]()
     for cut in cuts(len(pairs), descent.settings.micro_batch):
         part = pairs[cut]
         logp = policy.log_probs(part.prompt_tokens, part.responses)
-        rho = logp - torch.as_tensor(known[cut], dtype=logp.dtype, device=logp.device)
-        label = torch.as_tensor(part.label, dtype=logp.dtype, device=logp.device)
-        value = loss_of(loss, rho[:, 0], rho[:, 1], label, beta=beta).sum() / len(pairs)
+        reference, label, lengths = (
+            torch.as_tensor(each, dtype=logp.dtype, device=logp.device)
+            for each in (known[cut], part.label, part.lengths)
+        )
+        rho = reduced(logp - reference, lengths, reduction)
+        value = objective(rho[:, 0], rho[:, 1], label).sum() / len(pairs)
         value.backward()
         total += float(value.detach())
         found.append(logp.detach().double().cpu().numpy())
@@ -146,14 +170,13 @@ def _record(
     side = np.sign(label - 0.5)
     decided = side != 0
     agreement = np.where(decided, (np.sign(delta) * side + 1) / 2, 0.5)
-    lengths = [len(r) for pair in pairs.responses for r in pair]
     return Step(
         step=step,
         loss=loss,
         margin=float((delta * side)[decided].mean()) if decided.any() else 0.0,
         accuracy=float(agreement.mean()),
         gradient_norm=norm,
-        tokens=float(np.mean(lengths)),
+        tokens=float(pairs.lengths.mean()),
         drift=float(drift.mean()),
         drift_spread=float(drift.std()),
         stages=watch.stages,
