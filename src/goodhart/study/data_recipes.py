@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,11 @@ from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.text_task import TEXT_TASKS, TextTask
 
 CHARACTERS_PER_TOKEN = 8
-"""Of a text, so many characters for each token that a prompt may have are tokenized: twice the usual number."""
+"""Of a text, so many characters for each token that a prompt may have are tokenized first: twice the usual number."""
+MARGIN = 8
+"""Tokens before a cut that might be others in the whole text, and are not used."""
+_WHOLE_WORDS = re.compile(r".*[A-Za-z0-9](?= )", re.DOTALL)
+"""Up to a space behind a letter or a digit: tokenizers begin a new piece there, so what stands before is the same."""
 
 
 def docstring_part(work: Workplace) -> dict[str, Any]:
@@ -118,14 +124,13 @@ def _encoded(
 ) -> list[dict[str, Any]]:
     """The examples with `tokens` of the framed prompt and of the human `line`, without those of a line too long."""
     backend = tokenizer.backend_tokenizer
-    texts = [row["text"][: CHARACTERS_PER_TOKEN * task.max_prompt] for row in examples]
-    bodies = [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
     human = [row["reference"] for row in examples]
     lines = [found.ids for found in backend.encode_batch_fast(human, add_special_tokens=False)]
     opening, closing = prompt_frame(tokenizer, foreign_closing)
     room = task.max_prompt - len(opening) - len(closing)
     if room < 1:
         raise GoodhartError(f"task.max_prompt is {task.max_prompt}: no token is left for the prompt's text", "raise it")
+    bodies = beginnings(backend, [row["text"] for row in examples], room)
     kept: list[dict[str, Any]] = []
     for row, body, line in zip(examples, bodies, lines, strict=True):
         if len(line) + 1 > task.max_response:
@@ -135,6 +140,27 @@ def _encoded(
         tokens = [*opening, *body[:room], *closing]
         kept.append({**row, "tokens": tokens, "line": [*line, tokenizer.eos_token_id]})
     return kept
+
+
+def beginnings(backend: Any, texts: Sequence[str], room: int) -> list[list[int]]:
+    """The tokens of each text, or the first of them and more than `room`; long texts are not tokenized to their end."""
+    found: list[list[int]] = [[] for _ in texts]
+    waiting, characters = list(range(len(texts))), CHARACTERS_PER_TOKEN * room
+    while waiting:
+        parts = [_beginning(texts[i], characters) for i in waiting]
+        cut = [len(part) < len(texts[i]) for i, part in zip(waiting, parts, strict=True)]
+        encoded = backend.encode_batch_fast(parts, add_special_tokens=False)
+        for i, each, shortened in zip(waiting, encoded, cut, strict=True):
+            found[i] = each.ids[:-MARGIN] if shortened else each.ids
+        waiting = [i for i, shortened in zip(waiting, cut, strict=True) if shortened and len(found[i]) <= room]
+        characters *= 4
+    return found
+
+
+def _beginning(text: str, characters: int) -> str:
+    """Some whole words of at most so many characters; the whole text where it is short or has no such words."""
+    words = _WHOLE_WORDS.match(text, 0, characters) if len(text) > characters else None
+    return words.group() if words else text
 
 
 def _describe(kept: list[dict[str, Any]], reasons: Counter[str]) -> dict[str, Any]:
