@@ -161,6 +161,7 @@ def write_micro_study(folder: Path, write: Callable[[Path, list[str]], None] = w
             "evaluation": 16,
             "train_evaluation": 8,
             "validation": 16,
+            "test": 32,
         },
         "policy": model,
         "sft": {**small, "early": 3, "optimisation": {"micro_batch": 4}},
