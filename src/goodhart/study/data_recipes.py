@@ -24,10 +24,11 @@ from goodhart.store import sha256
 from goodhart.study.spec import Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks import docstrings
+from goodhart.tasks.data_digest import check_digest
 from goodhart.tasks.docstring_text import prompt_frame
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_data import load_preferences
-from goodhart.tasks.preference_tokens import encode_example
+from goodhart.tasks.preference_tokens import Framing, encode_examples
 from goodhart.tasks.prompt_table import assign_splits, write_prompts
 from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.text_task import TEXT_TASKS, TextTask
@@ -176,19 +177,26 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
     """`prompts.parquet` and `pairs.parquet` of a preference data set of people."""
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(locate(work.settings["tokenizer"]))
+    planned = work.settings["data"]
     loaded = load_preferences(
-        task.data, split=task.data_split or None, layout=None if task.layout == "auto" else task.layout
+        task.data,
+        split=task.data_split or None,
+        layout=None if task.layout == "auto" else task.layout,
+        revision=planned.get("commit"),
     )
+    check_digest(planned)
+    framing = Framing.of(task.template, tokenizer, loaded.layout)
     reasons: Counter[str] = Counter(dict(loaded.filtered))
     rows: list[dict[str, Any]] = []
     sides = zip(("train", "held_out"), split_by_prompt(loaded.examples, task.held_out, seed=0), strict=True)
     for side, examples in sides:
-        for example in examples:
-            encoded = encode_example(example, tokenizer, task.max_prompt, task.max_response)
+        found = encode_examples(examples, tokenizer, framing, task.max_prompt, task.max_response)
+        for example, encoded in zip(examples, found, strict=True):
             if isinstance(encoded, str):
                 reasons[encoded] += 1
                 continue
             rows.append({"side": side, "id": example.id, "label": example.label, "encoded": encoded})
+            work.say(len(rows), len(loaded.examples), "comparisons")
     if not any(row["side"] == "train" for row in rows):
         raise GoodhartError(
             f"no training pair of {task.data} is left after filtering ({dict(reasons)})",
@@ -197,7 +205,7 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
     prompts = _unique_prompts(rows, tokenizer, task)
     _write_preferences(work.folder, rows, prompts)
     counts = _describe(list(prompts.values()), reasons)
-    return {"counts": {**counts, "pairs": len(rows), "layout": loaded.layout}}
+    return {"counts": {**counts, "pairs": len(rows), "layout": loaded.layout, "template": framing.words}}
 
 
 def _unique_prompts(rows: list[dict[str, Any]], tokenizer: Any, task: Task) -> dict[str, dict[str, Any]]:
