@@ -61,7 +61,7 @@ class Task:
     test: Several = 256
     """Held-out prompts whose pairs measure the judges; nothing else is measured or stopped by them."""
     template: str = "auto"
-    """For `preferences`: how a prompt becomes what a chat model reads. auto: by the chat template that its tokenizer has;
+    """For `preferences`: how a prompt becomes what a chat model reads. auto: by the chat template of its tokenizer;
     none: as it stands; plain: in turns of `Human:` and `Assistant:`; else a Jinja template or its file."""
 
     def validate(self) -> None:
