@@ -36,6 +36,10 @@ def run(
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
+    if workers < 0:
+        raise GoodhartError(
+            f"--workers is {workers}", "give a number of processes, or 0 for as many as there are cores"
+        )
     console, crew = _console(), Crew.of(workers, gpus_per_worker)
     study, engine = settle(study, root, keep=not dry_run, gpus=gpus_per_worker)
     for sentence in engine.sentences():
@@ -151,6 +155,7 @@ def show_list() -> None:
 
 def data(path: str, layout: str, model: str, max_prompt: int, max_response: int, template: str) -> None:
     """Describe a preference data set. Raises GoodhartError for what needs a model and has none."""
+    from goodhart.study.check_data import default_needs
     from goodhart.tasks.data_description import Reading, describe, render_text
 
     limits = {"--max-prompt": max_prompt, "--max-response": max_response}
@@ -172,6 +177,9 @@ def data(path: str, layout: str, model: str, max_prompt: int, max_response: int,
     with _bar("tokenised") as say:
         found = describe(path, reading, layout=None if layout == "auto" else layout, say=say)
     _console().print(render_text(found), highlight=False, markup=False)
+    for split in found.splits:
+        line = f"split {split.name}: {default_needs(split.prompts, split.usable)}"
+        _console().print(line, highlight=False, markup=False)
 
 
 @contextmanager
