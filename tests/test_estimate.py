@@ -7,7 +7,7 @@ import pytest
 from goodhart.errors import GoodhartError
 from goodhart.study import executor
 from goodhart.study.cell import Cell, closure
-from goodhart.study.estimate import PROBE, Costs, duration, parameters, probe
+from goodhart.study.estimate import PROBE, Costs, duration, millions, probe
 from goodhart.study.graph import build_graph
 from goodhart.study.spec import read_study
 
@@ -102,8 +102,8 @@ def test_more_steps_cost_more_in_proportion():
 
 def test_the_machine_is_measured_and_models_are_counted():
     assert 0.05 * PROBE < probe() < 100 * PROBE
-    assert parameters("tiny") == pytest.approx(1.33, abs=0.01)
-    assert parameters("small") / parameters("nano") > 12
+    assert millions("tiny") == pytest.approx(1.33, abs=0.01)
+    assert millions("small") / millions("nano") > 12
 
 
 def test_only_keeps_what_a_hypothesis_reads(paper):

@@ -11,10 +11,12 @@ from goodhart.alignment.pair_table import read_pairs
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
+from goodhart.study.pool_kinds import kinds
 from goodhart.study.pool_recipe import initial_pairs
+from goodhart.study.pool_recipe import test_pairs as measuring_pairs
 from goodhart.study.spec import Pool, Task
 from goodhart.study.workplace import Workplace
-from goodhart.tasks.prompt_table import assign_splits, write_prompts
+from goodhart.tasks.prompt_table import HeldOut, ranks, write_prompts
 from goodhart.tasks.similarity import similarity
 from goodhart.tasks.text_task import TEXT_TASKS
 from micro_study import write_model
@@ -37,7 +39,8 @@ def made(tmp_path_factory):
         folder / "prompts" / "prompts.parquet",
         {
             "prompt": [f"{i:016x}" for i in range(60)],
-            "split": ["train"] * 40 + ["validation"] * 10 + ["test"] * 10,
+            "split": ["train"] * 40 + ["held_out"] * 20,
+            "rank": [None] * 40 + [*range(20)],
             "package": ["p"] * 60,
             "text": lines,
             "tokens": [ids[:5] for ids in encode],
@@ -50,9 +53,10 @@ def made(tmp_path_factory):
 
 def run(folder: Path, name: str, kind: str = "docstrings", **changes):
     pool = replace(Pool(pairs=30, samples=0.3, early=0.1, human=0.2, mismatched=0.2, degenerate=0.2), **changes)
-    settings = {"task": plain_data(Task(kind=kind, max_response=16)), "pool": plain_data(pool)}
-    (folder / name).mkdir()
+    settings = {"task": plain_data(Task(kind=kind, max_response=16)), "pool": plain_data(pool), "validation": 10}
+    (folder / name / "test").mkdir(parents=True)
     inputs = {"sft": folder / "sft", "prompts": folder / "prompts"}
+    measuring_pairs(Workplace({**settings, "test": 10}, inputs, folder / name / "test"))
     return initial_pairs(Workplace(settings, inputs, folder / name)), pool
 
 
@@ -60,11 +64,12 @@ def test_pairs_are_labelled_by_similarity_and_keyed(made):
     folder, tokenizer = made
     result, _ = run(folder, "one")
     run(folder, "two")
-    for name in ("pairs.parquet", "probes.parquet"):
+    for name in ("pairs.parquet", "test/pairs.parquet", "test/probes.parquet"):
         assert pq.read_table(folder / "one" / name).equals(pq.read_table(folder / "two" / name))
     counts = {"train": 30, "validation": 10, "test": 10}
     for split, count in counts.items():
-        pairs, _, _ = read_pairs(folder / "one" / "pairs.parquet", split, folder / "prompts" / "prompts.parquet")
+        name = "one/test" if split == "test" else "one"
+        pairs, _, _ = read_pairs(folder / name / "pairs.parquet", split, folder / "prompts" / "prompts.parquet")
         assert len(pairs) == count
         texts = [[tokenizer.decode(r, skip_special_tokens=True) for r in side] for side in (pairs.first, pairs.second)]
         lines = pq.read_table(folder / "prompts" / "prompts.parquet").to_pylist()
@@ -95,7 +100,9 @@ def test_probes_put_the_side_that_should_win_first(made, kind):
     folder, tokenizer = made
     name = f"probes of {kind}"
     run(folder, name, kind)
-    probes, _, kinds = read_pairs(folder / name / "probes.parquet", "test", folder / "prompts" / "prompts.parquet")
+    probes, _, kinds = read_pairs(
+        folder / name / "test" / "probes.parquet", "test", folder / "prompts" / "prompts.parquet"
+    )
     assert set(probes.label) == {1.0}
     assert len(set(kinds)) == 6
     assert [kinds.count(kind) for kind in sorted(set(kinds))] == [10] * 6
@@ -112,8 +119,29 @@ def test_similarity_is_one_for_the_line_itself_and_zero_for_nothing():
     assert 0 <= found[2] < 0.2
 
 
-def test_splits_are_exact_and_too_few_prompts_are_an_error():
-    splits = assign_splits([*range(100)], 10, 20)
-    assert [splits.count(name) for name in ("evaluation", "validation", "test")] == [20, 10, 70]
-    with pytest.raises(GoodhartError, match="held-out prompts do not suffice"):
-        assign_splits([*range(90)], 10, 20)
+def test_every_kind_has_its_share_of_any_number_of_pairs_and_fewer_pairs_are_the_first_of_more():
+    pool = Pool(samples=0.3, early=0.05, human=0.22, mismatched=0.25, degenerate=0.18)
+    whole = kinds(pool, 1000)
+    for number in (1, 7, 10, 100, 999):
+        some = kinds(pool, number)
+        assert some == whole[:number]
+        for kind in ("samples", "early", "human", "mismatched", "degenerate"):
+            assert abs(some.count(kind) - getattr(pool, kind) * number) <= 1, (kind, number)
+    assert whole.count("samples") == 300
+
+
+def test_more_prompts_to_evaluate_or_to_test_leave_the_others_where_they_are():
+    few, more = HeldOut(5, 10, 20), HeldOut(5, 30, 40)
+    assert more.to_validate == few.to_validate == range(5)
+    assert set(few.to_evaluate) < set(more.to_evaluate)
+    assert set(few.to_test(100)) < set(more.to_test(100))
+    for uses in (few, more):
+        parts = [uses.to_validate, uses.to_evaluate, uses.to_test(100)]
+        assert sum(map(len, parts)) == len(set().union(*parts))
+    assert HeldOut(5, 10, 5).to_test(20) == range(15, 20)
+    with pytest.raises(GoodhartError, match=r"19 held-out prompts do not suffice for task.validation 5"):
+        HeldOut(5, 10, 5).to_test(19)
+
+
+def test_a_rank_is_the_place_in_the_keyed_order():
+    assert ranks([2, 0, 1]) == [1, 2, 0]

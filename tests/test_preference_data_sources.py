@@ -59,15 +59,19 @@ class TestSources:
 
         asked = []
 
-        def load_dataset(name, subset, *, split, cache_dir):
-            asked.append((name, subset, split, cache_dir))
+        def load_dataset(name, subset, *, split, cache_dir, revision):
+            asked.append((name, subset, split, cache_dir, revision))
             return datasets.Dataset.from_list(self.ROWS)
 
-        monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, subset: ["test", "train"])
+        def splits(name, subset, *, revision):
+            asked.append(("splits", revision))
+            return ["test", "train"]
+
+        monkeypatch.setattr(datasets, "get_dataset_split_names", splits)
         monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        loaded = load_preferences("someone/prefs", subset="s", cache=tmp_path)
+        loaded = load_preferences("someone/prefs", subset="s", revision="c0ffee", cache=tmp_path)
         assert [content(e) for e in loaded.examples] == CASES["text"][1]
-        assert asked == [("someone/prefs", "s", "train", str(tmp_path))]
+        assert asked == [("splits", "c0ffee"), ("someone/prefs", "s", "train", str(tmp_path), "c0ffee")]
 
     def test_the_hub_unreachable(self, monkeypatch):
         import datasets
@@ -79,7 +83,7 @@ class TestSources:
         with pytest.raises(GoodhartError, match=r"Couldn't reach it; .*download it") as caught:
             load_preferences("someone/prefs")
         assert "\n" not in str(caught.value)
-        monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: ["train"])
+        monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_, **__: ["train"])
         monkeypatch.setattr(datasets, "load_dataset", fail)
         with pytest.raises(GoodhartError, match=r"someone/prefs is no local path.*Couldn't reach"):
             load_preferences("someone/prefs")

@@ -10,15 +10,16 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from goodhart.errors import GoodhartError
-from goodhart.tasks.data_description import describe, render_text
+from goodhart.tasks.data_description import Reading, describe, render_text
 from goodhart.tasks.preference import Message, Preference
 from goodhart.tasks.preference_tokens import (
     PLAIN_TEMPLATE,
     Encoded,
-    check_context,
+    Framing,
     encode_example,
     encode_examples,
     render_prompt,
+    tokenise,
 )
 
 BOS, EOS, TURN = 0, 1, 2
@@ -53,8 +54,13 @@ def preference(prompt="ab", first="x", second="yz", label=1.0):
     return Preference("id", prompt, first, second, label)
 
 
-def encode(tokenizer, max_prompt=999, max_response=999, **fields):
-    return encode_example(preference(**fields), tokenizer, max_prompt, max_response)
+def encode(tokenizer, max_prompt=999, max_response=999, template="auto", layout="text", **fields):
+    framing = Framing.of(template, tokenizer, layout)
+    return encode_example(preference(**fields), tokenizer, framing, max_prompt, max_response)
+
+
+def rendered(prompt, tokenizer, template="auto", layout="text"):
+    return render_prompt(prompt, tokenizer, Framing.of(template, tokenizer, layout))
 
 
 def test_a_plain_prompt_gets_what_the_tokenizer_adds_and_responses_their_end():
@@ -71,31 +77,88 @@ def test_never_two_beginnings():
 
 
 def test_chat_turns_go_through_the_template():
-    text = render_prompt(TURNS, CHAT)
+    text = rendered(TURNS, CHAT)
     assert text == "<s>[user]hi<turn>[assistant]yes<turn>[user]é?<turn>[assistant]"
     encoded = encode(CHAT, prompt=TURNS)
     assert CHAT.decode(encoded.prompt) == text
     assert encoded.prompt.count(TURN) == 3
-    assert render_prompt("plain {{ text }}", CHAT) == "plain {{ text }}"
+
+
+def test_a_plain_prompt_is_a_user_turn_of_a_chat_model():
+    assert rendered("plain {{ text }}", CHAT) == "<s>[user]plain {{ text }}<turn>[assistant]"
+    assert CHAT.decode(encode(CHAT, prompt="hi").prompt) == "<s>[user]hi<turn>[assistant]"
+    assert rendered("hi", PLAIN) == "hi", "a base model reads the text as it stands"
+
+
+@pytest.mark.parametrize(
+    ("layout", "text"), [("dialogue", "\n\nHuman: hi\n\nAssistant:"), ("tldr", "POST: p\n\nTL;DR:")]
+)
+@pytest.mark.parametrize("template", ["auto", "none", "plain", TEMPLATE])
+def test_a_prompt_that_asks_by_itself_stays_as_it_is(layout, text, template):
+    encoded = encode(CHAT, prompt=text, layout=layout, template=template)
+    assert CHAT.decode(encoded.prompt) == "<s>" + text
 
 
 def test_without_a_template_chat_turns_are_an_error_with_a_remedy():
-    with pytest.raises(GoodhartError, match=r"no chat template; .*PLAIN_TEMPLATE"):
+    with pytest.raises(GoodhartError, match=r"no chat template for them; set task\.template=plain .*Jinja"):
         encode(PLAIN, prompt=TURNS)
+    with pytest.raises(GoodhartError, match=r"set task\.template=plain"):
+        encode(CHAT, prompt=TURNS, template="none")
+
+
+def test_no_template_is_used_where_none_is_asked_for():
+    assert CHAT.decode(encode(CHAT, prompt="hi", template="none").prompt) == "<s>hi"
 
 
 def test_the_plain_template():
-    tokenizer = byte_tokenizer(PLAIN_TEMPLATE)
     prompt = (Message("system", "Be kind."), *TURNS)
     expected = "System:\nBe kind.\n\nHuman:\nhi\n\nAssistant:\nyes\n\nHuman:\né?\n\nAssistant:\n"
-    assert render_prompt(prompt, tokenizer) == expected
+    assert rendered(prompt, byte_tokenizer(PLAIN_TEMPLATE)) == expected
+    assert rendered(prompt, PLAIN, "plain") == rendered(prompt, CHAT, "plain") == expected
+    assert rendered("hi", PLAIN, "plain") == "Human:\nhi\n\nAssistant:\n"
+
+
+def test_the_plain_template_has_no_special_tokens_so_the_tokenizer_adds_its_own():
+    encoded = encode(PLAIN, prompt=TURNS, template="plain")
+    assert (encoded.prompt[0], encoded.prompt.count(BOS)) == (BOS, 1), "a base model never saw a text without it"
+    assert BOS not in encode(byte_tokenizer(adds_bos=False), prompt=TURNS, template="plain").prompt
+
+
+def test_a_template_of_ones_own():
+    own = "{{ bos_token }}Q: {{ messages[-1].content }}\nA:"
+    encoded = encode(PLAIN, prompt="hi", template=own)
+    assert PLAIN.decode(encoded.prompt) == "<s>Q: hi\nA:"
+    assert encoded.prompt.count(BOS) == 1
+    assert rendered(TURNS, CHAT, own) == "<s>Q: é?\nA:"
+    with pytest.raises(GoodhartError, match=r"the chat template is no Jinja: .*; mend it"):
+        encode(PLAIN, prompt="hi", template="{% for m in %}")
+
+
+def test_what_is_used_is_said():
+    assert "the tokenizer's, for every prompt" in Framing.of("auto", CHAT, "text").words
+    assert "plain prompts are read as they stand" in Framing.of("auto", CHAT, "tldr").words
+    assert "none" in Framing.of("auto", PLAIN, "text").words
+    assert "Human and Assistant" in Framing.of("plain", PLAIN, "chat").words
+    assert "the study's" in Framing.of(TEMPLATE, PLAIN, "chat").words
+
+
+def test_many_are_tokenised_as_each_alone():
+    prompts = ["ab", "<s>ab", "c" * 30, "<turn>"] * 200
+    system = (Message("system", "s"), *TURNS)
+    for tokenizer, more in ((PLAIN, []), (CHAT, [TURNS, system])):
+        for template in ("auto", "plain"):
+            framing = Framing.of(template, tokenizer, "text")
+            many = [preference(prompt=p, first="x" * (i % 7), second="y</s>") for i, p in enumerate([*prompts, *more])]
+            alone = [encode_example(each, tokenizer, framing, 999, 999) for each in many]
+            assert list(tokenise(many, tokenizer, framing)) == alone
+            assert {type(found) for found in alone} == {str, Encoded}
 
 
 def test_a_template_that_refuses_is_a_reason():
     system = (Message("system", "s"), *TURNS)
     assert encode(CHAT, prompt=system) == "refused by the chat template: no system turns"
     with pytest.raises(jinja2.exceptions.TemplateError):
-        render_prompt(system, CHAT)
+        rendered(system, CHAT)
 
 
 def test_a_turn_cannot_be_forged():
@@ -138,19 +201,10 @@ def test_any_text_comes_back(prompt, first, second):
     assert CHAT.decode(result.prompt) == f"<s>[user]{prompt}<turn>[assistant]"
 
 
-def test_many_are_encoded_and_counted():
-    examples = [preference(), preference(prompt="a" * 50), preference(first="x" * 50), preference(prompt="b" * 50)]
-    kept, reasons = encode_examples(examples, PLAIN, 10, 10)
-    assert kept == (encode(PLAIN),)
-    assert reasons == {"prompt longer than 10 tokens": 2, "response longer than 10 tokens": 1}
-    with pytest.raises(GoodhartError, match=r"no comparison is left .*prompt longer than 2 tokens: 1"):
-        encode_examples(examples[:1], PLAIN, 2, 10)
-
-
-def test_the_context():
-    check_context(6, 4, 10)
-    with pytest.raises(GoodhartError, match=r"up to 7 .* up to 4 tokens do not fit .* 10 tokens; lower"):
-        check_context(7, 4, 10)
+def test_of_many_those_that_are_too_long_say_so():
+    examples = [preference(), preference(prompt="a" * 50), preference(first="x" * 50)]
+    found = list(encode_examples(examples, PLAIN, Framing.of("auto", PLAIN, "text"), 10, 10))
+    assert found == [encode(PLAIN), "prompt longer than 10 tokens", "response longer than 10 tokens"]
 
 
 ROWS = [
@@ -182,19 +236,20 @@ class TestDescription:
         assert len(train.samples) == 2
 
     def test_tokens_and_limits(self, folder):
-        train = next(s for s in describe(folder, PLAIN, max_prompt=50).splits if s.name == "train")
+        train = next(s for s in describe(folder, Reading(PLAIN, max_prompt=50)).splits if s.name == "train")
         assert train.filtered == {"empty response": 1, "prompt longer than 50 tokens": 1}
         assert train.usable == 3
         assert [(row.what, row.unit, row.longest) for row in train.lengths[2:]] == [
             ("prompt", "tokens", 101),
             ("response", "tokens", 9),
         ]
-        unlimited = next(s for s in describe(folder, PLAIN).splits if s.name == "train")
+        unlimited = next(s for s in describe(folder, Reading(PLAIN)).splits if s.name == "train")
         assert unlimited.filtered == {"empty response": 1}
 
     def test_text(self, folder):
-        text = render_text(describe(folder, PLAIN, max_prompt=50))
-        for piece in ("split train", "layout      text", "rows        5", "usable      3", "1  prompt longer than 50"):
+        text = render_text(describe(folder, Reading(PLAIN, max_prompt=50)))
+        for piece in ("split train", "layout      text", "rows        5", "usable      3", "1  prompt longer than 50",
+                      "prompts     2 distinct", "template    none"):  # fmt: skip
             assert piece in text
         assert "\x1b" not in text
         assert "\\x1b[31m" in text
@@ -202,7 +257,7 @@ class TestDescription:
 
     def test_a_split_of_which_nothing_is_usable(self, tmp_path):
         (tmp_path / "d.jsonl").write_text(json.dumps({"prompt": "p", "chosen": "x", "rejected": "x"}))
-        (split,) = describe(tmp_path / "d.jsonl", PLAIN).splits
+        (split,) = describe(tmp_path / "d.jsonl", Reading(PLAIN)).splits
         assert (split.usable, split.filtered, split.lengths) == (0, {"identical responses": 1}, ())
         assert "identical responses" in render_text(describe(tmp_path / "d.jsonl"))
 

@@ -117,6 +117,8 @@ class Data:
     """Show what this limit, in tokens, would filter (0: none)."""
     max_response: int = 0
     """Show what this limit, in tokens, would filter (0: none)."""
+    template: str = "auto"
+    """How prompts are framed for the model, as task.template: auto, none, plain, or the path of a Jinja file."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _dispatch(command: Command) -> int | None:
         case List():
             commands.show_list()
         case Data():
-            commands.data(command.path, command.layout, command.model, command.max_prompt, command.max_response)
+            commands.data(**dataclasses.asdict(command))
         case Pretrain():
             settings = dataclasses.asdict(command)
             commands.pretrain(Path(settings.pop("out")), Path(settings.pop("work")), settings)

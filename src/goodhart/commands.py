@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -36,25 +38,24 @@ def run(
     """Run a study to its report; returns 1 if a cell could not be made."""
     from goodhart.store import Store
     from goodhart.study import session
+    from goodhart.study.engine import settle
     from goodhart.study.spec import origin_of, read_study
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
     console, crew = _console(), session.Crew.of(workers, gpus_per_worker)
+    session.check_before(study, root)
     if dry_run:
         _dry_run(study, root, crew, console)
         return 0
     folder = session.remember(study, root, origin_of(study_name))
-    from goodhart.study.engine import settle
-
     study, engine = settle(study, root, keep=True, gpus=gpus_per_worker)
     for sentence in engine.sentences():
         _say(console, sentence)
     _, cells = session.plan(study, root)
-    if repair:
-        for what in session.repair([cell for cell, _ in cells], Store(root)):
-            _say(console, f"damaged, to be made anew: {what}")
-        _, cells = session.plan(study, root)
+    for what in session.damaged_cells([cell for cell, _ in cells], Store(root), repair=repair):
+        _say(console, f"damaged, to be made anew: {what}")
+    _, cells = session.plan(study, root)
     ahead = session.prospect(study, cells, crew, root, keep=True)
     _say(console, _ahead(ahead, len(cells), crew))
     outcome = session.run_study(study, engine, root, crew, console, ahead)
@@ -255,23 +256,43 @@ def show_list() -> None:
     _console().print(table)
 
 
-def data(path: str, layout: str, model: str, max_prompt: int, max_response: int) -> None:
-    """Describe a preference data set."""
-    from goodhart.tasks.data_description import describe, render_text
+def data(path: str, layout: str, model: str, max_prompt: int, max_response: int, template: str) -> None:
+    """Describe a preference data set. Raises GoodhartError for what needs a model and has none."""
+    from goodhart.study.check_data import default_needs
+    from goodhart.tasks.data_description import Reading, describe, render_text
 
-    tokenizer: Any = None
+    limits = {"--max-prompt": max_prompt, "--max-response": max_response}
+    for name, value in limits.items():
+        if value < 0:
+            raise GoodhartError(f"{name} is {value}", "give a number of tokens, or leave it out")
+    told = [name for name, value in {**limits, "--template": template != "auto"}.items() if value]
+    if told and not model:
+        raise GoodhartError(
+            f"{' and '.join(told)}: without a model there are no tokens", "name its tokenizer with --model"
+        )
+    reading: Reading | None = None
     if model:
         from goodhart.models.checkpoint import find, load_tokenizer
+        from goodhart.study.study_file import with_template
 
-        tokenizer = load_tokenizer(find(model).path)
-    found = describe(
-        path,
-        tokenizer,
-        layout=None if layout == "auto" else layout,
-        max_prompt=max_prompt or None,
-        max_response=max_response or None,
-    )
+        framed = with_template({"task": {"template": template}})["task"]["template"]
+        reading = Reading(load_tokenizer(find(model).path), framed, max_prompt or None, max_response or None)
+    with _bar("tokenised") as say:
+        found = describe(path, reading, layout=None if layout == "auto" else layout, say=say)
     _console().print(render_text(found), highlight=False, markup=False)
+    for split in found.splits:
+        line = f"split {split.name}: {default_needs(split.prompts, split.usable)}"
+        _console().print(line, highlight=False, markup=False)
+
+
+@contextmanager
+def _bar(what: str) -> Generator[Callable[[int, int], None]]:
+    """A bar on standard error where that is a terminal; gives what is told how many of how many are done."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def pretrain(out: Path, work: Path, settings: dict[str, Any]) -> None:

@@ -11,13 +11,51 @@ import math
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 
 from goodhart.errors import GoodhartError
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What a number of a study file may be; it stands in the field's type, `Annotated[int, Range(1)]`."""
+
+    low: int | float
+    high: int | float = math.inf
+    open_low: bool = False
+    """Whether `low` itself is left out."""
+    open_high: bool = False
+    """Whether `high` itself is."""
+
+    def __contains__(self, number: int | float) -> bool:
+        above = number > self.low if self.open_low else number >= self.low
+        return above and (number < self.high if self.open_high else number <= self.high)
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        low = f"more than {self.low:g}" if self.open_low else f"{self.low:g} or more"
+        if math.isinf(self.high):
+            return low
+        return f"{low} and {'less than' if self.open_high else 'at most'} {self.high:,}"
+
+
+NOT_READ = {"read": False}
+"""The metadata of a dataclass's field that plain data cannot give."""
+MOST = 10**9
+"""What no whole number of a study file exceeds: more steps, pairs or tokens than that are a slip of the pen."""
+Count = Annotated[int, Range(1, MOST)]
+"""A whole number of things of which there must be one."""
+Whole = Annotated[int, Range(0, MOST)]
+"""A whole number of things of which there may be none."""
+Positive = Annotated[float, Range(0, open_low=True)]
+"""A number above 0 of any size."""
+Share = Annotated[float, Range(0, 1)]
+"""A part of a whole."""
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -34,10 +72,12 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", data)
 
 
-def override(data: dict[str, Any], assignment: str) -> dict[str, Any]:
+def override(data: dict[str, Any], assignment: str, kind: Any = None) -> dict[str, Any]:
     """A copy of nested settings with `a.b.c=value`, the value read as YAML.
 
-    Raises GoodhartError if there is no '=' or a parent is not a mapping.
+    With the dataclass that the settings are of, a mapping of names that the file leaves out has its default's names,
+    and a name that is not there can be given as a whole alone. Raises GoodhartError if there is no '=', a parent is not
+    a mapping, or a path goes below an unknown name.
     """
     path, equals, text = assignment.partition("=")
     if not equals or not path:
@@ -46,17 +86,64 @@ def override(data: dict[str, Any], assignment: str) -> dict[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise GoodhartError(f"the value of {assignment!r} is not valid YAML", "quote it") from error
-    return _set(data, path.split("."), value, assignment)
+    return _set(data, path, value, assignment, kind)
 
 
-def _set(data: dict[str, Any], keys: list[str], value: object, assignment: str) -> dict[str, Any]:
-    head, *rest = keys
+def _set(data: dict[str, Any], path: str, value: object, assignment: str, kind: Any) -> dict[str, Any]:
+    names = get_origin(kind) is dict
+    head, rest = _below(path, data) if names else path.partition(".")[::2]
     if not rest:
         return {**data, head: value}
-    child = data.get(head) or {}
+    if names and head not in data:
+        raise _unknown_name(assignment, head, data)
+    inner, default = _inside(kind, head)
+    child = data.get(head) or default
     if not isinstance(child, dict):
         raise GoodhartError(f"{assignment!r} goes below {head!r}, which has no settings of its own", "check the path")
-    return {**data, head: _set(child, rest, value, assignment)}
+    return {**data, head: _set(child, rest, value, assignment, inner)}
+
+
+def _below(path: str, names: dict[str, Any]) -> tuple[str, str]:
+    """(name, what is set of it), where a name may itself have dots."""
+    known = [name for name in names if path == name or path.startswith(f"{name}.")]
+    head = max(known, key=len, default=path.partition(".")[0])
+    return head, path[len(head) + 1 :]
+
+
+def _unknown_name(assignment: str, name: str, names: dict[str, Any]) -> GoodhartError:
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the names here are: {', '.join(map(str, names)) or 'none'};"
+    key = assignment.partition("=")[0]
+    new = f"{key[: key.index(name) + len(name)]}={{...}}"
+    return GoodhartError(f"{assignment!r} goes below {name!r}, which is not there", f"{hint} a new one is {new}")
+
+
+def _inside(kind: Any, head: str) -> tuple[Any, object]:
+    """The type below a key, and the names that a mapping of names has where the settings leave it out."""
+    if get_origin(kind) is dict:
+        return get_args(kind)[1], {}
+    if not dataclasses.is_dataclass(kind):
+        return None, {}
+    hint = typing.get_type_hints(kind).get(head)
+    options = [a for a in get_args(hint) if a is not type(None)]
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        hint = options[0]
+    factory = next((f.default_factory for f in dataclasses.fields(kind) if f.name == head), dataclasses.MISSING)
+    return hint, _differing(factory()) if factory is not dataclasses.MISSING else {}
+
+
+def _differing(value: Any) -> Any:
+    """What a study file would say of a value: of a dataclass, the fields that are not at their defaults."""
+    if isinstance(value, dict):
+        return {name: _differing(each) for name, each in value.items()}
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return plain_data(value)
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if getattr(value, field.name) != default:
+            found[field.name] = _differing(getattr(value, field.name))
+    return found
 
 
 def build(kind: type[T], data: object, where: str = "") -> T:
@@ -69,6 +156,8 @@ def build(kind: type[T], data: object, where: str = "") -> T:
 
 def _convert(kind: Any, data: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _inside_ranges(_convert(arguments[0], data, where), arguments[1:], where)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, data, where)
     if origin in (typing.Union, types.UnionType):
@@ -89,6 +178,13 @@ def _convert(kind: Any, data: Any, where: str) -> Any:
     return _scalar(kind, data, where)
 
 
+def _inside_ranges(number: Any, ranges: tuple[Any, ...], where: str) -> Any:
+    for allowed in ranges:
+        if isinstance(allowed, Range) and number not in allowed:
+            raise GoodhartError(f"{where} is {number}", f"give a number that is {allowed.words}")
+    return number
+
+
 def _scalar(kind: Any, data: Any, where: str) -> Any:
     if kind is float and isinstance(data, int | str) and not isinstance(data, bool):
         with contextlib.suppress(ValueError, OverflowError):
@@ -103,8 +199,8 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
 def _dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise GoodhartError(f"{where or 'the study'} is {data!r}", "write a mapping of settings")
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.metadata.get("read", True)}
     for key in data:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1)
@@ -136,7 +232,8 @@ def _join(where: str, name: str) -> str:
 def plain_data(value: object) -> Any:
     """Dataclasses, tuples and paths as mappings, lists and strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        read = (f.name for f in dataclasses.fields(value) if f.metadata.get("read", True))
+        return {name: plain_data(getattr(value, name)) for name in read}
     if isinstance(value, dict):
         return {str(k): plain_data(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

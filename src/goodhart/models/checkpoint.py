@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 from goodhart.digest import sha256
 from goodhart.errors import GoodhartError
+from goodhart.models.model_files import BASE_MODELS
 from goodhart.models.placement import place
 
-BASE_MODELS = Path(__file__).parent.parent / "base_models"
 _FILES = (
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"),
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja"),
@@ -61,15 +62,34 @@ def locate(named: dict[str, str]) -> str:
 def _snapshot(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    shipped = ", ".join(sorted(p.name for p in BASE_MODELS.iterdir())) if BASE_MODELS.is_dir() else "none"
+    shipped = sorted(p.name for p in BASE_MODELS.iterdir()) if BASE_MODELS.is_dir() else []
+    near = difflib.get_close_matches(name, shipped, n=1)
+    remedy = f"did you mean {near[0]!r}? Else check the name" if near else "check the name"
     try:
         return Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
         raise GoodhartError(
-            f"model {name!r} is neither shipped ({shipped}) nor a folder, and the Hub did not give it ({reason})",
-            "check the name, or download it and give the folder's path",
+            f"model {name!r} is neither shipped ({', '.join(shipped) or 'none'}) nor a folder, and {_why(error)}",
+            f"{remedy}, or download the model and give its folder's path",
         ) from error
+
+
+def _why(error: Exception) -> str:
+    """Why the Hub did not give a model, in words: its own messages go on about caches and settings."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return "the Hub wants its terms accepted and a login (hf auth login)"
+    if isinstance(error, RepositoryNotFoundError | HFValidationError):
+        return "the Hub has no such model"
+    if isinstance(error, LocalEntryNotFoundError):
+        return "the Hub cannot be reached"
+    return f"the Hub did not give it ({type(error).__name__})"
 
 
 def read_model(path: str | Path) -> Any:
@@ -103,10 +123,18 @@ def quiet() -> None:
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a model folder. Raises GoodhartError if it names no end token."""
+    """The tokenizer of a model folder. Raises GoodhartError if there is none, or if it names no end token."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # whatever the library meets in the files
+        files = any(Path(path).glob("*token*")) or any(Path(path).glob("*.model"))
+        raise GoodhartError(
+            f"model folder {path} has {'a tokenizer that cannot be read' if files else 'no tokenizer'} "
+            f"({type(error).__name__})",
+            "save it there with tokenizer.save_pretrained(folder)",
+        ) from error
     if tokenizer.eos_token_id is None:
         raise GoodhartError(f"the tokenizer of {path} has no end-of-text token", "set tokenizer.eos_token and save it")
     if tokenizer.pad_token_id is None:

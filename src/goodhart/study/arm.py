@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from goodhart.config import named_elsewhere
+from goodhart.config import Count, Positive, Whole, named_elsewhere
 from goodhart.errors import GoodhartError
-from goodhart.training.settings import Optimisation
+from goodhart.training.settings import Optimisation, Rate
 
 BEST_OF_2 = "best-of-2"
 """The loss that has neither a margin nor a beta."""
@@ -27,16 +27,16 @@ class Arm:
     """Who labels them. `golden` is for the golden policy alone: a judge trains no arm."""
     variant: str = named_elsewhere("")
     """Which of the study's `variants` the arm belongs to: another policy, proxy or set of labels."""
-    refresh: int = 1
+    refresh: Whole = 1
     """For `policy`: the policy that samples is renewed every so many steps; 1 is online, 0 never renews it."""
     stream: str = named_elsewhere("")
     """For `stream`: the arm whose pairs are replayed."""
-    window: int = 1
+    window: Whole = 1
     """For `stream`: so many batches are shuffled together; 1 replays them in order, 0 shuffles the whole stream."""
     writers: tuple[str, ...] = named_elsewhere(())
     """For `samples`: who writes the first and who the second response to every prompt of the golden data set, each
     `sft` or ARM@STEP, that arm's checkpoint at its first beta and lr and the same seed. The golden model labels."""
-    parts: dict[str, float] = field(default_factory=dict[str, float], metadata={"decides": False})
+    parts: dict[str, Positive] = field(default_factory=dict[str, Positive], metadata={"decides": False})
     """For `mixture`: arms and their shares of every batch; each part keeps its own source and labeller."""
     mode: Literal["hard", "soft", "bernoulli"] = "hard"
     """How a preference model's answer becomes a label."""
@@ -44,16 +44,16 @@ class Arm:
     """A function of beta times the margin of log-ratios, or the winner's negative log-likelihood (best-of-2)."""
     reduction: Literal["sum", "mean"] = "sum"
     """Of log-probabilities over a response's tokens; values of beta do not compare across the two."""
-    steps: int = 60
+    steps: Count = 60
     """Optimiser steps."""
-    batch: int = 32
+    batch: Count = 32
     """Pairs per step."""
-    checkpoints: int = 4
+    checkpoints: Count = 4
     """Evenly spaced checkpoints, the last one at the end."""
-    beta: tuple[float, ...] = (0.1, 0.03)
+    beta: tuple[Positive, ...] = (0.1, 0.03)
     """Regularisation strengths to sweep; the target margin of IPO is 1/(2 beta) nats. Empty for best-of-2, which has
     none."""
-    lr: tuple[float, ...] = (1e-4,)
+    lr: tuple[Rate, ...] = (1e-4,)
     """Peak learning rates to sweep."""
     optimisation: Optimisation = Optimisation()
     """The optimiser; its learning rate is taken from `lr`."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,16 +24,21 @@ from goodhart.randomness import permutation
 from goodhart.study.spec import Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks import docstrings
+from goodhart.tasks.data_digest import check_digest
 from goodhart.tasks.docstring_text import prompt_frame
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_data import load_preferences
-from goodhart.tasks.preference_tokens import encode_example
+from goodhart.tasks.preference_tokens import Framing, encode_examples
 from goodhart.tasks.prompt_table import HeldOut, held_out_number, ranks, read_held_out, write_prompts
 from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.text_task import TEXT_TASKS, TextTask
 
 CHARACTERS_PER_TOKEN = 8
-"""Of a text, so many characters for each token that a prompt may have are tokenized: twice the usual number."""
+"""Of a text, so many characters for each token that a prompt may have are tokenized first: twice the usual number."""
+MARGIN = 8
+"""Tokens before a cut that might be others in the whole text, and are not used."""
+_WHOLE_WORDS = re.compile(r".*[A-Za-z0-9](?= )", re.DOTALL)
+"""Up to a space behind a letter or a digit: tokenizers begin a new piece there, so what stands before is the same."""
 
 
 def docstring_part(work: Workplace) -> dict[str, Any]:
@@ -119,14 +126,13 @@ def _encoded(
 ) -> list[dict[str, Any]]:
     """The examples with `tokens` of the framed prompt and of the human `line`, without those of a line too long."""
     backend = tokenizer.backend_tokenizer
-    texts = [row["text"][: CHARACTERS_PER_TOKEN * task.max_prompt] for row in examples]
-    bodies = [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
     human = [row["reference"] for row in examples]
     lines = [found.ids for found in backend.encode_batch_fast(human, add_special_tokens=False)]
     opening, closing = prompt_frame(tokenizer, foreign_closing)
     room = task.max_prompt - len(opening) - len(closing)
     if room < 1:
         raise GoodhartError(f"task.max_prompt is {task.max_prompt}: no token is left for the prompt's text", "raise it")
+    bodies = beginnings(backend, [row["text"] for row in examples], room)
     kept: list[dict[str, Any]] = []
     for row, body, line in zip(examples, bodies, lines, strict=True):
         if len(line) + 1 > task.max_response:
@@ -136,6 +142,27 @@ def _encoded(
         tokens = [*opening, *body[:room], *closing]
         kept.append({**row, "tokens": tokens, "line": [*line, tokenizer.eos_token_id]})
     return kept
+
+
+def beginnings(backend: Any, texts: Sequence[str], room: int) -> list[list[int]]:
+    """The tokens of each text, or the first of them and more than `room`; long texts are not tokenized to their end."""
+    found: list[list[int]] = [[] for _ in texts]
+    waiting, characters = list(range(len(texts))), CHARACTERS_PER_TOKEN * room
+    while waiting:
+        parts = [_beginning(texts[i], characters) for i in waiting]
+        cut = [len(part) < len(texts[i]) for i, part in zip(waiting, parts, strict=True)]
+        encoded = backend.encode_batch_fast(parts, add_special_tokens=False)
+        for i, each, shortened in zip(waiting, encoded, cut, strict=True):
+            found[i] = each.ids[:-MARGIN] if shortened else each.ids
+        waiting = [i for i, shortened in zip(waiting, cut, strict=True) if shortened and len(found[i]) <= room]
+        characters *= 4
+    return found
+
+
+def _beginning(text: str, characters: int) -> str:
+    """Some whole words of at most so many characters; the whole text where it is short or has no such words."""
+    words = _WHOLE_WORDS.match(text, 0, characters) if len(text) > characters else None
+    return words.group() if words else text
 
 
 def _describe(kept: list[dict[str, Any]], reasons: Counter[str]) -> dict[str, Any]:
@@ -151,19 +178,26 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
     """`prompts.parquet` and `pairs.parquet` of a preference data set of people."""
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(work.model("tokenizer"))
+    planned = {"name": work.places["data"], **work.settings["data"]}
     loaded = load_preferences(
-        work.places["data"], split=task.data_split or None, layout=None if task.layout == "auto" else task.layout
+        planned["name"],
+        split=task.data_split or None,
+        layout=None if task.layout == "auto" else task.layout,
+        revision=planned.get("commit"),
     )
+    check_digest(planned)
+    framing = Framing.of(task.template, tokenizer, loaded.layout)
     reasons: Counter[str] = Counter(dict(loaded.filtered))
     rows: list[dict[str, Any]] = []
     sides = zip(("train", "held_out"), split_by_prompt(loaded.examples, task.held_out, seed=0), strict=True)
     for side, examples in sides:
-        for example in examples:
-            encoded = encode_example(example, tokenizer, task.max_prompt, task.max_response)
+        found = encode_examples(examples, tokenizer, framing, task.max_prompt, task.max_response)
+        for example, encoded in zip(examples, found, strict=True):
             if isinstance(encoded, str):
                 reasons[encoded] += 1
                 continue
             rows.append({"side": side, "id": example.id, "label": example.label, "encoded": encoded})
+            work.say(len(rows), len(loaded.examples), "comparisons")
     if not any(row["side"] == "train" for row in rows):
         raise GoodhartError(
             f"no training pair of {work.places['data']} is left after filtering ({dict(reasons)})",
@@ -172,7 +206,7 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
     prompts = _unique_prompts(rows, tokenizer)
     _write_preferences(work.folder, rows, prompts)
     counts = _describe(list(prompts.values()), reasons)
-    return {"counts": {**counts, "pairs": len(rows), "layout": loaded.layout}}
+    return {"counts": {**counts, "pairs": len(rows), "layout": loaded.layout, "template": framing.words}}
 
 
 def _unique_prompts(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, dict[str, Any]]:

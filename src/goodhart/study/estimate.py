@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from goodhart.config import address
 from goodhart.models.checkpoint import find
+from goodhart.models.model_files import parameters
 from goodhart.models.presets import CONTEXT, PRESETS, VOCABULARY, config_of
 from goodhart.store import write_atomically
 from goodhart.study.arm import Arm
@@ -77,16 +77,9 @@ def speed(root: Path, *, keep: bool) -> float:
     return measured
 
 
-def parameters(name: str) -> float:
+def millions(name: str) -> float:
     """Millions of parameters of a model, from the headers of its weight files alone."""
-    return sum(map(_weights, Path(find(name).path).glob("*.safetensors"))) / 1e6
-
-
-def _weights(file: Path) -> int:
-    """The format: eight bytes with the length of a JSON header, which has the shape of every tensor."""
-    with file.open("rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return parameters(Path(find(name).path)) / 1e6
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ class Costs:
         policies = (v.policy for v in study.variants.values() if v.policy)
         proxies = (v.proxy.model for v in study.variants.values() if v.proxy)
         names = {study.policy, study.golden.model, study.proxy.model, *policies, *proxies}
-        return cls(study, {name: parameters(name) for name in names}, seconds_per_token / PROBE)
+        return cls(study, {name: millions(name) for name in names}, seconds_per_token / PROBE)
 
     def seconds(self, cell: Cell) -> float:
         """Of one process that makes the cell."""

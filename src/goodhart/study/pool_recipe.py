@@ -15,6 +15,7 @@ from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_model, load_tokenizer
 from goodhart.randomness import permutation, stream
 from goodhart.sampling.keyed import Draws, KeyedSampler
+from goodhart.study.pool_kinds import kinds
 from goodhart.study.spec import Pool, Task
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import HeldOut, PromptRow, held_out_number, read_held_out, read_train
@@ -48,21 +49,6 @@ class Draft:
     kind: str
     first: list[int]
     second: list[int]
-
-
-def kinds(pool: Pool, number: int) -> list[str]:
-    """The kinds of the first pairs, each as often as its share says: always the one that is furthest behind.
-
-    So the kinds of fewer pairs are the first of those of more, and how many pairs of a kind there are is known before.
-    """
-    shares = {kind: getattr(pool, kind) for kind in ("samples", "early", "human", "mismatched", "degenerate")}
-    found: list[str] = []
-    counts = Counter[str]()
-    for place in range(number):
-        kind = max(shares, key=lambda each: shares[each] * (place + 1) - counts[each])
-        counts[kind] += 1
-        found.append(kind)
-    return found
 
 
 def _plans(rows: Sequence[PromptRow], split: str, pool: Pool) -> list[Plan]:

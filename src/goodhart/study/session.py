@@ -21,6 +21,7 @@ from goodhart.study.engine import Engine
 from goodhart.study.executor import Groups, Progress, cores, execute
 from goodhart.study.graph import Graph, build_graph
 from goodhart.study.spec import Study
+from goodhart.study.study_file import PREFERENCES
 
 if TYPE_CHECKING:
     from goodhart.study.results import Unfinished
@@ -100,16 +101,16 @@ def remember(study: Study, root: Path, origin: str) -> Path:
     """
     folder = Store(root).study(study.name)
     path = folder / STUDY_FILE
-    text = json.dumps({"origin": origin, "study": plain_data(study)}, indent=1)
+    asked = plain_data(study)
     if path.is_file():
         before = _read(path)
-        if before["origin"] != origin and canonical(before["study"]) != canonical(plain_data(study)):
+        if before["origin"] != origin and canonical(before["study"]) != canonical(asked):
             raise GoodhartError(
                 f"another study named {study.name!r}, from {before['origin']}, lies in {folder}",
                 "give this one a name of its own: name=... on the command line or in the file",
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    write_atomically(path, json.dumps({"origin": origin, "study": asked}, indent=1))
     return folder
 
 
@@ -127,9 +128,28 @@ def _read(path: Path) -> dict[str, Any]:
         raise GoodhartError(f"{path} cannot be read: {error}", "delete it and run the study again") from error
 
 
-def repair(cells: list[Cell], store: Store) -> list[str]:
-    """Take away every damaged cell of a study, so that it is made anew; returns what they were."""
-    broken = [cell for cell in cells if store.state(cell.id, thorough=True) == "damaged"]
+def check_before(study: Study, root: Path) -> None:
+    """Raises GoodhartError for all that can be told of a study from its models and data before its first cell."""
+    from goodhart.study.check import check
+
+    prompts = build_graph(study).prompts if study.task.kind == PREFERENCES else None
+    store = Store(root)
+    check(study, store.open(prompts.id) if prompts and store.has(prompts.id) else None)
+
+
+def damaged_cells(cells: list[Cell], store: Store, *, repair: bool) -> list[str]:
+    """With `repair` reads all files, takes the damaged cells away so that they are made anew, and says what they were.
+
+    Without, raises GoodhartError that names the files that are at fault as far as their sizes and times tell.
+    """
+    broken = [cell for cell in cells if store.state(cell.id, thorough=repair) == "damaged"]
+    if broken and not repair:
+        files = [str(path) for cell in broken for path in store.faults(cell.id, thorough=False)]
+        shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+        raise GoodhartError(
+            f"{shown} {'are' if len(files) > 1 else 'is'} missing or not what was written",
+            f"run again with --repair, which makes {len(broken)} damaged cell{'s' * (len(broken) > 1)} anew",
+        )
     for cell in broken:
         store.discard(cell.id)
     return [cell.label or cell.id for cell in broken]

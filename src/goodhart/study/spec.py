@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from goodhart.analysis.hypotheses import PROXY, Axis, Hypothesis
-from goodhart.config import build, load_yaml, named_elsewhere, override
+from goodhart.config import (
+    MOST,
+    NOT_READ,
+    Count,
+    Positive,
+    Range,
+    Share,
+    Whole,
+    address,
+    build,
+    load_yaml,
+    named_elsewhere,
+    override,
+)
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
 from goodhart.study.arms import validate_arms, with_what_they_read
 from goodhart.study.plan import GOLDEN_POLICY, SFT, sft_of
+from goodhart.study.study_file import (
+    PREFERENCES,
+    inheriting,
+    located,
+    names_alone,
+    refuse_unread,
+    unnamed,
+    with_kind,
+    with_template,
+)
 from goodhart.training.settings import Preference, Supervised
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
+FEWEST_RESAMPLES = 20
+"""Below it the bounds of a 95% interval are the outermost resamples themselves."""
+Several = Annotated[int, Range(2, MOST)]
+"""So many that their mean has a standard error."""
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+"""Tables keep seeds in 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -30,39 +60,56 @@ class Task:
     """For `preferences`: the data's layout; `goodhart data PATH` shows what is recognised."""
     data_split: str = ""
     """For `preferences`: which split of the data; needed where there are several."""
-    held_out: float = 0.2
+    held_out: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.2
     """For `preferences`: share of prompts that nothing is trained on."""
-    max_prompt: int = 64
+    max_prompt: Count = 64
     """Tokens: prompts of a built-in task are cut here, longer prompts of other data are filtered and counted."""
-    max_response: int = 24
+    max_response: Annotated[int, Range(2, MOST)] = 24
     """Tokens, the end token included; also the cap of sampling."""
-    evaluation: int = named_elsewhere(512)
+    evaluation: Several = named_elsewhere(512)
     """Held-out prompts on which checkpoints are measured."""
-    train_evaluation: int = named_elsewhere(128)
+    train_evaluation: Several = named_elsewhere(128)
     """Training prompts on which they are measured too, as in arXiv 2405.08448."""
-    validation: int = named_elsewhere(512)
+    validation: Several = named_elsewhere(512)
     """Held-out prompts for the stopping rules; none of them is used to measure."""
-    test: int = named_elsewhere(256)
+    test: Several = named_elsewhere(256)
     """Held-out prompts on which preference models are measured, one pair for each; no other measurement uses them."""
+    template: str = "auto"
+    """For `preferences`: how a prompt becomes what a chat model reads. auto: by the chat template of its tokenizer;
+    none: as it stands; plain: in turns of `Human:` and `Assistant:`; else a Jinja template or its file."""
+
+    def validate(self) -> None:
+        """Raises GoodhartError for what a task of the other kind has."""
+        if self.kind == PREFERENCES:
+            if not self.data:
+                raise GoodhartError("task.data is empty", "name a Hub id, a file or a folder")
+            return
+        for name in ("data", "layout", "data_split", "held_out", "template"):
+            value = getattr(self, name)
+            if value != Task.__dataclass_fields__[name].default:
+                raise GoodhartError(
+                    f"task.{name} is {value!r}, which the built-in task {self.kind!r} does not read",
+                    f"set task.kind={PREFERENCES}, or leave task.{name} out",
+                )
 
 
 @dataclass(frozen=True)
 class Pool:
     """The initial pairs of a built-in task: who writes them, in which shares (they add up to 1)."""
 
-    pairs: int = 4000
+    pairs: Several = 4000
     """Pairs for training; each has a prompt of its own."""
-    samples: float = 0.35
+    samples: Share = 0.35
     """Two samples of the SFT policy, each at a temperature of `temperatures`."""
-    early: float = 0.05
+    early: Share = 0.05
     """A sample of the SFT policy against one of its early checkpoint."""
-    human: float = 0.25
+    human: Share = 0.25
     """The human line against a sample."""
-    mismatched: float = 0.25
+    mismatched: Share = 0.25
     """A sample or the human line against a sample or the human line of another prompt."""
-    degenerate: float = 0.1
+    degenerate: Share = 0.1
     """A sample against a repetition, a fixed line, or an empty response."""
-    temperatures: tuple[float, ...] = (1.0, 0.7)
+    temperatures: tuple[Positive, ...] = (1.0, 0.7)
     """Temperatures that samples are drawn at."""
 
 
@@ -70,11 +117,11 @@ class Pool:
 class Labels:
     """The golden data set: the same labelled pairs train the proxy and feed the offline arms."""
 
-    number: int = 1024
+    number: Count = 1024
     """How many pairs the golden model labels; the effect depends on it."""
     mode: Literal["hard", "soft", "bernoulli"] = "hard"
     """hard: sign over both orders; soft: the probability; bernoulli: a keyed coin with that probability."""
-    flip: float = 0.0
+    flip: Annotated[float, Range(0, 0.5, open_high=True)] = 0.0
     """Noise: the probability that a label is exchanged. Pairs that measure keep their labels."""
 
 
@@ -99,9 +146,9 @@ class Variant:
 class BestOf:
     """Best-of-n of the SFT policy, the baseline without training; `samples: 0` leaves it out."""
 
-    samples: int = 0
+    samples: Whole = 0
     """Samples for each prompt and seed, from which every n is estimated without bias."""
-    n: tuple[int, ...] = (2, 4, 8, 16)
+    n: tuple[Count, ...] = (2, 4, 8, 16)
     """How many samples the best is taken of."""
     judges: tuple[Literal["proxy", "golden"], ...] = ("proxy", "golden")
     """Who takes it; golden shows what a perfect proxy would give."""
@@ -144,10 +191,12 @@ class Study:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What arms train in: bfloat16 has a float32 master. `auto` takes what is faster for the study's policy. All
     else, measurements above all, is float32."""
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[Seed, ...] = (0, 1)
     """Seeds of the arms."""
-    resamples: int = 1000
+    resamples: Annotated[int, Range(FEWEST_RESAMPLES, MOST)] = 1000
     """Of the bootstrap."""
+    unnamed: tuple[str, ...] = field(default=(), metadata=NOT_READ)
+    """Not in study files: the keys of `study_file.OF_SIZE` that the file leaves at their defaults."""
 
     def validate(self) -> Study:
         """The study itself. Raises GoodhartError for what cannot be run."""
@@ -168,17 +217,10 @@ class Study:
         for name, labels in (("labels", self.labels), *((n, v.labels) for n, v in self.variants.items())):
             if labels and not 0 <= labels.flip < 0.5:
                 raise GoodhartError(f"{name}: flip is {labels.flip}", "give a probability below one half")
-        self.golden_policy.validate("golden policy", judge_may_train=True)
-        if len(self.golden_policy.beta) * len(self.golden_policy.lr) != 1:
-            raise GoodhartError(
-                "the golden policy sweeps beta or lr", "give it one beta and one lr: it is one baseline"
-            )
-        pool = self.pool
-        shares = (pool.samples, pool.early, pool.human, pool.mismatched, pool.degenerate)
-        if abs(sum(shares) - 1) > 1e-9 or min(shares) < 0:
-            raise GoodhartError(f"the pool's shares are {shares}", "they must be non-negative and add up to 1")
-        if self.task.kind == "preferences" and not self.task.data:
-            raise GoodhartError("task.data is empty", "name a Hub id, a file or a folder")
+        self._validate_golden_policy()
+        self.task.validate()
+        if self.task.kind != PREFERENCES:
+            self._validate_pool()
         return self
 
     @property
@@ -231,6 +273,33 @@ class Study:
                     f"hypotheses.{name}.contrasts[{i}] names arms of different variants", "a stream has one reference"
                 )
 
+    def _validate_golden_policy(self) -> None:
+        arm = self.golden_policy
+        arm.validate("golden policy", judge_may_train=True)
+        if (arm.source, arm.labeller, arm.variant) != ("policy", "golden", ""):
+            raise GoodhartError(
+                f"the golden policy has source {arm.source!r}, labeller {arm.labeller!r} and variant {arm.variant!r}",
+                "it samples from itself, the golden model labels, and it is one for all variants",
+            )
+        if len(arm.beta) * len(arm.lr) != 1:
+            raise GoodhartError(
+                "the golden policy sweeps beta or lr", "give it one beta and one lr: it is one baseline"
+            )
+
+    def _validate_pool(self) -> None:
+        """What the initial pairs of a built-in task need."""
+        pool = self.pool
+        shares = (pool.samples, pool.early, pool.human, pool.mismatched, pool.degenerate)
+        if abs(sum(shares) - 1) > 1e-9 or min(shares) < 0:
+            raise GoodhartError(f"the pool's shares are {shares}", "they must be non-negative and add up to 1")
+        if not pool.temperatures:
+            raise GoodhartError("pool.temperatures is empty", "give at least one, for example [1.0]")
+        if self.sft.early > self.sft.steps:
+            raise GoodhartError(
+                f"sft.early is {self.sft.early}, behind the last of {self.sft.steps} steps",
+                f"set sft.early={max(1, self.sft.steps // 3)}, or raise sft.steps",
+            )
+
     def _validate_best_of(self) -> None:
         best = self.best_of
         if best.samples and (not best.n or not best.judges or not 1 <= min(best.n) <= max(best.n) <= best.samples):
@@ -256,35 +325,35 @@ def read_study(name: str, overrides: list[str]) -> Study:
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
             known = ", ".join(builtin_studies())
             raise GoodhartError(f"there is no study {name!r}", f"give the path of a YAML file, or one of: {known}")
+    shipped = path.parent == PRESET_FOLDER
     data: dict[str, Any] = {"name": path.stem, **load_yaml(path)}
+    data = data if shipped else located(data, path.parent)
+    named = names_alone(data) if shipped else data  # what ships is set for the models that ship
+    as_written = data
     for assignment in overrides:
-        data = override(data, assignment)
-    return build(Study, _inheriting(data)).validate()
+        data, named = override(data, assignment, Study), override(named, assignment, Study)
+    if data != as_written and data["name"] == as_written["name"]:
+        data = {**data, "name": _named_after(str(data["name"]), overrides)}
+    refuse_unread(data)
+    data = inheriting(with_template(with_kind(data)))
+    study = build(Study, data)
+    return replace(study, unnamed=unnamed(inheriting(named), list(study.arms))).validate()
+
+
+def _named_after(name: str, overrides: Sequence[str]) -> str:
+    """The name of a study with other settings than its file has, so that its results stand beside those of the file."""
+    words = "-".join(re.sub(r"[^A-Za-z0-9]+", "-", assignment).strip("-") for assignment in overrides)
+    short = words if len(words) <= _LONGEST else f"{words[:_LONGEST].rstrip('-')}-{address(list(overrides))[:6]}"
+    return f"{name}-{short}"
+
+
+_LONGEST = 60
+"""Letters of a name that overrides give."""
 
 
 def origin_of(name: str) -> str:
     """Where a study of that name is written down: in the package, or in a file."""
     return f"built-in {name}" if name in builtin_studies() else str(Path(name).resolve())
-
-
-def _inheriting(data: dict[str, Any]) -> dict[str, Any]:
-    """The variants' sections filled up from the study's own."""
-    variants = data.get("variants")
-    if not isinstance(variants, dict):
-        return data
-    full: dict[str, Any] = {}
-    for name, variant in variants.items():
-        full[name] = variant
-        if isinstance(variant, dict):
-            full[name] = {key: _filled(value, data.get(key)) for key, value in variant.items()}
-    return {**data, "variants": full}
-
-
-def _filled(value: Any, own: Any) -> Any:
-    """A section with what it does not name taken from another, at every depth."""
-    if not isinstance(value, dict) or not isinstance(own, dict):
-        return value
-    return {**own, **{key: _filled(each, own.get(key)) for key, each in value.items()}}
 
 
 def builtin_studies() -> list[str]:

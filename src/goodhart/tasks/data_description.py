@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,16 @@ import numpy as np
 from goodhart.tasks.data_source import find_source
 from goodhart.tasks.preference import Preference, prompt_text
 from goodhart.tasks.preference_data import Loaded, load_split
-from goodhart.tasks.preference_tokens import ChatTokenizer, Encoded, over_limit, tokenise
+from goodhart.tasks.preference_layouts import LAYOUTS, unread_verdicts
+from goodhart.tasks.preference_tokens import ChatTokenizer, Framing, over_limit, tokenise
 
 _SHOWN = 2
 _EXCERPT = 160
+_SAID = 2048
+"""Comparisons between two messages about progress."""
+_HEARD = "of label, winner, preference and tie only a tie is heard"
+Say = Callable[[int, int], None]
+"""Told how many of how many are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +43,14 @@ class SplitDescription:
     name: str
     layout: str
     columns: tuple[str, ...]
+    unread: tuple[str, ...]
+    """Columns that sound as if they said which response is better, and are not the layout's."""
+    template: str
+    """How prompts are framed for the model; empty without one."""
     rows: int
     usable: int
+    prompts: int
+    """Distinct ones among the usable rows; a study splits the data by them."""
     ties: int
     duplicates: int
     filtered: Mapping[str, int]
@@ -53,45 +66,54 @@ class DataDescription:
     splits: tuple[SplitDescription, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a study with some model would read the data: in tokens, by a template, within limits where there are any."""
+
+    tokenizer: ChatTokenizer
+    template: str = "auto"
+    max_prompt: int | None = None
+    max_response: int | None = None
+
+
 def describe(
     name: str | Path,
-    tokenizer: ChatTokenizer | None = None,
+    reading: Reading | None = None,
     *,
     layout: str | None = None,
     subset: str | None = None,
-    max_prompt: int | None = None,
-    max_response: int | None = None,
     cache: Path | None = None,
+    say: Say = lambda _, __: None,
 ) -> DataDescription:
-    """Every split of a file, folder or Hub data set, with lengths in characters, and in tokens by the tokenizer.
+    """Every split of a file, folder or Hub data set, with lengths in characters, and in tokens as a model reads them.
 
-    With a tokenizer, what it or the limits (in tokens) would filter is counted too. Raises GoodhartError as
-    `load_preferences` does, except that a split without one usable row is described.
+    With a `reading`, what it would filter is counted too; `say` gets the comparisons that are tokenised and the number
+    of all in a split. Raises GoodhartError as `load_preferences` does, except that a split without one usable row is
+    described.
     """
     source = find_source(name, subset)
-    limits = (max_prompt, max_response)
-    splits = [_described(load_split(source, split, layout, cache), tokenizer, limits) for split in source.splits]
+    splits = [_described(load_split(source, split, layout, cache), reading, say) for split in source.splits]
     return DataDescription(source.name, tuple(splits))
 
 
-def _described(
-    loaded: Loaded, tokenizer: ChatTokenizer | None, limits: tuple[int | None, int | None]
-) -> SplitDescription:
-    lengths = _character_lengths(loaded.examples)
-    filtered, usable = Counter(loaded.filtered), loaded.examples
-    if tokenizer is not None:
-        results = [tokenise(example, tokenizer) for example in loaded.examples]
-        encoded = [result for result in results if isinstance(result, Encoded)]
-        lengths += _token_lengths(encoded)
-        reasons = [_reason(result, limits) for result in results]
-        filtered.update(reason for reason in reasons if reason is not None)
-        usable = tuple(e for e, reason in zip(loaded.examples, reasons, strict=True) if reason is None)
+def _described(loaded: Loaded, reading: Reading | None, say: Say) -> SplitDescription:
+    lengths, usable = _character_lengths(loaded.examples), loaded.examples
+    filtered, framing = Counter(loaded.filtered), ""
+    if reading is not None:
+        chosen = Framing.of(reading.template, reading.tokenizer, loaded.layout)
+        framing, (more, reasons) = chosen.words, _tokenised(loaded.examples, reading, chosen, say)
+        lengths += more
+        filtered.update(reason for reason in reasons if reason)
+        usable = tuple(e for e, reason in zip(loaded.examples, reasons, strict=True) if not reason)
     return SplitDescription(
         name=loaded.split,
         layout=loaded.layout,
         columns=loaded.columns,
+        unread=unread_verdicts(loaded.columns, LAYOUTS[loaded.layout]),
+        template=framing,
         rows=loaded.rows,
         usable=len(usable),
+        prompts=len({prompt_text(example.prompt) for example in usable}),
         ties=sum(example.label == 0.5 for example in usable),
         duplicates=loaded.duplicates,
         filtered=dict(filtered.most_common()),
@@ -100,12 +122,21 @@ def _described(
     )
 
 
-def _reason(result: Encoded | str, limits: tuple[int | None, int | None]) -> str | None:
-    if isinstance(result, str):
-        return result
-    longest = (len(result.prompt), max(len(result.first), len(result.second)))
-    max_prompt, max_response = (longest[i] if limit is None else limit for i, limit in enumerate(limits))
-    return over_limit(result, max_prompt, max_response)
+def _tokenised(
+    examples: Sequence[Preference], reading: Reading, framing: Framing, say: Say
+) -> tuple[tuple[Lengths, ...], list[str]]:
+    """Lengths in tokens, and for each comparison the reason why it is filtered, empty where it is not."""
+    prompts, responses, reasons = array("l"), array("l"), list[str]()
+    for found in tokenise(examples, reading.tokenizer, framing):
+        if isinstance(found, str):
+            reasons.append(found)
+        else:
+            prompts.append(len(found.prompt))
+            responses.extend((len(found.first), len(found.second)))
+            reasons.append(over_limit(found, reading.max_prompt, reading.max_response) or "")
+        if len(reasons) % _SAID == 0 or len(reasons) == len(examples):
+            say(len(reasons), len(examples))
+    return _both(prompts, responses, "tokens"), reasons
 
 
 def _character_lengths(examples: Sequence[Preference]) -> tuple[Lengths, ...]:
@@ -116,15 +147,7 @@ def _character_lengths(examples: Sequence[Preference]) -> tuple[Lengths, ...]:
     )
 
 
-def _token_lengths(examples: Sequence[Encoded]) -> tuple[Lengths, ...]:
-    return _both(
-        [len(e.prompt) for e in examples],
-        [len(response) for e in examples for response in (e.first, e.second)],
-        "tokens",
-    )
-
-
-def _both(prompts: list[int], responses: list[int], unit: str) -> tuple[Lengths, ...]:
+def _both(prompts: Sequence[int], responses: Sequence[int], unit: str) -> tuple[Lengths, ...]:
     return tuple(
         Lengths(what, unit, float(np.median(values)), float(np.percentile(values, 90)), max(values))
         for what, values in (("prompt", prompts), ("response", responses))
@@ -145,8 +168,11 @@ def _split_lines(split: SplitDescription) -> list[str]:
         f"split {split.name}",
         f"  layout      {split.layout}",
         f"  columns     {_printable(', '.join(split.columns))}",
+        *([f"  not read    {_printable(', '.join(split.unread))} ({_HEARD})"] if split.unread else []),
+        *([f"  template    {split.template}"] if split.template else []),
         f"  rows        {split.rows:,}",
         f"  usable      {split.usable:,}",
+        f"  prompts     {split.prompts:,} distinct",
         f"  ties        {split.ties:,} (kept with label 0.5)",
         f"  duplicates  {split.duplicates:,} (kept)",
         f"  filtered    {sum(split.filtered.values()):,}",

@@ -6,20 +6,18 @@ import hashlib
 from pathlib import Path
 
 from goodhart.errors import GoodhartError
+from goodhart.tasks.data_source import find_source
 
 
 def data_digest(name: str) -> dict[str, str]:
     """Name and digest of a data set, so that changed data are another cell.
 
-    Raises GoodhartError if it is neither a local path nor a data set that the Hub knows.
+    The digest of a folder is of its data files with their places in it, that of a file of its content alone. Raises
+    GoodhartError if it is neither a local path nor a data set that the Hub knows.
     """
     path = Path(name).expanduser()
     if path.exists():
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
-        return {"name": str(path), "sha256": digest.hexdigest()}
+        return {"name": str(path), "sha256": _digest(path)}
     if path.suffix or name.startswith((".", "/", "~")):
         raise GoodhartError(f"there is no data file {name!r}", "check the path")
     try:
@@ -32,3 +30,22 @@ def data_digest(name: str) -> dict[str, str]:
             f"data set {name!r} is not a local path, and the Hub did not answer for it ({reason})",
             "check the name, or download it and give the path",
         ) from error
+
+
+def check_digest(planned: dict[str, str]) -> None:
+    """Raises GoodhartError if local data have changed since `data_digest` named them; Hub data have a commit."""
+    path = Path(planned["name"])
+    if "sha256" in planned and (not path.exists() or _digest(path) != planned["sha256"]):
+        raise GoodhartError(
+            f"the data in {path} have changed since the study began", "run it again to use the data as they are now"
+        )
+
+
+def _digest(path: Path) -> str:
+    found = sorted(file for files in find_source(path).splits.values() for file in files)
+    digest = hashlib.sha256()
+    for file in found:
+        place = str(file.relative_to(path)) if path.is_dir() else ""
+        with file.open("rb") as data:
+            digest.update(f"{len(place)} {place}".encode() + hashlib.file_digest(data, "sha256").digest())
+    return digest.hexdigest()

@@ -28,12 +28,13 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set's splits: the files of each, or none where the Hub (with `subset`) has them."""
+    """A data set's splits: the files of each, or none where the Hub (with `subset`, at `revision`) has them."""
 
     name: str
     subset: str | None
     splits: Mapping[str, tuple[Path, ...]]
     on_hub: bool
+    revision: str | None = None
 
     def chosen_split(self, split: str | None) -> str:
         """The named split; without a name the only one, or `train`. Raises GoodhartError if there is none."""
@@ -55,8 +56,8 @@ class Rows:
     rows: tuple[Row, ...]
 
 
-def find_source(name: str | Path, subset: str | None = None) -> Source:
-    """The files under a path, or the Hub data set of that id if there is no such path.
+def find_source(name: str | Path, subset: str | None = None, revision: str | None = None) -> Source:
+    """The files under a path, or the Hub data set of that id, at a commit or the newest, if there is no such path.
 
     A split is named after its files, without the ending and a shard number: `train.jsonl` and
     `train-00000-of-00002.parquet` belong to `train`, and so does `train/0000.parquet`, as the Hub's own conversions
@@ -74,15 +75,16 @@ def find_source(name: str | Path, subset: str | None = None) -> Source:
             raise GoodhartError(f"file {path} is of no known kind", f"convert it to one of {', '.join(SUFFIXES)}")
         found = [path]
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)) and not str(name).endswith(SUFFIXES):
-        return Source(str(name), subset, dict.fromkeys(_hub_splits(str(name), subset), ()), on_hub=True)
+        splits = dict.fromkeys(_hub_splits(str(name), subset, revision), ())
+        return Source(str(name), subset, splits, on_hub=True, revision=revision)
     else:
         raise GoodhartError(f"there is no file or folder {path}", "check the path, or give a Hub id as owner/name")
     if subset is not None:
         raise GoodhartError(f"subset {subset!r} was named for local data {path}", "name a subset of Hub data only")
-    splits: dict[str, tuple[Path, ...]] = {}
+    files: dict[str, tuple[Path, ...]] = {}
     for file in found:
-        splits[_split_name(file)] = (*splits.get(_split_name(file), ()), file)
-    return Source(str(path), None, splits, on_hub=False)
+        files[_split_name(file)] = (*files.get(_split_name(file), ()), file)
+    return Source(str(path), None, files, on_hub=False)
 
 
 def _is_data(path: Path) -> bool:
@@ -172,12 +174,12 @@ def _parquet_rows(file: Path) -> tuple[list[str], list[Row]]:
     return names, [Row(f"row {n} of {file}", row) for n, row in enumerate(values, start=1)]
 
 
-def _hub_splits(name: str, subset: str | None) -> list[str]:
+def _hub_splits(name: str, subset: str | None, revision: str | None) -> list[str]:
     import datasets
     from datasets.exceptions import DatasetsError
 
     try:
-        return [str(split) for split in datasets.get_dataset_split_names(name, subset)]
+        return [str(split) for split in datasets.get_dataset_split_names(name, subset, revision=revision)]
     except (OSError, ValueError, RuntimeError, DatasetsError) as fault:
         raise _unreachable(name, fault) from fault
 
@@ -189,7 +191,9 @@ def _hub_table(source: Source, split: str, cache: Path | None) -> Any:
     folder = None if cache is None else str(cache)
     try:
         with _quiet():
-            return datasets.load_dataset(source.name, source.subset, split=split, cache_dir=folder)
+            return datasets.load_dataset(
+                source.name, source.subset, split=split, cache_dir=folder, revision=source.revision
+            )
     except (OSError, ValueError, RuntimeError, DatasetsError) as fault:
         raise _unreachable(source.name, fault) from fault
 

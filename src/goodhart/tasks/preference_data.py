@@ -11,7 +11,15 @@ from pathlib import Path
 from goodhart.errors import GoodhartError
 from goodhart.tasks.data_source import Source, find_source, read_rows
 from goodhart.tasks.preference import Preference, content_id, prompt_text
-from goodhart.tasks.preference_layouts import Comparison, Layout, Row, Unusable, named_layout, recognised_layout
+from goodhart.tasks.preference_layouts import (
+    Comparison,
+    Layout,
+    Row,
+    Unusable,
+    named_layout,
+    recognised_layout,
+    with_verdict,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +49,17 @@ def load_preferences(
     split: str | None = None,
     layout: str | None = None,
     subset: str | None = None,
+    revision: str | None = None,
     cache: Path | None = None,
 ) -> Loaded:
-    """One split of a file, folder or Hub data set (`subset` is the Hub's configuration name).
+    """One split of a file, folder or Hub data set (`subset` is the Hub's configuration name, `revision` its commit).
 
     Without a `split` it is the only one, or `train`; without a `layout` it is recognised from the columns.
     Hub data goes into the `datasets` cache `cache`, or into the user's own.
     Raises GoodhartError if anything is missing or malformed, if the split is empty, or if every row of it
     is filtered.
     """
-    source = find_source(name, subset)
+    source = find_source(name, subset, revision)
     loaded = load_split(source, source.chosen_split(split), layout, cache)
     if not loaded.examples:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in loaded.filtered.items())
@@ -107,7 +116,7 @@ def _usable(row: Row, layout: Layout) -> Comparison:
     for column in layout.columns:
         if row.values.get(column) is None:
             raise Unusable(f"no value in column {column!r}")
-    comparison = layout.read(row)
+    comparison = with_verdict(layout.read(row), row, layout)
     prompt = prompt_text(comparison.prompt)
     if not prompt.strip():
         raise Unusable("empty prompt")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from goodhart.errors import GoodhartError
 from goodhart.tasks.preference import Message
@@ -225,8 +225,43 @@ LAYOUTS = {
     )
 }
 """Every layout by its name."""
-COLUMNS = frozenset(column for layout in LAYOUTS.values() for column in layout.columns)
-"""Every column that some layout reads."""
+VERDICTS = ("label", "winner", "preference", "tie")
+"""Columns that may say, beside a layout's own, that neither response is better."""
+SUPERVISION = (*VERDICTS, "choice", "score", "rating", "reward", "margin", "better")
+"""Columns by whose names a person may think that they decide which response is better; other endings count as well."""
+COLUMNS = frozenset(column for layout in LAYOUTS.values() for column in layout.columns) | frozenset(VERDICTS)
+"""Every column that is read."""
+_TIES = {tie for tie, label in WINNERS.items() if label == 0.5} | {"ties", "tied", "draw", "equal", "both", "neither"}
+
+
+def with_verdict(comparison: Comparison, row: Row, layout: Layout) -> Comparison:
+    """The comparison with what a column beside the layout's says of it: a tie.
+
+    Raises GoodhartError where such a column names the response as the better one that the layout calls the worse.
+    """
+    for column in VERDICTS:
+        if column in layout.columns:
+            continue
+        value = row.values.get(column)
+        word = value.strip().casefold() if isinstance(value, str) else ""
+        if word in _TIES or (column == "tie" and value is True) or (isinstance(value, float) and value == 0.5):
+            return replace(comparison, label=0.5)
+        if word == "rejected" and "rejected" in layout.columns:
+            raise GoodhartError(
+                f"{row.where}: column {column!r} says 'rejected', and the response in 'rejected' is the worse one",
+                "exchange the two responses, or rename the column",
+            )
+    return comparison
+
+
+def unread_verdicts(columns: Sequence[str], layout: Layout) -> tuple[str, ...]:
+    """Columns that sound as if they decided which response is better, and are not the layout's."""
+
+    def sounds(column: str) -> bool:
+        words = column.casefold().replace("-", "_").split("_")
+        return any(word.removesuffix("s") in SUPERVISION for word in words)
+
+    return tuple(column for column in columns if sounds(column) and column not in layout.columns)
 
 
 def named_layout(name: str, columns: Sequence[str]) -> Layout:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +16,15 @@ PLAIN_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}Assistant:\n{% endif %}"
 )
-"""A chat template without special tokens, for base models: a user sets it as the tokenizer's `chat_template`."""
+"""A chat template without special tokens, for base models: `task.template: plain`."""
+FRAMED = ("dialogue", "tldr")
+"""Layouts whose prompts are text that asks for its answer by itself, "Assistant:" or "TL;DR:" at its end."""
+_BATCH = 512
+"""Comparisons that the tokenizer gets at once: its threads share them."""
+
+
+Ids = tuple[int, ...]
+"""Token ids."""
 
 
 @runtime_checkable
@@ -44,8 +51,8 @@ class ChatTokenizer(Protocol):
         """Turns as one text."""
         ...
 
-    def __call__(self, text: str, /, **options: Any) -> Any:
-        """A text's `input_ids`."""
+    def __call__(self, text: list[str], /, **options: Any) -> Any:
+        """The `input_ids` of texts."""
         ...
 
 
@@ -60,25 +67,76 @@ class Encoded:
     label: float
 
 
-def render_prompt(prompt: str | tuple[Message, ...], tokenizer: ChatTokenizer) -> str:
-    """The prompt as the model reads it: plain text as it is, chat turns through the tokenizer's own template.
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a prompt becomes the text that a model reads."""
 
-    Raises GoodhartError for chat turns if the tokenizer has no template, and jinja2's TemplateError if the
-    template refuses them (some refuse a system turn).
+    template: str | None
+    """The chat template; None is the tokenizer's own, if it has one."""
+    chats: bool
+    """Whether chat turns have a template at all."""
+    wraps: bool
+    """Whether a plain prompt is one user turn; else it is read as it stands."""
+    adds_special: bool
+    """Whether the tokenizer adds to a rendered prompt what it adds to any text, because the template has none of it."""
+
+    @classmethod
+    def of(cls, choice: str, tokenizer: ChatTokenizer, layout: str) -> Framing:
+        """What `task.template` asks for: auto, none, plain or a Jinja template, for data of some layout."""
+        plain = layout in FRAMED
+        if choice == "auto":
+            own = bool(tokenizer.chat_template)
+            return cls(None, own, own and not plain, False)
+        if choice == "none":
+            return cls(None, False, False, False)
+        template = PLAIN_TEMPLATE if choice == "plain" else choice
+        return cls(template, True, not plain, choice == "plain")
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        if not self.chats:
+            return "none: prompts are read as they stand"
+        named = (
+            "Human and Assistant turns" if self.adds_special else "the study's" if self.template else "the tokenizer's"
+        )
+        return (
+            f"{named}, {'for every prompt' if self.wraps else 'for chat turns; plain prompts are read as they stand'}"
+        )
+
+
+def render_prompt(prompt: str | tuple[Message, ...], tokenizer: ChatTokenizer, framing: Framing) -> str:
+    """The prompt as the model reads it: chat turns through the template, plain text by the framing.
+
+    Raises GoodhartError for chat turns without a template and for a template that is no Jinja, and jinja2's
+    TemplateError if the template refuses them (some refuse a system turn).
     """
+    from jinja2.exceptions import TemplateSyntaxError
+
     if isinstance(prompt, str):
-        return prompt
-    if not tokenizer.chat_template:
+        if not framing.wraps:
+            return prompt
+        prompt = (Message("user", prompt),)
+    if not framing.chats:
         raise GoodhartError(
-            "the prompts are chat messages and the tokenizer has no chat template",
-            "use a chat model's tokenizer, or set its chat_template (PLAIN_TEMPLATE is one without special tokens)",
+            "the prompts are chat messages, and there is no chat template for them",
+            "set task.template=plain (turns of Human: and Assistant:) or to the path of a Jinja template, or take a "
+            "chat model with task.template=auto",
         )
     turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    try:
+        return tokenizer.apply_chat_template(
+            turns, chat_template=framing.template, add_generation_prompt=True, tokenize=False
+        )
+    except TemplateSyntaxError as fault:
+        raise GoodhartError(
+            f"the chat template is no Jinja: {' '.join(str(fault).split())} (line {fault.lineno})",
+            "mend it, or set task.template to auto, none or plain",
+        ) from fault
 
 
 def encode_example(
-    preference: Preference, tokenizer: ChatTokenizer, max_prompt: int, max_response: int
+    preference: Preference, tokenizer: ChatTokenizer, framing: Framing, max_prompt: int, max_response: int
 ) -> Encoded | str:
     """Token ids of a comparison, or the reason why it is filtered; nothing is ever cut.
 
@@ -86,88 +144,101 @@ def encode_example(
     special tokens, a plain prompt with those that the tokenizer adds (unless it begins with them), so there is
     one beginning token at most. Raises GoodhartError as `render_prompt` does, and without an end token.
     """
-    encoded = tokenise(preference, tokenizer)
-    return encoded if isinstance(encoded, str) else over_limit(encoded, max_prompt, max_response) or encoded
+    return next(encode_examples([preference], tokenizer, framing, max_prompt, max_response))
 
 
-def tokenise(preference: Preference, tokenizer: ChatTokenizer) -> Encoded | str:
-    """Token ids of a comparison of any length, or the reason why it has none. Raises as `encode_example` does."""
-    from jinja2.exceptions import TemplateError
+def encode_examples(
+    examples: Sequence[Preference], tokenizer: ChatTokenizer, framing: Framing, max_prompt: int, max_response: int
+) -> Iterator[Encoded | str]:
+    """What `encode_example` gives for each of many, in batches."""
+    for found in tokenise(examples, tokenizer, framing):
+        yield found if isinstance(found, str) else over_limit(found, max_prompt, max_response) or found
 
+
+def tokenise(examples: Sequence[Preference], tokenizer: ChatTokenizer, framing: Framing) -> Iterator[Encoded | str]:
+    """Token ids of comparisons of any length, or the reason why one has none. Raises as `encode_example` does."""
     end = tokenizer.special_tokens_map.get("eos_token")
     if end is None:
         raise GoodhartError("the tokenizer has no end token", "set its eos_token")
-    if not isinstance(preference.prompt, str) and _has_control(preference.prompt, tokenizer):
-        return "a chat message that holds one of the tokenizer's special tokens"
-    try:
-        text = render_prompt(preference.prompt, tokenizer)
-    except TemplateError as fault:
-        return f"refused by the chat template: {' '.join(str(fault).split())}"
-    prompt = _prompt_ids(text, isinstance(preference.prompt, str), tokenizer)
-    first, second = (_response_ids(response, end, tokenizer) for response in (preference.first, preference.second))
+    special = _Special(tokenizer.special_tokens_map.get("bos_token"), tuple(tokenizer.all_special_tokens))
+    for start in range(0, len(examples), _BATCH):
+        part = examples[start : start + _BATCH]
+        prompts = _prompt_ids([_rendered(each.prompt, tokenizer, framing, special) for each in part], tokenizer)
+        responses = _response_ids([text for each in part for text in (each.first, each.second)], end, tokenizer)
+        pairs = zip(responses[::2], responses[1::2], strict=True)
+        for example, prompt, (first, second) in zip(part, prompts, pairs, strict=True):
+            yield _encoded(example, prompt, first, second)
+
+
+def _encoded(example: Preference, prompt: Ids | str, first: Ids, second: Ids) -> Encoded | str:
+    if isinstance(prompt, str):
+        return prompt
     if not prompt:
         return "prompt of no tokens"
     if len(first) == 1 or len(second) == 1:
         return "response of no tokens"
     if first == second:
         return "responses of the same tokens"
-    return Encoded(preference.id, prompt, first, second, preference.label)
+    return Encoded(example.id, prompt, first, second, example.label)
 
 
-def over_limit(encoded: Encoded, max_prompt: int, max_response: int) -> str | None:
+def over_limit(encoded: Encoded, max_prompt: int | None, max_response: int | None) -> str | None:
     """The reason why a comparison is too long, or None."""
-    if len(encoded.prompt) > max_prompt:
+    if max_prompt is not None and len(encoded.prompt) > max_prompt:
         return f"prompt longer than {max_prompt} tokens"
-    if max(len(encoded.first), len(encoded.second)) > max_response:
+    if max_response is not None and max(len(encoded.first), len(encoded.second)) > max_response:
         return f"response longer than {max_response} tokens"
     return None
 
 
-def encode_examples(
-    examples: Sequence[Preference], tokenizer: ChatTokenizer, max_prompt: int, max_response: int
-) -> tuple[tuple[Encoded, ...], dict[str, int]]:
-    """The encoded comparisons, and the count of each reason for leaving one out.
+@dataclass(frozen=True, slots=True)
+class _Special:
+    """The text of a tokenizer's special tokens."""
 
-    Raises GoodhartError as `encode_example` does, and if none is left.
-    """
-    kept: list[Encoded] = []
-    reasons: Counter[str] = Counter()
-    for example in examples:
-        result = encode_example(example, tokenizer, max_prompt, max_response)
-        if isinstance(result, str):
-            reasons[result] += 1
-        else:
-            kept.append(result)
-    if not kept:
-        counts = "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common()) or "there were none"
-        raise GoodhartError(
-            f"no comparison is left after encoding ({counts})", "raise the token limits, or give other data"
-        )
-    return tuple(kept), dict(reasons.most_common())
+    begin: str | None
+    all: tuple[str, ...]
 
 
-def check_context(max_prompt: int, max_response: int, context: int) -> None:
-    """Raises GoodhartError if a prompt and a response of the greatest lengths do not fit the model's context."""
-    if max_prompt + max_response > context:
-        raise GoodhartError(
-            f"prompts of up to {max_prompt} and responses of up to {max_response} tokens do not fit "
-            f"the model's context of {context} tokens",
-            f"lower their sum to {context}, or choose a model with a longer context",
-        )
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """A prompt's text, and whether the tokenizer adds its special tokens."""
+
+    text: str
+    adds_special: bool
 
 
-def _has_control(prompt: tuple[Message, ...], tokenizer: ChatTokenizer) -> bool:
+def _rendered(
+    prompt: str | tuple[Message, ...], tokenizer: ChatTokenizer, framing: Framing, special: _Special
+) -> _Rendered | str:
+    """The prompt's text, or the reason why it has none."""
+    from jinja2.exceptions import TemplateError
+
+    turns = (prompt,) if isinstance(prompt, str) else tuple(turn.content for turn in prompt)
+    chat = framing.wraps or not isinstance(prompt, str)
     # in a rendered prompt it could not be told from the template's own, and would end or forge a turn
-    return any(token in turn.content for turn in prompt for token in tokenizer.all_special_tokens)
+    if chat and any(token in turn for turn in turns for token in special.all):
+        return "a chat message that holds one of the tokenizer's special tokens"
+    try:
+        text = render_prompt(prompt, tokenizer, framing)
+    except TemplateError as fault:
+        return f"refused by the chat template: {' '.join(str(fault).split())}"
+    begins = special.begin is not None and text.startswith(special.begin)
+    return _Rendered(text, (framing.adds_special or not chat) and not begins)
 
 
-def _prompt_ids(text: str, plain: bool, tokenizer: ChatTokenizer) -> tuple[int, ...]:
-    begin = tokenizer.special_tokens_map.get("bos_token")
-    add = plain and not (begin and text.startswith(begin))
-    return tuple(tokenizer(text, add_special_tokens=add, verbose=False)["input_ids"])
+def _prompt_ids(prompts: Sequence[_Rendered | str], tokenizer: ChatTokenizer) -> list[Ids | str]:
+    found: list[Ids | str] = [each if isinstance(each, str) else () for each in prompts]
+    for adds in (False, True):
+        texts = {i: p.text for i, p in enumerate(prompts) if isinstance(p, _Rendered) and p.adds_special == adds}
+        if texts:
+            ids = tokenizer(list(texts.values()), add_special_tokens=adds, verbose=False)["input_ids"]
+            for i, each in zip(texts, ids, strict=True):
+                found[i] = tuple(each)
+    return found
 
 
-def _response_ids(text: str, end: str, tokenizer: ChatTokenizer) -> tuple[int, ...]:
+def _response_ids(texts: Sequence[str], end: str, tokenizer: ChatTokenizer) -> list[Ids]:
     # a special token's name inside a response is text, or it would end the response early
-    body = tokenizer(text.removesuffix(end), add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return (*body["input_ids"], tokenizer.convert_tokens_to_ids(end))
+    bare = [text.removesuffix(end) for text in texts]
+    found = tokenizer(bare, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+    return [(*ids, tokenizer.convert_tokens_to_ids(end)) for ids in found]

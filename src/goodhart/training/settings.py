@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from goodhart.config import named_elsewhere
+from goodhart.config import Count, Positive, Range, Whole, named_elsewhere
+
+Rate = Annotated[float, Range(0, 1, open_low=True)]
+"""A learning rate of AdamW, which moves every weight by about so much in a step."""
+Moment = Annotated[float, Range(0, 1, open_high=True)]
+"""How much of a running mean is kept in a step."""
 
 
 @dataclass(frozen=True)
 class Optimisation:
     """How parameters move (AdamW)."""
 
-    lr: float = 1e-4
+    lr: Rate = 1e-4
     """Peak learning rate."""
-    warmup: int = 10
+    warmup: Whole = 10
     """Steps of linear warm-up."""
     decay: Literal["constant", "linear"] = "constant"
     """After warm-up: constant, or linear to 0 at the last step."""
-    clip: float = 1.0
+    clip: Positive = 1.0
     """Largest gradient norm."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Range(0)] = 0.0
     """Decoupled weight decay."""
-    beta1: float = 0.9
+    beta1: Moment = 0.9
     """AdamW's first moment."""
-    beta2: float = 0.999
+    beta2: Moment = 0.999
     """AdamW's second moment."""
-    micro_batch: int = 0
+    micro_batch: Whole = 0
     """Rows per forward pass; 0 is the whole batch. Changes memory and how many cores can help, not the result."""
 
 
@@ -34,11 +39,11 @@ class Optimisation:
 class Supervised:
     """How the SFT policy is trained."""
 
-    steps: int = 120
+    steps: Count = 120
     """Optimiser steps."""
-    batch: int = 64
+    batch: Count = 64
     """Demonstrations per step."""
-    early: int = 40
+    early: Count = 40
     """The step of the early checkpoint, which writes part of the initial pairs."""
     optimisation: Optimisation = Optimisation(lr=1e-3, warmup=10, decay="linear")
     """The optimiser."""
@@ -52,15 +57,15 @@ class Preference:
     """Language model it starts from: a preset with a base model, a Hub id, or a path."""
     kind: Literal["pairwise", "bradley-terry"] = "pairwise"
     """pairwise: both responses in context; bradley-terry: a score for each."""
-    steps: int = 200
+    steps: Count = 200
     """At most so many optimiser steps."""
-    batch: int = 32
+    batch: Count = 32
     """Pairs per step."""
-    check_every: int = 25
+    check_every: Count = 25
     """Steps between two looks at the validation loss."""
-    patience: int = 2
+    patience: Count = 2
     """Stop after so many looks without a new lowest validation loss; the model of the lowest is kept."""
-    head_factor: float = 50.0
+    head_factor: Positive = 50.0
     """The head moves at so many times the trunk's learning rate."""
     optimisation: Optimisation = Optimisation(lr=1e-4, warmup=10)
     """The optimiser."""

@@ -1,0 +1,25 @@
+"""What can be told of a study before its first cell, from its models' files and its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from goodhart.models.checkpoint import find
+from goodhart.study.check_data import check_pool, check_supply, supply, supply_of
+from goodhart.study.check_models import check_models, models
+from goodhart.study.spec import Study
+from goodhart.study.study_file import PREFERENCES
+
+
+def check(study: Study, prepared: Path | None = None) -> None:
+    """Raises GoodhartError for models that do not fit the study or one another, and for too few data.
+
+    No model is loaded. Preference data are read once, and tokenised as far as the study needs them; `prepared` is the
+    folder of their finished cell, where there is one.
+    """
+    folders = {key: Path(find(name).path) for key, name in models(study).items()}
+    check_models(study, folders)
+    if study.task.kind == PREFERENCES:
+        check_supply(study, supply_of(prepared) if prepared else supply(study, folders["policy"]))
+    else:
+        check_pool(study)

@@ -1,0 +1,121 @@
+"""What a study's models can be used for, by their files alone: size, tokenizer, context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from goodhart.errors import GoodhartError
+from goodhart.models.checkpoint import load_tokenizer
+from goodhart.models.model_files import config, context, parameters, vocabulary
+from goodhart.study.spec import Study
+
+LARGE = 50_000_000
+"""Parameters up to which the defaults of `study_file.OF_SIZE` hold; they were set for models of 0.4 to 16 million."""
+
+
+def models(study: Study) -> dict[str, str]:
+    """The study's models by the keys that name them."""
+    named = {"policy": study.policy, "golden.model": study.golden.model, "proxy.model": study.proxy.model}
+    for name, variant in study.variants.items():
+        if variant.policy:
+            named[f"variants.{name}.policy"] = variant.policy
+        if variant.proxy:
+            named[f"variants.{name}.proxy.model"] = variant.proxy.model
+    return named
+
+
+def check_models(study: Study, folders: Mapping[str, Path]) -> None:
+    """Raises GoodhartError for models, by the key that names each, that cannot do what the study asks of them."""
+    check_sizes(study, {key: parameters(folder) for key, folder in folders.items()})
+    check_contexts(study, {key: config(folder) for key, folder in folders.items()})
+    check_tokenizers(folders)
+
+
+def check_sizes(study: Study, sizes: Mapping[str, int]) -> None:
+    """Raises GoodhartError for keys that are left at the defaults of small models, where a model is a large one."""
+    too_small = {key: max(_of(study, key), key=lambda model: sizes[model]) for key in study.unnamed}
+    large = {key: model for key, model in too_small.items() if sizes[model] > LARGE}
+    if not large:
+        return
+    about = ", ".join(f"{model} has {sizes[model] / 1e6:,.0f} million" for model in dict.fromkeys(large.values()))
+    named = ", ".join(large)
+    raise GoodhartError(
+        f"the defaults of {named} are for models of up to {LARGE // 10**6} million parameters, and {about}: such a "
+        "model takes smaller steps, or it forgets what it knows",
+        f"name them in the study file; what such models are commonly trained with is {_suggested(study, list(large))}",
+    )
+
+
+def _of(study: Study, key: str) -> list[str]:
+    """The keys of the models whose size decides what a setting should be."""
+    section, *rest = key.split(".")
+    if section in ("golden", "proxy"):
+        return [f"{section}.model"]
+    if section == "golden_policy":
+        return ["policy"]
+    if section == "sft":
+        own = [f"variants.{n}.policy" for n, v in study.variants.items() if v.policy and not v.sft]
+        return ["policy", *own]
+    if section == "arms":
+        variant = study.arms[".".join(rest[:-1])].variant
+        other = variant and study.variants[variant].policy
+        return [f"variants.{variant}.policy" if other else "policy"]
+    name = next(name for name in study.variants if key.startswith((f"variants.{name}.sft.", f"variants.{name}.proxy.")))
+    if key.startswith(f"variants.{name}.proxy."):
+        return [f"variants.{name}.proxy.model"]
+    return [f"variants.{name}.policy" if study.variants[name].policy else "policy"]
+
+
+def _suggested(study: Study, keys: list[str]) -> str:
+    """Values as TRL's recipes for reward models, and published ones for DPO and IPO, have them for 0.5 to 8 billion."""
+    steps = max(arm.steps for arm in study.arms.values())
+    by_ending = {
+        "optimisation.lr": "1.0e-5",
+        "head_factor": "1",
+        "golden_policy.steps": str(steps),
+        ".lr": "[1.0e-6]",
+    }
+    found = {key: next(value for ending, value in by_ending.items() if key.endswith(ending)) for key in keys}
+    return " ".join(f"{key}={value}" for key, value in found.items())
+
+
+def check_contexts(study: Study, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises GoodhartError for a model that has fewer positions than the longest text that it must read."""
+    task = study.task
+    kinds = {"golden.model": study.golden.kind, "proxy.model": study.proxy.kind}
+    kinds |= {f"variants.{n}.proxy.model": v.proxy.kind for n, v in study.variants.items() if v.proxy}
+    for key, settings in configs.items():
+        limit = context(dict(settings))
+        # a preference model has a separator behind each response
+        responses = {"pairwise": 2, "bradley-terry": 1}.get(kinds.get(key, ""), 0)
+        written = responses * (task.max_response + 1) if responses else task.max_response
+        apart = bool(settings.get("is_encoder_decoder"))
+        longest = max(task.max_prompt, written) if apart else task.max_prompt + written
+        if limit is not None and longest > limit:
+            what = "both responses" if responses == 2 else "a response"
+            raise GoodhartError(
+                f"{key} has a context of {limit} tokens, and a prompt of task.max_prompt={task.max_prompt} with {what} "
+                f"of task.max_response={task.max_response} takes {longest}",
+                "lower them, or choose a model with a longer context",
+            )
+
+
+def check_tokenizers(folders: Mapping[str, Path]) -> None:
+    """Raises GoodhartError for a model that reads other tokens than the policy."""
+    known: dict[Path, dict[str, int]] = {}
+    for folder in folders.values():
+        if folder not in known:
+            known[folder] = vocabulary(folder) or load_tokenizer(folder).get_vocab()
+    policy = folders["policy"]
+    for key, folder in folders.items():
+        if known[folder] == known[policy]:
+            continue
+        found, own = (load_tokenizer(each).get_vocab() for each in (folder, policy))  # its own code may add tokens
+        if found != own:
+            raise GoodhartError(
+                f"{key} ({folder}) and the policy ({policy}) have different tokenizers, of {len(found)} and {len(own)} "
+                "tokens",
+                "choose models of one family: responses are handed on as token ids",
+            )

@@ -1,0 +1,152 @@
+"""What a study file says before it is settings: paths that start at the file, what sections have from one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from goodhart.errors import GoodhartError
+from goodhart.models.model_files import BASE_MODELS
+
+PREFERENCES = "preferences"
+"""The task of a user's own data."""
+TEMPLATES = ("auto", "none", "plain")
+"""What `task.template` is unless it is a template or names the file of one."""
+OF_SIZE = {
+    "sft": ("optimisation.lr",),
+    "golden": ("optimisation.lr", "head_factor"),
+    "proxy": ("optimisation.lr", "head_factor"),
+    "golden_policy": ("lr", "steps"),
+    "arms": ("lr",),
+}
+"""By section, the keys whose right value depends on how large the section's model is."""
+
+
+def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings with paths of data, models and template that start at `folder`, the study file's.
+
+    A Hub id and a preset stay what they are; what is no path is taken for one if it exists beside the file.
+    """
+
+    def model(name: str) -> str:
+        return name if (BASE_MODELS / name / "config.json").is_file() else _beside(name, folder)
+
+    def template(name: str) -> str:
+        return name if name in TEMPLATES or "{" in name else str((folder / Path(name).expanduser()).resolve())
+
+    found = _changed(data, ["task", "data"], lambda name: _beside(name, folder))
+    found = _changed(found, ["task", "template"], template)
+    for keys in (["policy"], ["golden", "model"], ["proxy", "model"]):
+        found = _changed(found, keys, model)
+    variants = found.get("variants")
+    for name in variants if isinstance(variants, dict) else ():
+        found = _changed(found, ["variants", name, "policy"], model)
+        found = _changed(found, ["variants", name, "proxy", "model"], model)
+    return found
+
+
+def _beside(name: str, folder: Path) -> str:
+    path = (folder / Path(name).expanduser()).resolve()
+    file = name.startswith((".", "~")) or name.endswith((".jsonl", ".json", ".gz", ".parquet"))
+    return str(path) if name and (file or path.exists()) else name
+
+
+def _changed(data: dict[str, Any], keys: list[str], change: Callable[[str], str]) -> dict[str, Any]:
+    """The settings with the text below some keys changed, where there is one."""
+    head, *rest = keys
+    value = data.get(head)
+    if rest and isinstance(value, dict):
+        return {**data, head: _changed(value, rest, change)}
+    return {**data, head: change(value)} if not rest and isinstance(value, str) else data
+
+
+def with_kind(data: dict[str, Any]) -> dict[str, Any]:
+    """Who names data and no kind of task means the data."""
+    task = data.get("task")
+    if isinstance(task, dict) and task.get("data") and "kind" not in task:
+        return {**data, "task": {**task, "kind": PREFERENCES}}
+    return data
+
+
+def with_template(data: dict[str, Any]) -> dict[str, Any]:
+    """The chat template itself in place of its file's name. Raises GoodhartError if the file cannot be read."""
+
+    def read(name: str) -> str:
+        if name in TEMPLATES or "{" in name:
+            return name
+        try:
+            return Path(name).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise GoodhartError(
+                f"task.template is {name!r}, which is no file that can be read as text",
+                f"give one of {', '.join(TEMPLATES)}, the path of a Jinja file, or the template itself",
+            ) from error
+
+    return _changed(data, ["task", "template"], read)
+
+
+def inheriting(data: dict[str, Any]) -> dict[str, Any]:
+    """The variants' sections filled up from the study's own."""
+    variants = data.get("variants")
+    if not isinstance(variants, dict):
+        return data
+    full: dict[str, Any] = {}
+    for name, variant in variants.items():
+        full[name] = variant
+        if isinstance(variant, dict):
+            full[name] = {key: _filled(value, data.get(key)) for key, value in variant.items()}
+    return {**data, "variants": full}
+
+
+def _filled(value: Any, own: Any) -> Any:
+    """A section with what it does not name taken from another, at every depth."""
+    if not isinstance(value, dict) or not isinstance(own, dict):
+        return value
+    return {**own, **{key: _filled(each, own.get(key)) for key, each in value.items()}}
+
+
+def refuse_unread(data: dict[str, Any]) -> None:
+    """Raises GoodhartError for a key that an arm has by its type and does not read."""
+    for where, arm in {**dict(_named(data, "arms")), "golden_policy": data.get("golden_policy")}.items():
+        optimisation = arm.get("optimisation") if isinstance(arm, dict) else None
+        if isinstance(optimisation, dict) and "lr" in optimisation:
+            raise GoodhartError(
+                f"{where}.optimisation.lr is not read: the learning rates of an arm are a sweep",
+                f"set {where}.lr=[{optimisation['lr']}] in its place",
+            )
+
+
+def unnamed(data: dict[str, Any], arms: list[str]) -> tuple[str, ...]:
+    """The keys of `OF_SIZE` that settings, with what variants inherit, leave at their defaults."""
+    given = dict(_named(data, "arms"))
+    sections = {name: data.get(name) for name in ("sft", "golden", "proxy", "golden_policy")}
+    keys = {where: OF_SIZE[where] for where in sections}
+    for arm in arms:
+        sections[f"arms.{arm}"], keys[f"arms.{arm}"] = given.get(f"arms.{arm}"), OF_SIZE["arms"]
+    for where, variant in _named(data, "variants"):
+        for part in ("sft", "proxy"):
+            if isinstance(variant, dict) and isinstance(variant.get(part), dict):
+                sections[f"{where}.{part}"], keys[f"{where}.{part}"] = variant[part], OF_SIZE[part]
+    return tuple(f"{where}.{key}" for where in sections for key in keys[where] if not _has(sections[where], key))
+
+
+def names_alone(data: dict[str, Any]) -> dict[str, Any]:
+    """The mappings of names with nothing said of any of them."""
+    found = {mapping: data.get(mapping) for mapping in ("arms", "variants", "hypotheses", "axes")}
+    return {mapping: {name: {} for name in names} for mapping, names in found.items() if isinstance(names, dict)}
+
+
+def _named(data: dict[str, Any], mapping: str) -> Iterator[tuple[str, Any]]:
+    """(key, settings) of all in a mapping of names."""
+    found = data.get(mapping)
+    for name, settings in found.items() if isinstance(found, dict) else ():
+        yield f"{mapping}.{name}", settings
+
+
+def _has(section: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(section, dict) or part not in section:
+            return False
+        section = section[part]
+    return True
