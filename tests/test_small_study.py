@@ -200,4 +200,4 @@ def test_a_prompt_longer_than_the_context_is_an_error(finished):
 
 
 def test_a_diverging_run_is_an_error_that_names_the_rate(finished):
-    assert "learning rate" in made_until_it_fails(finished, "arms.offline.lr=[1e30]", "not finite")
+    assert "learning rate" in made_until_it_fails(finished, "arms.offline.beta=[1e30]", "not finite")

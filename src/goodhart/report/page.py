@@ -18,7 +18,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; `folded` tables are long and open on a click."""
+    """A part of the page; `notices` are what a reader must not miss, `folded` tables are long and open on a click."""
 
     anchor: str
     title: str
@@ -28,6 +28,7 @@ class Section:
     grids: tuple[Grid, ...] = ()
     samples: tuple[Sample, ...] = ()
     folded: tuple[Grid, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 def _base64(data: bytes) -> str:
