@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from goodhart.errors import GoodhartError
+from goodhart.printable import printable
 
 
 def _console() -> Console:
-    return Console(soft_wrap=True)
+    return Console(soft_wrap=True, markup=False, emoji=False)  # names are no markup
 
 
 def run(
@@ -41,7 +42,8 @@ def run(
     _, cells = plan(study, root)
     if dry_run:
         for cell, done in cells:
-            console.print(f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}", highlight=False, markup=False)
+            line = printable(f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}")
+            console.print(line, highlight=False)
     ahead = prospect(study, cells, crew)
     line = f"{len(cells) - ahead.missing} of {len(cells)} cells are done"
     about = f"; the others take about {duration(ahead.wall)} with {crew.workers} workers on this machine"
@@ -58,7 +60,7 @@ def _show(folder: Path, console: Console) -> None:
     findings = analyse(folder)
     path = write_report(folder, findings)
     console.print(terminal_table(findings))
-    console.print(f"report: {path}", highlight=False, markup=False)
+    console.print(printable(f"report: {path}"), highlight=False)
 
 
 def status(study_name: str, overrides: list[str], root: Path) -> None:
@@ -75,7 +77,7 @@ def status(study_name: str, overrides: list[str], root: Path) -> None:
     for cell, done in cells:
         seconds = f"{store.record(cell.id)['seconds']:.1f}" if done else ""
         state = "done" if done else "begun" if store.partial(cell.id).exists() else "missing"
-        table.add_row(state, cell.id, cell.label, seconds)
+        table.add_row(state, cell.id, printable(cell.label), seconds)
     _console().print(table)
 
 
@@ -112,7 +114,7 @@ def compare(name: str, first: str, second: str, root: Path) -> None:
     resamples = int(contents.record["study"]["resamples"])
     for measure, title in MEASURES.items():
         for found in measure_summary(matrix, measure, (first, second), resamples).comparisons:
-            _console().print(f"{title}: {gap_line(found.gap)}", highlight=False, markup=False)
+            _console().print(printable(f"{title}: {gap_line(found.gap)}"), highlight=False)
 
 
 def show_list() -> None:
@@ -163,7 +165,7 @@ def data(path: str, layout: str, model: str, max_prompt: int, max_response: int)
         max_prompt=max_prompt or None,
         max_response=max_response or None,
     )
-    _console().print(render_text(found), highlight=False, markup=False)
+    _console().print(printable(render_text(found)), highlight=False)
 
 
 def pretrain(out: Path, work: Path, settings: dict[str, Any]) -> None:

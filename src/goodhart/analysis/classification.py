@@ -155,8 +155,8 @@ def correlate(
     run = np.array([place[at] for at in names])
     estimate = float(weighted_spearman(x, y, np.ones((1, len(x))))[0])
     se = _spread(x, y, run, len(place), stream(seed, "analysis/spearman", name), resamples)
-    found = around(estimate, se, float(len(place) - 1), seeds=len(place), prompts=0)
-    low, high = (float(np.clip(end, -1.0, 1.0)) for end in (found.low, found.high))
+    uncut = around(estimate, se, float(len(place) - 1), seeds=len(place), prompts=0)
+    low, high = (float(np.clip(end, -1.0, 1.0)) for end in (uncut.low, uncut.high))
     return Correlation(name, both[0][0].split, estimate, low, high, se, len(both), len(place))
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from transformers import LlamaConfig
+from typing import Any
 
 from goodhart.errors import GoodhartError
 
@@ -29,15 +28,17 @@ VOCABULARY = 4096
 CONTEXT = 256
 
 
-def preset_config(name: str, *, vocab_size: int, bos: int, eos: int, pad: int) -> LlamaConfig:
+def preset_config(name: str, *, vocab_size: int, bos: int, eos: int, pad: int) -> Any:
     """The Hugging Face configuration of a preset. Raises GoodhartError for a name that is none."""
     if name not in PRESETS:
         raise GoodhartError(f"there is no model preset {name!r}", f"choose one of {', '.join(PRESETS)}")
     return config_of(PRESETS[name], vocab_size=vocab_size, bos=bos, eos=eos, pad=pad)
 
 
-def config_of(shape: Preset, *, vocab_size: int, bos: int, eos: int, pad: int) -> LlamaConfig:
+def config_of(shape: Preset, *, vocab_size: int, bos: int, eos: int, pad: int) -> Any:
     """The Hugging Face configuration of a shape."""
+    from transformers import LlamaConfig  # slow to import, and `goodhart --help` only asks for names
+
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=shape.hidden,

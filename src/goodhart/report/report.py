@@ -22,7 +22,7 @@ from goodhart.report.hypotheses import (
     published_grid,
     verdict_grid,
 )
-from goodhart.report.judges import quality_grid, quality_picture, validation_picture
+from goodhart.report.judges import doubts, quality_grid, quality_picture, validation_picture
 from goodhart.report.on_policy import drift_grid, drift_picture
 from goodhart.report.overoptimisation_figure import along_kl, overoptimisation_grid, overoptimisation_picture
 from goodhart.report.page import Section, render
@@ -94,7 +94,7 @@ def _answer(found: Findings) -> Section:
         "and how much the arms differ depends on how many there are."
     )
     note = seeds_note(study["seeds"])
-    paragraphs = (*others, labels, *((note,) if note else ()))
+    paragraphs = (*doubts(found.contents.record), *others, labels, *((note,) if note else ()))
     return Section("answer", "Answer", lead, paragraphs, grids=(headline_grid(found),))
 
 

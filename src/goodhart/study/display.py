@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from goodhart.printable import printable
 from goodhart.store import Store
 from goodhart.study.cell import Cell
 from goodhart.study.executor import Progress
@@ -51,12 +52,11 @@ class Screen:
             self.spent += record["seconds"] * record["threads"]
             self.expected += self.waiting.pop(finished.id, 0.0)
             count = len(progress.done) + progress.cached
-            line = (
-                f"[{count}/{progress.total}] {finished.label or finished.id}: {record['seconds']:.1f} s{_news(record)}"
-            )
+            name = printable(finished.label or finished.id)
+            line = f"[{count}/{progress.total}] {name}: {record['seconds']:.1f} s{_news(record)}"
             self.news.append(line)
             if self.live is None:
-                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+                self.console.print(line, highlight=False, soft_wrap=True, markup=False, emoji=False)
         if self.live:
             self.live.update(self._picture(progress))
 
@@ -66,7 +66,8 @@ class Screen:
             state = self._state(cell)
             bar = ProgressBar(total=max(1, state.get("total", 1)), completed=state.get("done", 0), width=24)
             seconds = f"{time.monotonic() - since:.0f} s"
-            table.add_row(Text(cell.label or cell.id, style="bold"), bar, seconds, Text(state.get("note", "")))
+            name, note = printable(cell.label or cell.id), printable(state.get("note", ""))
+            table.add_row(Text(name, style="bold"), bar, seconds, Text(note))
         count = len(progress.done) + progress.cached
         head = f"{count} of {progress.total} cells, {time.monotonic() - self.began:.0f} s{self._left()}"
         return Group(Text(head, style="cyan"), table, *(Text(line, style="dim") for line in self.news))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import resource
 import subprocess
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
@@ -41,6 +42,12 @@ def machine() -> dict[str, Any]:
         "memory GiB": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def largest_worker() -> float:
+    """What the largest of the processes that this one has waited for held at its peak, GiB."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return peak / (2**30 if platform.system() == "Darwin" else 2**20)  # bytes there, KiB elsewhere
 
 
 def _processor() -> str:

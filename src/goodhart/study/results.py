@@ -81,6 +81,7 @@ def _streams(store: Store, graph: Graph) -> pa.Table:
 def _record(store: Store, study: Study, graph: Graph, engine: Engine, cost: dict[str, Any]) -> dict[str, Any]:
     cells = closure(graph.targets)
     records = {cell.id: store.record(cell.id) for cell in cells}
+    arms = {item.run.id: item.arm for item in reversed(graph.measured) if item.run}
     return {
         "study": plain_data(study),
         "anchors": anchors(study, graph),
@@ -101,7 +102,7 @@ def _record(store: Store, study: Study, graph: Graph, engine: Engine, cost: dict
         "variants": {
             role: records[cell.id]["result"] for role, cell in graph.quality.items() if role not in ("golden", "proxy")
         },
-        "cells": [_line(cell, records[cell.id]) for cell in cells],
+        "cells": [{**_line(cell, records[cell.id]), "arm": arms.get(cell.id, "")} for cell in cells],
     }
 
 

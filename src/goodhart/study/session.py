@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from goodhart.study.display import Screen
 from goodhart.study.engine import Engine
 from goodhart.study.executor import Groups, cores, execute
 from goodhart.study.graph import Graph, build_graph
+from goodhart.study.record import largest_worker
 from goodhart.study.results import write_results
 from goodhart.study.spec import Study
 
@@ -96,6 +96,6 @@ def run_study(study: Study, engine: Engine, root: Path, crew: Crew, console: Con
         "cells made": len(progress.done),
         "cells reused": progress.cached,
         "seconds of all cells": round(sum(store.record(c.id)["seconds"] for c in cells), 1),
-        "largest worker, GiB": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
+        "largest worker, GiB": round(largest_worker(), 2),
     }
     return Outcome(write_results(store, study, graph, engine, cost), graph, cost)
