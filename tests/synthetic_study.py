@@ -254,7 +254,7 @@ def cells(made: Made) -> list[dict[str, Any]]:
                     first if arm == made.arms[0] else {"generate": 0.1, "label": 0.0, "reference": 0.0, "train": 28.0}
                 )
                 label = f"{arm} beta={beta:g} lr=0.0002 seed {seed}"
-                found += [line("run", number, label, stages)]
+                found += [{**line("run", number, label, stages), "arm": arm}]
                 found += [
                     line("evaluation", number + 1 + i, f"measure {label} step {step}", {"evaluate": 7.0})
                     for i, step in enumerate(made.steps)

@@ -11,7 +11,7 @@ from goodhart.analysis.crossfit import draw
 from goodhart.analysis.gap import at_equal_settings, matched
 from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
 from goodhart.analysis.interval import of_mean
-from goodhart.analysis.rulings import rule
+from goodhart.analysis.rulings import rule, sides
 from goodhart.analysis.table import clouds, read
 from goodhart.evaluation.schema import BUDGETS, STREAM_ROWS
 from goodhart.randomness import stream
@@ -331,6 +331,36 @@ def test_the_correlation_is_over_the_checkpoints_of_all_arms_that_are_named():
         assert found.interval.low <= found.interval.high < 0
         assert found.over == over
     assert estimate(tables, contrast("correlation", split="held_out")).interval is None
+
+
+def scattered(seed, runs):
+    """Rows and pair rows of runs whose checkpoints have drawn win rates and accuracies, a little alike."""
+    rng = stream(seed, "test/scattered")
+    share, records, rows = rng.uniform(-1, 1), [], []
+    for run in range(runs):
+        for step in (1, 2, 3):
+            both = rng.normal(size=2)
+            right = int(np.clip(round(10 + 4 * both[0]), 0, 20))
+            win = float(np.clip(0.5 + 0.1 * (share * both[0] + both[1]), 0, 1))
+            at = ("online", "beta=0.1 lr=0.0001", 0.1, 1e-4, run, step, "train")
+            records += [(*at, f"q{i}", f"p{i % 4}", 1.0, 1.0 if i < right else -1.0, 0.0) for i in range(20)]
+            rows += [row("online", 0.1, run, step, p, float(step), win) for p in range(4)]
+    return rows_of(rows), pairs_of(records)
+
+
+@pytest.mark.parametrize("runs", [3, 4, 8])
+def test_the_interval_of_a_correlation_leaves_out_what_its_test_rejects(runs):
+    """One law for both: 0 is outside of the 95% interval where the two-sided p is below 5%, and nowhere else."""
+    seen, tested = set(), contrast("correlation", second="", split="train")
+    for seed in range(120):
+        rows, pairs = scattered(seed, runs)
+        found = estimate(tables_of(rows, pairs=pairs), tested).interval
+        p = 2 * min(sides(found, tested))
+        outside = not found.low <= 0 <= found.high
+        assert outside == (p < 0.05), f"{found} and p = {p:.3f} disagree"
+        assert -1 <= found.low <= found.estimate <= found.high <= 1
+        seen.add(outside)
+    assert seen == {True, False}
 
 
 EVERY = [

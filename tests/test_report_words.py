@@ -1,25 +1,32 @@
 """The report's sentences, numbers and marks."""
 
 import dataclasses
+import html
+import io
+import json
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from goodhart.analysis.crossfit import Curve
 from goodhart.analysis.gap import Gap, Range, SettingGaps
 from goodhart.analysis.interval import Interval
 from goodhart.report.cost import STAGES, cost_grid, shares
 from goodhart.report.export import _plain
+from goodhart.report.findings import analyse
 from goodhart.report.grid import Grid, duration, flattened, interval, number
-from goodhart.report.judges import measured, quality_grid
+from goodhart.report.judges import doubts, measured, quality_grid
 from goodhart.report.provenance import cell_grid, data_grids, settings_grid
+from goodhart.report.report import write_report
+from goodhart.report.terminal import terminal_table
 from goodhart.report.theme import canvas, png, shown, styles
 from goodhart.report.verdict import answer, gap_line, spelled_share, verdict
 from goodhart.study.recipes import RECIPES
-from synthetic_study import Made, cells, record
+from synthetic_study import Made, cells, judged, make_study, record
 
 
 def found(estimate, low, high, seeds=2):
@@ -98,11 +105,11 @@ def test_every_setting_is_listed():
 
 
 def test_cost_counts_every_second_once():
-    made = cells(Made(arms=("online", "beta=2 beta=x")))
+    made = cells(Made(arms=("online", "odd lr=1 seed 2")))
     parts = shares(made)
     assert sum(part.total for part in parts) == pytest.approx(sum(cell["seconds"] for cell in made))
     assert sum(part.cells for part in parts) == len(made)
-    assert {"runs: online", "runs: beta=2 beta=x", "measuring"} <= {part.group for part in parts}
+    assert {"runs: online", "runs: odd lr=1 seed 2", "measuring"} <= {part.group for part in parts}
     online = next(part for part in parts if part.group == "runs: online")
     assert online.seconds["generate"] == pytest.approx(4 * 12.0)
     assert online.tokens == 4 * 35_000
@@ -110,6 +117,14 @@ def test_cost_counts_every_second_once():
     assert next(part for part in parts if part.group == "data").use is None
     grid = cost_grid(parts)
     assert {len(row) for row in grid.rows} == {len(grid.header)} == {len(STAGES) + 5}
+
+
+def test_a_part_of_the_cost_is_named_by_the_arm_and_not_by_what_a_label_looks_like():
+    """An arm may be called as if it had a setting; a label may be worded anew."""
+    cell = {"kind": "run", "label": "worded anew", "stages": {}, "seconds": 1.0}
+    names = ["odd lr=1 seed 2", "online"]
+    assert [part.group for part in shares([{**cell, "arm": name} for name in names])] == [f"runs: {n}" for n in names]
+    assert [part.group for part in shares([cell])] == ["runs: worded anew"]
 
 
 def test_every_kind_of_cell_has_its_part():
@@ -174,3 +189,54 @@ def test_a_column_in_which_no_row_has_anything_is_left_out():
     grid = Grid("t", ("arm", "peak", "reason"), (("a", "–", "none"), ("b", "–", "–")), "note").filled
     assert (grid.header, grid.rows, grid.note) == (("arm", "reason"), (("a", "none"), ("b", "–")), "note")
     assert Grid("t", ("arm", "peak"), ()).filled.header == ("arm", "peak")
+
+
+def poor(role, **found):
+    """The record of a study of which one model was measured to be so."""
+    made = record(Made(), "study")
+    return {**made, role: {**made[role], "test": {**made[role]["test"], **found}}}
+
+
+CHANCE = {"accuracy": 0.49, "low": 0.447, "high": 0.533}
+
+
+def test_a_judge_that_can_judge_is_not_doubted():
+    assert doubts(record(Made(), "study")) == []
+    assert doubts(poor("proxy", low=0.501, flips=0.24)) == []
+
+
+@pytest.mark.parametrize(
+    ("role", "found", "words"),
+    [
+        ("golden", CHANCE, ("every golden win rate", "0.490 [0.447, 0.533]", "512 held-out", "not told from chance")),
+        ("proxy", CHANCE, ("what online arms learn", "the proxy model", "0.490 [0.447, 0.533]")),
+        ("golden", {"flips": 0.36}, ("the golden model: 36% of its verdicts flip",)),
+        ("golden", {"accuracy": 0.3, "low": 0.26, "high": 0.34}, ("worse than chance",)),
+        ("proxy", {**CHANCE, "flips": 0.36}, ("0.490", "and 36% of its verdicts")),
+    ],
+)
+def test_a_judge_at_chance_is_said_with_its_numbers(role, found, words):
+    (sentence,) = doubts(poor(role, **found))
+    assert sentence.startswith("Warning: ")
+    for word in words:
+        assert word in sentence
+
+
+def test_the_proxy_of_a_variant_is_doubted_too():
+    made = record(Made(), "study")
+    found = doubts({**made, "variants": {"proxy (few)": {"test": {**judged(0.49), "flips": 0.1}}}})
+    assert ["the proxy (few) model" in sentence for sentence in found] == [True]
+
+
+def test_a_poor_judge_is_said_in_the_terminal_and_in_the_answer(tmp_path):
+    folder = make_study(tmp_path / "study")
+    path = folder / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "golden": poor("golden", **CHANCE)["golden"]}))
+    found = analyse(folder)
+    out = io.StringIO()
+    Console(file=out, width=400).print(terminal_table(found))
+    (sentence,) = doubts(found.contents.record)
+    assert sentence in out.getvalue()
+    page = write_report(folder, found, resolution=30).read_text()
+    answer = html.unescape(page[page.index('id="answer"') : page.index('id="frontier"')])
+    assert sentence in answer

@@ -5,6 +5,7 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -104,6 +105,21 @@ def test_every_arm_says_how_far_its_data_were_from_it_and_what_they_took(finishe
         for arm in ("replay", "written", "mixed"):
             assert online < own[arm]["operations"] < 2.5 * online
         assert own["offline"]["operations"] < online
+
+
+def test_the_log_says_of_a_checkpoint_what_the_tables_say(finished):
+    """Means over held-out prompts alone, though training prompts are measured beside them."""
+    names = ("kl", "golden_vs_policy", "golden_vs_sft")
+    differ = False
+    for _, folder in cells_of(finished[1], "evaluation"):
+        rows = pq.read_table(folder / "rows.parquet").to_pylist()
+        own = [r for r in rows if r["split"] == "held_out"]
+        said = json.loads((folder / "cell.json").read_text())["result"]["means"]
+        assert 0 < len(own) < len(rows)
+        for name in names:
+            assert said[name] == pytest.approx(np.mean([r[name] for r in own])), f"{name} is not of held-out prompts"
+            differ |= abs(said[name] - np.mean([r[name] for r in rows])) > 1e-3
+    assert differ, "both splits have the same means, so nothing is tested"
 
 
 def test_best_of_n_has_the_kl_of_its_formula_and_nothing_that_it_cannot_know(finished):

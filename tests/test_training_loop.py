@@ -323,7 +323,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_the_parameters(arm
     run.go(*ARMS[arm](), steps=1)
     before = run.weights.clone()
     broken = replace(DATA, reference=np.full((5, 2), [0.0, math.nan]), reference_name="start")
-    with pytest.raises(GoodhartError, match=r"not finite at step 1; lower the learning rate \(now 0\.01\)"):
+    with pytest.raises(GoodhartError, match=r"at step 2 of 4; lower the learning rate \(its peak is 0\.01\)"):
         run.go(DataSource(broken, 4, 0), DataLabels(), start=1)
     assert torch.equal(run.weights, before)
 

@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 import tyro
 
 from goodhart.errors import GoodhartError
+from goodhart.models.presets import PRESETS
+from goodhart.printable import printable
 
 Root = Annotated[Path, tyro.conf.arg(help="Folder that keeps cells and studies.")]
 
@@ -125,8 +127,7 @@ class Data:
 class Pretrain:
     """Train a base model on the installed packages, or go on where it stopped."""
 
-    preset: tyro.conf.Positional[str] = "small"
-    """Model preset: tiny, small or base."""
+    preset: tyro.conf.Positional[Annotated[str, tyro.conf.arg(help=f"Model preset: {', '.join(PRESETS)}.")]] = "small"
     out: Path = Path("base_model")
     """Folder of the finished model."""
     work: Path = Path("runs/pretraining")
@@ -161,7 +162,7 @@ def main(arguments: list[str] | None = None) -> None:
         with _ended_by_termination():
             code = _dispatch(command)
     except GoodhartError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         sys.exit(1)
     except _Terminated:
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from goodhart.errors import GoodhartError
+from goodhart.printable import printable
 
 if TYPE_CHECKING:
     from goodhart.study.session import Crew, Prospect
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _console() -> Console:
-    return Console(soft_wrap=True)
+    return Console(soft_wrap=True, markup=False, emoji=False)  # names are no markup
 
 
 def run(
@@ -85,7 +86,8 @@ def _ahead(ahead: Prospect, cells: int, crew: Crew) -> str:
 
 
 def _say(console: Console, sentence: str) -> None:
-    console.print(sentence, highlight=False, markup=False)
+    """A line on the screen: names in it are no markup and no escape sequences."""
+    console.print(printable(sentence), highlight=False)
     console.file.flush()
 
 
@@ -122,7 +124,7 @@ def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -
         if state == "damaged":
             note = ", ".join(path.name for path in store.faults(cell.id, thorough=verify))
         about = "; ".join(part for part in (note, f"by {who}" if who else "") if part)
-        table.add_row(*(Text(each) for each in (state, cell.id, cell.label, seconds, about)))
+        table.add_row(*(Text(printable(each)) for each in (state, cell.id, cell.label, seconds, about)))
     console.print(table)
     _say(console, ", ".join(f"{number} {state}" for state, number in states.items()))
     if states["damaged"]:
@@ -279,10 +281,9 @@ def data(path: str, layout: str, model: str, max_prompt: int, max_response: int,
         reading = Reading(load_tokenizer(find(model).path), framed, max_prompt or None, max_response or None)
     with _bar("tokenised") as say:
         found = describe(path, reading, layout=None if layout == "auto" else layout, say=say)
-    _console().print(render_text(found), highlight=False, markup=False)
+    _say(_console(), render_text(found))
     for split in found.splits:
-        line = f"split {split.name}: {default_needs(split.prompts, split.usable)}"
-        _console().print(line, highlight=False, markup=False)
+        _say(_console(), f"split {split.name}: {default_needs(split.prompts, split.usable)}")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from goodhart.analysis.interval import LEVEL
+from goodhart.analysis.interval import around
 from goodhart.analysis.table import Checkpoint, by_checkpoint, floats, of_split, prompt_codes
 from goodhart.randomness import stream
 
@@ -37,13 +37,17 @@ class Classification:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation over checkpoints, its 95% percentile interval, and how many were compared."""
+    """Spearman's rank correlation over checkpoints with its 95% interval, and how many were compared.
+
+    NaN is what is not known.
+    """
 
     arm: str
     split: str
     estimate: float
     low: float
     high: float
+    se: float
     checkpoints: int
     runs: int
 
@@ -137,8 +141,9 @@ def correlate(
 ) -> Correlation | None:
     """Accuracy against golden win rate over the trained checkpoints of some arms; None with fewer than 3 of them.
 
-    The bootstrap draws whole runs (arm, setting, seed), because the checkpoints of a run resemble each other; with
-    fewer than 3 runs the interval is NaN.
+    The interval is estimate -+ t se within [-1, 1], with R - 1 degrees of freedom for R runs. The standard error is a
+    bootstrap's that draws whole runs (arm, setting, seed), because the checkpoints of a run resemble each other, its
+    variance times R/(R - 1); with fewer than 3 runs there is none.
     """
     both = [(c, win_rate[c.checkpoint]) for c in found if c.checkpoint.arm in arms and c.checkpoint in win_rate]
     both = [(c, rate) for c, rate in both if c.checkpoint.step > 0 and np.isfinite(c.accuracy.mean + rate)]
@@ -149,24 +154,23 @@ def correlate(
     place = {run: i for i, run in enumerate(sorted(set(names)))}
     run = np.array([place[at] for at in names])
     estimate = float(weighted_spearman(x, y, np.ones((1, len(x))))[0])
-    low, high = _percentiles(x, y, run, len(place), stream(seed, "analysis/spearman", name), resamples)
-    return Correlation(name, both[0][0].split, estimate, low, high, len(both), len(place))
+    se = _spread(x, y, run, len(place), stream(seed, "analysis/spearman", name), resamples)
+    uncut = around(estimate, se, float(len(place) - 1), seeds=len(place), prompts=0)
+    low, high = (float(np.clip(end, -1.0, 1.0)) for end in (uncut.low, uncut.high))
+    return Correlation(name, both[0][0].split, estimate, low, high, se, len(both), len(place))
 
 
-def _percentiles(
+def _spread(
     x: Float[np.ndarray, " item"],
     y: Float[np.ndarray, " item"],
     run: Int[np.ndarray, " item"],
     runs: int,
     rng: np.random.Generator,
     resamples: int,
-) -> tuple[float, float]:
+) -> float:
     if runs < 3:
-        return float("nan"), float("nan")
+        return float("nan")
     counts = rng.multinomial(runs, np.full(runs, 1 / runs), size=resamples).astype(np.float64)
     drawn = weighted_spearman(x, y, counts[:, run])
     known = drawn[np.isfinite(drawn)]
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return float(np.sqrt(known.var(ddof=1) * runs / (runs - 1))) if len(known) > 1 else float("nan")

@@ -277,9 +277,7 @@ def _correlation(tables: Tables, contrast: Contrast) -> Estimate:
     )
     if found is None or not np.isfinite(found.low + found.high):
         return Estimate(None, "too few checkpoints")
-    half = (found.high - found.low) / 2
-    se = half / 1.959963984540054
-    interval = Interval(found.estimate, found.low, found.high, se, float(found.runs - 1), found.runs, 0)
+    interval = Interval(found.estimate, found.low, found.high, found.se, float(found.runs - 1), found.runs, 0)
     return Estimate(interval, f"{found.checkpoints} checkpoints of {found.runs} runs")
 
 

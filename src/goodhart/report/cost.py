@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +30,6 @@ _GROUPS = {
     "best of n": "best of n",
     "written": "pairs of other policies",
 }
-_SETTING = re.compile(r" (beta=\S+ )?lr=\S+ seed \d+$")
-"""What a run's label says behind its arm."""
 _HATCHES = ("", "///", "...", "\\\\\\", "xx", "")
 _FILLS = (theme.BLUE, theme.ORANGE, theme.SKY, theme.GREEN, theme.PURPLE, "#bdbdbd")
 
@@ -59,7 +56,8 @@ def shares(cells: list[dict[str, Any]]) -> list[Share]:
     """The cells' accounts in the order of the work; each arm's training runs are a part of their own."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
-        group = _GROUPS.get(cell["kind"]) or f"runs: {_SETTING.sub('', cell['label'])}"
+        # records of before runs named their arm have its label alone
+        group = _GROUPS.get(cell["kind"]) or f"runs: {cell.get('arm') or cell['label']}"
         groups.setdefault(group, []).append(cell)
     return [_share(group, groups[group]) for group in sorted(groups, key=lambda group: group == "measuring")]
 

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from goodhart.report import theme
-from goodhart.report.grid import Grid, interval, number
+from goodhart.report.grid import Grid, interval, listed, number
 from goodhart.report.theme import Picture, Style
 
 _STYLES = {"golden": Style(theme.ORANGE, "D", "-"), "proxy": Style(theme.SKY, "v", (0, (5, 2)))}
+MANY_FLIPS = 0.25
+"""From so many on, the share of order flips is said at the top: chance alone gives up to one half."""
 _LEARNS = {"golden": "initial pairs", "proxy": "golden labels"}
 
 
@@ -26,6 +28,28 @@ def measured(record: Mapping[str, Any], role: str) -> dict[str, dict[str, Any]]:
         found |= {f"held-out {_LEARNS[role]}, only “{kind}”": quality for kind, quality in kinds.items()}
     found |= {f"probe: {kind}": quality for kind, quality in model.get("probes", {}).items()}
     return {**found, "its own training pairs": model["train"]} if "train" in model else found
+
+
+def doubts(record: Mapping[str, Any]) -> list[str]:
+    """A sentence for each model that, on held-out pairs, judges no better than chance or by the order.
+
+    Golden first: every win rate rests on it. Then the proxy, and the proxies of variants.
+    """
+    variants = {role: quality for role, quality in record["variants"].items() if "test" in quality}
+    models = {role: record[role] for role in ("golden", "proxy") if "test" in record[role]} | variants
+    return [sentence for role, model in models.items() if (sentence := _doubt(role, model["test"]))]
+
+
+def _doubt(role: str, found: Mapping[str, Any]) -> str:
+    faults: list[str] = []
+    if found["low"] <= 0.5:
+        agreement = interval(found["accuracy"], found["low"], found["high"])
+        worse = "worse than" if found["high"] < 0.5 else "not told from"
+        faults.append(f"its agreement with {found['pairs']:,} held-out labels, {agreement}, is {worse} chance (0.5)")
+    if found["flips"] >= MANY_FLIPS:
+        faults.append(f"{found['flips']:.0%} of its verdicts flip with the order of the two responses")
+    rests = "every golden win rate" if role == "golden" else "what online arms learn"
+    return f"Warning: {rests} rests on a poor judge, the {role} model: {listed(faults)}." if faults else ""
 
 
 def quality_grid(record: Mapping[str, Any]) -> Grid:

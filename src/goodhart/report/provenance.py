@@ -19,12 +19,12 @@ def data_grids(data: Mapping[str, Any]) -> list[Grid]:
     for kind in ("prompts", "preferences"):
         if kind in data:
             grids += _prompts(data[kind]["counts"])
-    if "kinds" in data.get("pairs", {}):
-        pairs = data["pairs"]
-        note = (
-            f"Preferred by similarity to the human line; a keyed coin settled {pairs['ties settled by a coin']:,} ties."
-        )
-        grids.append(counted("Initial pairs: what stands against what", pairs["kinds"], "split and kind", note))
+    initial = [data[kind] for kind in ("pairs", "test pairs") if "kinds" in data.get(kind, {})]
+    if initial:
+        ties, kinds = sum(part["ties settled by a coin"] for part in initial), [part["kinds"] for part in initial]
+        note = f"Preferred by similarity to the human line; a keyed coin settled {ties:,} ties."
+        both = {name: number for part in kinds for name, number in part.items()}
+        grids.append(counted("Initial pairs: what stands against what", both, "split and kind", note))
     return grids
 
 
@@ -46,13 +46,14 @@ def _prompts(counts: Mapping[str, Any]) -> list[Grid]:
     ]
 
 
-def label_grid(labels: Mapping[str, Any], sft: Mapping[str, Any]) -> Grid:
-    """The golden data set and the SFT policy in numbers."""
-    rows = [(f"golden pairs, {split}", f"{n:,}") for split, n in labels["pairs"].items()]
-    rows += [
-        (f"golden agrees with initial labels, {s}", f"{a:.3f}")
-        for s, a in labels["agreement with initial labels"].items()
+def label_grid(labels: Mapping[str, Any], tests: Mapping[str, Any], sft: Mapping[str, Any]) -> Grid:
+    """The golden data set, the pairs that only measure, and the SFT policy in numbers."""
+    agreement = "agreement with initial labels"
+    rows = [
+        (f"golden pairs, {split}", f"{n:,}") for part in (labels, tests) for split, n in part.get("pairs", {}).items()
     ]
+    agreed = {**labels[agreement], **tests.get(agreement, {})}
+    rows += [(f"golden agrees with initial labels, {split}", f"{share:.3f}") for split, share in agreed.items()]
     rows += [("first response preferred", f"{labels['first preferred']:.3f}"), ("golden ties", f"{labels['ties']:,}")]
     names = [name for name in sft if name.startswith("nats per token")]
     rows += [(f"SFT policy on human lines, {name}", f"{sft[name]:.2f}") for name in names]

@@ -22,12 +22,13 @@ from goodhart.report.hypotheses import (
     published_grid,
     verdict_grid,
 )
-from goodhart.report.judges import quality_grid, quality_picture, validation_picture
+from goodhart.report.judges import doubts, quality_grid, quality_picture, validation_picture
 from goodhart.report.on_policy import drift_grid, drift_picture
 from goodhart.report.overoptimisation_figure import along_kl, overoptimisation_grid, overoptimisation_picture
 from goodhart.report.page import Section, render
 from goodhart.report.paper_figure import paper_picture
 from goodhart.report.samples import select
+from goodhart.report.unfinished import lacking
 from goodhart.report.verdict import answer, gap_line, seeds_note
 from goodhart.store import write_atomically
 
@@ -95,7 +96,8 @@ def _answer(found: Findings) -> Section:
     )
     note = seeds_note(study["seeds"])
     paragraphs = (*others, labels, *((note,) if note else ()))
-    return Section("answer", "Answer", lead, paragraphs, grids=(headline_grid(found),))
+    notices = (*lacking(found.contents.unfinished), *doubts(found.contents.record))
+    return Section("answer", "Answer", lead, paragraphs, grids=(headline_grid(found),), notices=notices)
 
 
 def _hypotheses(found: Findings, resolution: int) -> list[Section]:
@@ -174,7 +176,8 @@ def _on_policy(found: Findings, resolution: int) -> Section:
 def _judges(found: Findings, resolution: int) -> Section:
     record = found.contents.record
     pictures = (quality_picture(record, resolution), validation_picture(record, resolution))
-    grids = (quality_grid(record), provenance.label_grid(record["labels"], record["sft"]))
+    labels = provenance.label_grid(record["labels"], record.get("test labels", {}), record["sft"])
+    grids = (quality_grid(record), labels)
     return Section("judges", "Preference models", pictures=pictures, grids=grids)
 
 

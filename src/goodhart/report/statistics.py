@@ -90,7 +90,8 @@ def correlation_grid(findings: Findings) -> Grid:
         for c in findings.summary.correlations
     ]
     note = (
-        "Bootstrap over whole runs, since the checkpoints of one run resemble each other; no interval below three runs."
+        "t intervals with the standard error of a bootstrap over whole runs, since the checkpoints of one run resemble "
+        "each other; no interval below three runs."
     )
     header = ("arm", "pairs", "Spearman's ρ [95%]", "checkpoints", "runs")
     return Grid("Accuracy on golden pairs against golden win rate", header, tuple(rows), note)

@@ -7,9 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from goodhart.analysis.interval import Interval
+from goodhart.printable import printable
 from goodhart.report.findings import MAIN, Findings
 from goodhart.report.grid import NONE, number
 from goodhart.report.headline import headlines
+from goodhart.report.judges import doubts
+from goodhart.report.unfinished import lacking
 from goodhart.report.verdict import gap_line, seeds_note, spelled, spelled_share
 
 _NOTE = "Golden win rates are against the golden policy, on held-out prompts; [95% intervals]."
@@ -17,15 +20,16 @@ _NOTE = "Golden win rates are against the golden policy, on held-out prompts; [9
 
 def terminal_table(findings: Findings) -> RenderableType:
     """Each arm at its peak, then the gap at matched KL and what it means."""
-    title = Text(f"{findings.contents.name}: each arm at its peak")  # Text: names are no markup
+    # Text: names are no markup
+    title = Text(printable(f"{findings.contents.name}: each arm at its peak"))
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for place, name in enumerate(("arm", "golden win rate", "at KL", "vs SFT", "hidden", "length")):
         table.add_column(name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
     for line in headlines(findings):
         golden = spelled_share(line.golden) if line.golden else NONE
         rest = (number(line.kl, 1), _mean(line.vs_sft), _mean(line.hidden), number(line.length, 1))
-        table.add_row(Text(line.arm), golden, *rest)
-    return Group(table, Text(""), *(Text(line) for line in _lines(findings)))
+        table.add_row(Text(printable(line.arm)), golden, *rest)
+    return Group(table, Text(""), *(Text(printable(line)) for line in _lines(findings)))
 
 
 def _mean(found: Interval | None) -> str:
@@ -43,4 +47,5 @@ def _lines(findings: Findings) -> list[str]:
     lines += [f"{ruling.name}: {ruling.verdict}" for ruling in findings.rulings]
     lines.append(_NOTE)
     note = seeds_note(findings.contents.record["study"]["seeds"])
-    return [*lines, note] if note else lines
+    notices = [*lacking(findings.contents.unfinished), *doubts(findings.contents.record)]
+    return [*lines, *([note] if note else []), *notices]

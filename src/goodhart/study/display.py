@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from goodhart.printable import printable
 from goodhart.store import Store
 from goodhart.study.cell import Cell
 from goodhart.study.executor import Progress
@@ -93,6 +94,7 @@ class Screen:
 
     def _tell(self, line: str) -> None:
         """Say a line to whoever watches, and to the log."""
+        line = printable(line)
         self._note(line)
         self.news.append(line)
         self.said = time.monotonic()
@@ -111,7 +113,8 @@ class Screen:
             state = read_progress(self.store, cell)
             bar = ProgressBar(total=max(1, state.get("total", 1)), completed=state.get("done", 0), width=24)
             seconds = f"{time.monotonic() - since:.0f} s"
-            table.add_row(Text(cell.label or cell.id, style="bold"), bar, seconds, Text(state.get("note", "")))
+            name, note = printable(cell.label or cell.id), printable(state.get("note", ""))
+            table.add_row(Text(name, style="bold"), bar, seconds, Text(note))
         count = len(progress.done) + progress.cached
         lost = f", {len(progress.failed)} failed" if progress.failed else ""
         head = f"{count} of {progress.total} cells{lost}, {time.monotonic() - self.began:.0f} s{self._left()}"

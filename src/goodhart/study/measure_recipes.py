@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,8 +116,12 @@ def evaluation(work: Workplace) -> dict[str, Any]:
         parts.append(pa.table({**found, "pair": ids[:size], "split": [name] * size}))
     pq.write_table(pa.concat_tables(parts), work.folder / "pairs.parquet")
     work.watch.lap("evaluate")
-    mean = {k: sum(map(float, columns[k])) / len(panel.rows) for k in ("kl", "golden_vs_policy", "golden_vs_sft")}  # type: ignore[arg-type]
-    return {"means": mean, "layout": policy.layout}
+    return {"means": _means(columns, len(panel.held_out)), "layout": policy.layout}
+
+
+def _means(columns: Mapping[str, Sequence[Any]], held_out: int) -> dict[str, float]:
+    """What a log says of a checkpoint: means over the held-out prompts, which stand first, as in every table."""
+    return {name: float(np.mean(columns[name][:held_out])) for name in ("kl", "golden_vs_policy", "golden_vs_sft")}
 
 
 def classified_stream(work: Workplace) -> dict[str, Any]:

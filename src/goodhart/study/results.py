@@ -132,6 +132,8 @@ def _record(
     cells = [cell for cell in closure(graph.targets) if store.has(cell.id)]
     records = {cell.id: store.record(cell.id) for cell in cells}
 
+    arms = {item.run.id: item.arm for item in reversed(graph.measured) if item.run}
+
     def result(*some: Cell) -> dict[str, Any]:
         return {key: value for cell in some for key, value in records[cell.id]["result"].items()}
 
@@ -159,7 +161,7 @@ def _record(
             for role, cell in graph.quality.items()
             if role not in ("golden", "proxy") and cell.id in records
         },
-        "cells": [_line(cell, records[cell.id]) for cell in cells],
+        "cells": [{**_line(cell, records[cell.id]), "arm": arms.get(cell.id, "")} for cell in cells],
     }
 
 

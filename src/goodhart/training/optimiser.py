@@ -60,8 +60,8 @@ class Descent:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, s.clip))
         if not (torch.isfinite(torch.tensor(norm)) and torch.isfinite(torch.tensor(loss))):
             raise GoodhartError(
-                f"loss {loss:g} or gradient norm {norm:g} is not finite at step {step}",
-                f"lower the learning rate (now {s.lr:g}) and run again; earlier checkpoints are kept",
+                f"loss {loss:g} or gradient norm {norm:g} is not finite at step {step + 1} of {self.total}",
+                f"lower the learning rate (its peak is {s.lr:g}) or raise the warm-up (now {s.warmup} steps)",
             )
         rate = learning_rate(step, peak=s.lr, warmup=s.warmup, total=self.total, decay=s.decay)
         for group in self.optimiser.param_groups:
