@@ -62,6 +62,13 @@ class TestFiles:
         write_one(tmp_path, TEXTS)
         assert vocabulary(tmp_path) == load_tokenizer(tmp_path).get_vocab()
 
+    @pytest.mark.parametrize(("name", "text"), [("tokenizer.json", "{"), ("tokenizer_config.json", "[1]")])
+    def test_a_damaged_tokenizer_is_an_error(self, tmp_path, name, text):
+        train_tokenizer(TEXTS, 320).save_pretrained(tmp_path)
+        (tmp_path / name).write_text(text)
+        with pytest.raises(GoodhartError, match=r"the tokenizer of model folder .* cannot be read"):
+            vocabulary(tmp_path)
+
     def test_relative_positions_have_no_limit(self, tmp_path):
         write_t5(tmp_path, TEXTS)
         assert context({**config(tmp_path), "n_positions": 512}) is None
@@ -301,3 +308,8 @@ class TestTheDataCommand:
         ):
             assert piece in done.stdout
         assert done.stderr == "", "a bar where there is no terminal"
+
+
+def test_a_number_of_workers_below_none_is_refused(capfd, tmp_path):
+    done = said(capfd, "run", "smoke", "--dry-run", "--workers=-1", "--root", str(tmp_path))
+    assert (done.returncode, done.stderr.startswith("error: --workers is -1; give a number")) == (1, True)

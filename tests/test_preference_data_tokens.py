@@ -246,6 +246,13 @@ class TestDescription:
         unlimited = next(s for s in describe(folder, Reading(PLAIN)).splits if s.name == "train")
         assert unlimited.filtered == {"empty response": 1}
 
+    def test_progress_is_told_to_the_end(self, tmp_path):
+        path = tmp_path / "d.jsonl"
+        path.write_text("\n".join(json.dumps(ROWS[0]) for _ in range(5000)))
+        told = []
+        describe(path, Reading(PLAIN), say=lambda done, total: told.append((done, total)))
+        assert told == [(2048, 5000), (4096, 5000), (5000, 5000)]
+
     def test_text(self, folder):
         text = render_text(describe(folder, Reading(PLAIN, max_prompt=50)))
         for piece in ("split train", "layout      text", "rows        5", "usable      3", "1  prompt longer than 50",

@@ -54,16 +54,23 @@ def context(settings: dict[str, Any]) -> int | None:
 
 
 def vocabulary(folder: Path) -> dict[str, int] | None:
-    """Every token with its id, by `tokenizer.json`; None where a tokenizer has another form."""
+    """Every token with its id, by `tokenizer.json`; None where a tokenizer has another form.
+
+    Raises GoodhartError if its files cannot be read.
+    """
     from tokenizers import Tokenizer
 
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
+    more = folder / "tokenizer_config.json"
     try:
         found = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+        added = json.loads(more.read_text(encoding="utf-8")).get("added_tokens_decoder", {}) if more.is_file() else {}
+        return {**found, **{token["content"]: int(number) for number, token in added.items()}}
     except Exception as error:  # the library raises Exception itself
-        raise GoodhartError(f"{file} cannot be read ({error})", "save the tokenizer again") from error
-    more = folder / "tokenizer_config.json"
-    added = json.loads(more.read_text(encoding="utf-8")).get("added_tokens_decoder", {}) if more.is_file() else {}
-    return {**found, **{token["content"]: int(number) for number, token in added.items()}}
+        reason = " ".join(str(error).split())[:160]
+        raise GoodhartError(
+            f"the tokenizer of model folder {folder} cannot be read ({reason})",
+            "save it again with its save_pretrained",
+        ) from error

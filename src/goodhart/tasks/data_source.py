@@ -7,6 +7,7 @@ and its Parquet reader fails on a file without rows.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import re
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -125,14 +127,17 @@ def read_rows(source: Source, split: str, cache: Path | None = None) -> Rows:
 
 def _json_rows(file: Path) -> Iterator[Row]:
     """The objects of a JSON list, or of JSON lines, whichever the file turns out to hold."""
-    text = _file_text(file)
-    if text.lstrip()[:1] == "[":
+    lines = ((n, line) for n, line in _lines(file) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        return
+    if first[1].lstrip().startswith("["):
+        text = "".join(line for _, line in _lines(file))
         records: Iterable[tuple[str, object]] = (
             (f"row {n}", value) for n, value in enumerate(_parsed(text, file, 1), start=1)
         )
-    else:  # only "\n" ends a line: text may hold other Unicode line ends unescaped
-        lines = ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
-        records = ((f"line {n}", _parsed(line, file, n)) for n, line in lines)
+    else:
+        records = ((f"line {n}", _parsed(line, file, n)) for n, line in chain([first], lines))
     for where, value in records:
         if not isinstance(value, dict):
             raise GoodhartError(
@@ -141,12 +146,18 @@ def _json_rows(file: Path) -> Iterator[Row]:
         yield Row(f"{where} of {file}", value)
 
 
-def _file_text(file: Path) -> str:
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    r"""The numbered lines of a file, one at a time; only "\n" ends one, text may hold other line ends unescaped."""
+    place = 0
     try:
-        data = file.read_bytes()
-        return (gzip.decompress(data) if file.name.endswith(".gz") else data).decode("utf-8-sig")
+        with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as data:
+            for n, line in enumerate(data, start=1):
+                text = line.removeprefix(codecs.BOM_UTF8) if n == 1 else line
+                place += len(line) - len(text)
+                yield n, text.decode()
+                place += len(text)
     except UnicodeDecodeError as fault:
-        raise GoodhartError(f"{file} is not UTF-8 at byte {fault.start}", "save it as UTF-8") from fault
+        raise GoodhartError(f"{file} is not UTF-8 at byte {place + fault.start}", "save it as UTF-8") from fault
     except (OSError, EOFError, zlib.error) as fault:
         raise GoodhartError(f"{file} cannot be read: {fault}", "check the file, or make it again") from fault
 
