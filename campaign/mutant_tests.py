@@ -1,0 +1,238 @@
+"""The tests of a file with a mutant in its place, in a process forked from one that has imported the libraries."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+_MEMORY = 6 * 2**30
+"""Bytes that a mutant may take beyond what its process begins with."""
+
+_MODELS = ("bart", "gemma2", "gpt2", "llama", "mistral", "t5")
+_LIBRARIES = (
+    *("torch", "beartype", "hypothesis.strategies", "matplotlib.pyplot", "pyarrow.parquet", "scipy.optimize"),
+    *("scipy.stats", "transformers", "datasets", *(f"transformers.models.{name}.modeling_{name}" for name in _MODELS)),
+)
+
+
+def heat() -> None:
+    """Import what tests need but for the package itself, with one thread, so that a fork of this process need not."""
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    sys.path.insert(0, str(REPOSITORY / "src"))
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one test did."""
+
+    outcome: str = "passed"
+    seconds: float = 0.0
+    lines: list[int] = field(default_factory=list[int])
+    """Of the file that is mutated, those that ran."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """A plugin of pytest: runs the chosen tests in their order and writes down how each ended."""
+
+    target: str
+    """The file whose lines are of interest; empty for none."""
+    chosen: Sequence[str] | None
+    """The names of the tests that run, in this order; None for all."""
+    seen: dict[str, Seen] = field(default_factory=dict[str, Seen])
+    shared: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
+    """Lines that ran while a test was set up, by its file: what was made then may be used by any test of it."""
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave the chosen ones."""
+        if self.chosen is not None:
+            place = {name: i for i, name in enumerate(self.chosen)}
+            items[:] = sorted((each for each in items if each.nodeid in place), key=lambda each: place[each.nodeid])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Note what runs before a test."""
+        ran: set[int] = set()
+        try:
+            with _Lines(self.target, ran):
+                return (yield)
+        finally:
+            self.shared.setdefault(item.nodeid.partition("::")[0], set()).update(ran)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """Note what a test runs."""
+        ran: set[int] = set()
+        try:
+            with _Lines(self.target, ran):
+                return (yield)
+        finally:
+            self.seen.setdefault(item.nodeid, Seen()).lines = sorted(ran)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note how it ended and how long it took."""
+        seen = self.seen.setdefault(report.nodeid, Seen())
+        seen.seconds += report.duration
+        if report.outcome != "passed":
+            seen.outcome = report.outcome
+
+
+class _Lines:
+    """The lines of a file that run, by Python's trace function."""
+
+    def __init__(self, target: str, ran: set[int]) -> None:
+        self.target, self.ran = target, ran
+
+    def _local(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "line":
+            self.ran.add(frame.f_lineno)
+        return self._local
+
+    def _global(self, frame: FrameType, event: str, _: Any) -> Any:  # noqa: ARG002 - the interpreter's signature
+        if frame.f_code.co_filename != self.target:
+            return None
+        self.ran.add(frame.f_lineno)
+        return self._local
+
+    def __enter__(self) -> None:
+        if self.target:
+            threading.settrace(self._global)
+            sys.settrace(self._global)
+
+    def __exit__(self, *_: object) -> None:
+        if self.target:
+            sys.settrace(None)
+            threading.settrace(None)  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class Child:
+    """A forked process that runs tests, and writes what it saw to a file."""
+
+    pid: int
+    folder: Path
+    until: float
+
+    def ended(self) -> dict[str, Any] | None:
+        """What it saw, once it has ended; it is killed when its time is over."""
+        pid, _ = os.waitpid(self.pid, os.WNOHANG)
+        late = not pid and time.monotonic() > self.until
+        if not pid and not late:
+            return None
+        if late:
+            os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        file = self.folder / "seen.json"
+        found: dict[str, Any] = {"end": "time"} if late else {"end": "crash"}
+        if file.is_file() and not late:
+            found = json.loads(file.read_text())
+        found["said"] = (self.folder / "said").read_text(errors="replace")[-3000:] if file.parent.is_dir() else ""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return found
+
+
+def measure(target: Path, files: Sequence[str]) -> Child:
+    """All tests of some files on the code as it is, with the lines of the target that each runs."""
+    return _forked(lambda folder: _run(Watch(str(target), None), files, folder), 900)
+
+
+def attempt(target: Path, source: str, tests: Sequence[str], seconds: float) -> Child:
+    """The tests in that order, until the first that fails, with another source in the target's place."""
+
+    def run(folder: Path) -> dict[str, Any]:
+        resource.setrlimit(resource.RLIMIT_AS, (_used() + _MEMORY, resource.RLIM_INFINITY))
+        _replace(target, source)
+        return _run(Watch("", tests), list(dict.fromkeys(name.partition("::")[0] for name in tests)), folder)
+
+    return _forked(run, seconds)
+
+
+def _used() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def _forked(run: Callable[[Path], dict[str, Any]], seconds: float) -> Child:
+    folder = Path(tempfile.mkdtemp(prefix="mutant-"))
+    pid = os.fork()
+    if pid:
+        return Child(pid, folder, time.monotonic() + seconds)
+    try:
+        os.setsid()
+        said = os.open(folder / "said", os.O_WRONLY | os.O_CREAT)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        found = run(folder)
+        temporary = folder / "seen.tmp"
+        temporary.write_text(json.dumps(found))
+        temporary.replace(folder / "seen.json")
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _run(watch: Watch, files: Sequence[str], folder: Path) -> dict[str, Any]:
+    arguments = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        f"--basetemp={folder / 'work'}",
+        "-o",
+        "addopts=",
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",
+    ]
+    arguments += ["--jaxtyping-packages=goodhart,beartype.beartype", f"--rootdir={REPOSITORY}"]
+    os.chdir(REPOSITORY)
+    code = pytest.main([*(arguments if watch.chosen is not None else arguments[1:]), *files], plugins=[watch])
+    seen = {name: asdict(each) for name, each in watch.seen.items()}
+    for name, each in seen.items():
+        each["lines"] = sorted({*each["lines"], *watch.shared.get(name.partition("::")[0], ())})
+    failed = next((name for name, each in seen.items() if each["outcome"] == "failed"), None)
+    end = "failed" if failed else "passed" if code in (pytest.ExitCode.OK,) else "collection"
+    return {"end": end, "by": failed, "tests": seen if watch.chosen is None else {}}
+
+
+def _replace(target: Path, source: str) -> None:
+    """Let imports of the target read another source, past the cache of its compiled code."""
+    loader = importlib.machinery.SourceFileLoader
+    data, stats = loader.get_data, loader.path_stats
+
+    def get_data(self: Any, path: str) -> bytes:
+        return source.encode() if path == str(target) else data(self, path)
+
+    def path_stats(self: Any, path: str) -> Any:
+        if path == str(target):
+            raise OSError
+        return stats(self, path)
+
+    loader.get_data, loader.path_stats = get_data, path_stats  # type: ignore[method-assign]
