@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.machinery
 import json
@@ -36,12 +37,14 @@ _LIBRARIES = (
 def heat() -> None:
     """Import what tests need but for the package itself, with one thread, so that a fork of this process need not."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.path.insert(0, str(REPOSITORY / "src"))
     for name in _LIBRARIES:
         importlib.import_module(name)
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()
 
 
 @dataclass(slots=True)
@@ -198,22 +201,12 @@ def _forked(run: Callable[[Path], dict[str, Any]], seconds: float) -> Child:
 
 
 def _run(watch: Watch, files: Sequence[str], folder: Path) -> dict[str, Any]:
-    arguments = [
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        f"--basetemp={folder / 'work'}",
-        "-o",
-        "addopts=",
-        "-W",
-        "ignore::pytest.PytestAssertRewriteWarning",
-    ]
-    arguments += ["--jaxtyping-packages=goodhart,beartype.beartype", f"--rootdir={REPOSITORY}"]
+    arguments = ["-q", "--assert=plain", "-o", "addopts=", f"--rootdir={REPOSITORY}", f"--basetemp={folder / 'work'}"]
+    for plugin in ("no:cacheprovider", "no:unraisableexception", "no:faulthandler", "jaxtyping._pytest_plugin"):
+        arguments += ["-p", plugin]
+    arguments += ["--jaxtyping-packages=goodhart,beartype.beartype", *(["-x"] if watch.chosen is not None else [])]
     os.chdir(REPOSITORY)
-    code = pytest.main([*(arguments if watch.chosen is not None else arguments[1:]), *files], plugins=[watch])
+    code = pytest.main([*arguments, *files], plugins=[watch])
     seen = {name: asdict(each) for name, each in watch.seen.items()}
     for name, each in seen.items():
         each["lines"] = sorted({*each["lines"], *watch.shared.get(name.partition("::")[0], ())})
