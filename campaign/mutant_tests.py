@@ -53,21 +53,21 @@ class Seen:
 
     outcome: str = "passed"
     seconds: float = 0.0
-    lines: list[int] = field(default_factory=list[int])
-    """Of the file that is mutated, those that ran."""
+    lines: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
+    """Those that ran, of each file that is mutated."""
 
 
 @dataclass(slots=True)
 class Watch:
     """A plugin of pytest: runs the chosen tests in their order and writes down how each ended."""
 
-    target: str
-    """The file whose lines are of interest; empty for none."""
+    targets: frozenset[str]
+    """The files whose lines are of interest."""
     chosen: Sequence[str] | None
     """The names of the tests that run, in this order; None for all."""
     seen: dict[str, Seen] = field(default_factory=dict[str, Seen])
-    shared: dict[str, set[int]] = field(default_factory=dict[str, set[int]])
-    """Lines that ran while a test was set up, by its file: what was made then may be used by any test of it."""
+    shared: set[tuple[str, int]] = field(default_factory=set[tuple[str, int]])
+    """Files and lines that ran while some test was set up: what was made then may be used by any test."""
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -77,24 +77,22 @@ class Watch:
             items[:] = sorted((each for each in items if each.nodeid in place), key=lambda each: place[each.nodeid])
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
+    def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
         """Note what runs before a test."""
-        ran: set[int] = set()
-        try:
-            with _Lines(self.target, ran):
-                return (yield)
-        finally:
-            self.shared.setdefault(item.nodeid.partition("::")[0], set()).update(ran)
+        with _Lines(self.targets, self.shared):
+            return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Note what a test runs."""
-        ran: set[int] = set()
+        ran: set[tuple[str, int]] = set()
         try:
-            with _Lines(self.target, ran):
+            with _Lines(self.targets, ran):
                 return (yield)
         finally:
-            self.seen.setdefault(item.nodeid, Seen()).lines = sorted(ran)
+            lines = self.seen.setdefault(item.nodeid, Seen()).lines
+            for target, line in ran:
+                lines.setdefault(target, []).append(line)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note how it ended and how long it took."""
@@ -105,29 +103,29 @@ class Watch:
 
 
 class _Lines:
-    """The lines of a file that run, by Python's trace function."""
+    """The lines of some files that run, by Python's trace function."""
 
-    def __init__(self, target: str, ran: set[int]) -> None:
-        self.target, self.ran = target, ran
+    def __init__(self, targets: frozenset[str], ran: set[tuple[str, int]]) -> None:
+        self.targets, self.ran = targets, ran
 
     def _local(self, frame: FrameType, event: str, _: Any) -> Any:
         if event == "line":
-            self.ran.add(frame.f_lineno)
+            self.ran.add((frame.f_code.co_filename, frame.f_lineno))
         return self._local
 
     def _global(self, frame: FrameType, event: str, _: Any) -> Any:  # noqa: ARG002 - the interpreter's signature
-        if frame.f_code.co_filename != self.target:
+        if frame.f_code.co_filename not in self.targets:
             return None
-        self.ran.add(frame.f_lineno)
+        self.ran.add((frame.f_code.co_filename, frame.f_lineno))
         return self._local
 
     def __enter__(self) -> None:
-        if self.target:
+        if self.targets:
             threading.settrace(self._global)
             sys.settrace(self._global)
 
     def __exit__(self, *_: object) -> None:
-        if self.target:
+        if self.targets:
             sys.settrace(None)
             threading.settrace(None)  # type: ignore[arg-type]
 
@@ -158,9 +156,10 @@ class Child:
         return found
 
 
-def measure(target: Path, files: Sequence[str]) -> Child:
-    """All tests of some files on the code as it is, with the lines of the target that each runs."""
-    return _forked(lambda folder: _run(Watch(str(target), None), files, folder), 900)
+def measure(targets: Sequence[Path], file: str) -> Child:
+    """All tests of a file on the code as it is, with the lines of the targets that each runs."""
+    watch = Watch(frozenset(map(str, targets)), None)
+    return _forked(lambda folder: _run(watch, [file], folder), 900)
 
 
 def attempt(target: Path, source: str, tests: Sequence[str], seconds: float) -> Child:
@@ -169,7 +168,7 @@ def attempt(target: Path, source: str, tests: Sequence[str], seconds: float) -> 
     def run(folder: Path) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_AS, (_used() + _MEMORY, resource.RLIM_INFINITY))
         _replace(target, source)
-        return _run(Watch("", tests), list(dict.fromkeys(name.partition("::")[0] for name in tests)), folder)
+        return _run(Watch(frozenset(), tests), list(dict.fromkeys(name.partition("::")[0] for name in tests)), folder)
 
     return _forked(run, seconds)
 
@@ -208,8 +207,9 @@ def _run(watch: Watch, files: Sequence[str], folder: Path) -> dict[str, Any]:
     os.chdir(REPOSITORY)
     code = pytest.main([*arguments, *files], plugins=[watch])
     seen = {name: asdict(each) for name, each in watch.seen.items()}
-    for name, each in seen.items():
-        each["lines"] = sorted({*each["lines"], *watch.shared.get(name.partition("::")[0], ())})
+    for each in seen.values():
+        for target, line in watch.shared:
+            each["lines"].setdefault(target, []).append(line)
     failed = next((name for name, each in seen.items() if each["outcome"] == "failed"), None)
     end = "failed" if failed else "passed" if code in (pytest.ExitCode.OK,) else "collection"
     return {"end": end, "by": failed, "tests": seen if watch.chosen is None else {}}

@@ -40,6 +40,7 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 _OPPOSITES = (("min", "max"), ("minimum", "maximum"), ("argmin", "argmax"), ("amin", "amax"), ("any", "all"))
 _NAMES = {a: b for pair in (*_OPPOSITES, ("sum", "mean"), ("floor", "ceil")) for a, b in (pair, pair[::-1])}
 _AXES = ("axis", "dim", "keepdims", "keepdim", "strict")
+_EITHER_WAY = ("min", "max", "minimum", "maximum")
 _NEEDS_BRACKETS = (ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.IfExp, ast.Attribute, ast.Starred)
 
 
@@ -200,7 +201,8 @@ def _constants(value: object) -> tuple[object, ...]:
 def _called(node: ast.Call) -> Iterator[ast.AST]:
     if len(node.args) > 1 and not any(isinstance(each, ast.Starred) for each in node.args[:2]):
         first, second, *rest = node.args
-        if ast.dump(first) != ast.dump(second):
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if ast.dump(first) != ast.dump(second) and name not in _EITHER_WAY:
             yield _with(node, args=[second, first, *rest])
     for i, keyword in enumerate(node.keywords):
         if keyword.arg is not None and keyword.arg not in _AXES:

@@ -30,15 +30,15 @@ SUBJECTS = {
     "evaluation/best_of": ("best_of",),
     "sampling/keyed": ("sampler",),
     "training/alignment": ("training_loop",),
-    "training/optimiser": ("training_loop", "precision"),
+    "training/optimiser": ("optimiser", "training_loop"),
     "training/preference": ("preference_model",),
     "training/schedule": ("training_loop",),
     "models/preference": ("preference_model",),
-    "models/tree": ("tree", "logprobs", "placement"),
-    "analysis/envelope": ("analysis", "contrasts"),
-    "analysis/gap": ("analysis", "contrasts"),
-    "analysis/crossfit": ("analysis", "contrasts"),
-    "analysis/interval": ("analysis", "contrasts", "rulings"),
+    "models/tree": ("tree", "logprobs"),
+    "analysis/envelope": ("envelope", "crossfit", "analysis"),
+    "analysis/gap": ("gap", "analysis", "contrasts"),
+    "analysis/crossfit": ("crossfit", "analysis"),
+    "analysis/interval": ("interval", "analysis", "contrasts"),
     "analysis/rulings": ("rulings", "contrasts"),
     "analysis/contrasts": ("contrasts",),
     "store": ("store",),
@@ -78,7 +78,7 @@ class Subject:
         """The tests that it is tried on, in their order, and how long they take without it."""
 
         def key(item: tuple[str, dict[str, Any]]) -> tuple[bool, float]:
-            return mutant.line not in item[1]["lines"], item[1]["seconds"]
+            return mutant.line not in item[1]["lines"].get(str(self.path), ()), item[1]["seconds"]
 
         passing = [item for item in self.tests.items() if item[1]["outcome"] == "passed"]
         found, total = list[str](), 0.0
@@ -133,15 +133,19 @@ def _pool(jobs: Iterator[tuple[Any, Child]], workers: int) -> Iterator[tuple[Any
 
 def try_all(subjects: Sequence[Subject], workers: int, until: float) -> None:
     """Measure the tests, then try the mutants of all files in turn."""
-    for each, found in _pool(((s, measure(s.path, test_files(s.name))) for s in subjects), workers):
-        each.tests = found.get("tests", {})
-        if not each.tests:
-            raise RuntimeError(f"the tests of {each.name} did not run: {found['said']}")
-        bad = [name for name, seen in each.tests.items() if seen["outcome"] == "failed"]
-        seconds = sum(seen["seconds"] for seen in each.tests.values())
-        print(f"{each.name}: {len(each.tests)} tests in {seconds:.1f} s, {len(each.chosen)} of {each.every} mutants")
+    targets = [each.path for each in subjects]
+    files = sorted({path for each in subjects for path in test_files(each.name)})
+    for file, found in _pool(((file, measure(targets, file)) for file in files), workers):
+        tests = found.get("tests", {})
+        if not tests:
+            raise RuntimeError(f"{file} did not run: {found['said']}")
+        bad = [name for name, seen in tests.items() if seen["outcome"] == "failed"]
+        print(f"{file}: {len(tests)} tests in {sum(seen['seconds'] for seen in tests.values()):.1f} s", flush=True)
         if bad:
             print(f"  not used, since they fail without a mutant: {', '.join(bad)}")
+        for each in subjects:
+            if file in test_files(each.name):
+                each.tests |= tests
     for (each, mutant), found in _pool(_attempts(subjects, until), workers):
         _judge(each, mutant, found)
 
