@@ -1,4 +1,4 @@
-"""Cross-fitting and its bootstrap: against loops over a linear program, closed forms of linear statistics, and counts."""
+"""Cross-fitting and its bootstrap: against loops over a linear program, closed forms of linear statistics, counts."""
 
 import dataclasses
 
