@@ -53,6 +53,7 @@ class Seen:
 
     outcome: str = "passed"
     seconds: float = 0.0
+    """Of the processor, so that others' work does not count."""
     lines: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     """Those that ran, of each file that is mutated."""
 
@@ -77,29 +78,33 @@ class Watch:
             items[:] = sorted((each for each in items if each.nodeid in place), key=lambda each: place[each.nodeid])
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_setup(self) -> Generator[None, Any, Any]:
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Note what runs before a test."""
-        with _Lines(self.targets, self.shared):
-            return (yield)
+        before = time.process_time()
+        try:
+            with _Lines(self.targets, self.shared):
+                return (yield)
+        finally:
+            self.seen.setdefault(item.nodeid, Seen()).seconds += time.process_time() - before
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Note what a test runs."""
         ran: set[tuple[str, int]] = set()
+        before = time.process_time()
         try:
             with _Lines(self.targets, ran):
                 return (yield)
         finally:
-            lines = self.seen.setdefault(item.nodeid, Seen()).lines
+            seen = self.seen.setdefault(item.nodeid, Seen())
+            seen.seconds += time.process_time() - before
             for target, line in ran:
-                lines.setdefault(target, []).append(line)
+                seen.lines.setdefault(target, []).append(line)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note how it ended and how long it took."""
-        seen = self.seen.setdefault(report.nodeid, Seen())
-        seen.seconds += report.duration
+        """Note how it ended."""
         if report.outcome != "passed":
-            seen.outcome = report.outcome
+            self.seen.setdefault(report.nodeid, Seen()).outcome = report.outcome
 
 
 class _Lines:
@@ -163,14 +168,19 @@ def measure(targets: Sequence[Path], file: str) -> Child:
 
 
 def attempt(target: Path, source: str, tests: Sequence[str], seconds: float) -> Child:
-    """The tests in that order, until the first that fails, with another source in the target's place."""
+    """The tests in that order, until the first that fails, with another source in the target's place.
+
+    They take so many seconds without it; with three times as many and 20 more they have not ended and never may.
+    """
 
     def run(folder: Path) -> dict[str, Any]:
+        limit = int(time.process_time() + 3 * seconds + 20)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         resource.setrlimit(resource.RLIMIT_AS, (_used() + _MEMORY, resource.RLIM_INFINITY))
         _replace(target, source)
         return _run(Watch(frozenset(), tests), list(dict.fromkeys(name.partition("::")[0] for name in tests)), folder)
 
-    return _forked(run, seconds)
+    return _forked(run, 20 * seconds + 120)
 
 
 def _used() -> int:

@@ -1,7 +1,8 @@
 """Small changes of a source file, each of which some test should notice.
 
 Left alone are docstrings and other texts, annotations, decorators, asserts (they only narrow types), the words of
-errors, `strict=` of zip, and the axes of sums and means, which hardly ever fit another way.
+errors, `strict=` of zip, the axes of sums and means, which hardly ever fit another way, and `device=`, which nothing
+but an accelerator can tell.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 }
 _OPPOSITES = (("min", "max"), ("minimum", "maximum"), ("argmin", "argmax"), ("amin", "amax"), ("any", "all"))
 _NAMES = {a: b for pair in (*_OPPOSITES, ("sum", "mean"), ("floor", "ceil")) for a, b in (pair, pair[::-1])}
-_AXES = ("axis", "dim", "keepdims", "keepdim", "strict")
+_LEFT_ALONE = ("axis", "dim", "keepdims", "keepdim", "strict", "device")
 _EITHER_WAY = ("min", "max", "minimum", "maximum")
 _NEEDS_BRACKETS = (ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.IfExp, ast.Attribute, ast.Starred)
 
@@ -119,7 +120,7 @@ def _nodes(tree: ast.Module) -> Iterator[tuple[ast.expr | ast.stmt, ast.AST, str
             if name in ("annotation", "returns", "decorator_list", "bases"):
                 continue
             for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST) and not (isinstance(child, ast.keyword) and child.arg in _AXES):
+                if isinstance(child, ast.AST) and not (isinstance(child, ast.keyword) and child.arg in _LEFT_ALONE):
                     yield from walk(child, node, inner)
 
     return walk(tree, tree, ())
@@ -205,5 +206,5 @@ def _called(node: ast.Call) -> Iterator[ast.AST]:
         if ast.dump(first) != ast.dump(second) and name not in _EITHER_WAY:
             yield _with(node, args=[second, first, *rest])
     for i, keyword in enumerate(node.keywords):
-        if keyword.arg is not None and keyword.arg not in _AXES:
+        if keyword.arg is not None and keyword.arg not in _LEFT_ALONE:
             yield _with(node, keywords=[*node.keywords[:i], *node.keywords[i + 1 :]])

@@ -1,11 +1,12 @@
 """The standard errors of contrasts that have formulas of their own, worked by hand on a few numbers."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from goodhart.analysis.contrasts import estimate
 from made_rows import TWO, noiseless, row, rows_of
-from test_contrasts import contrast, streamed, tables_of
+from test_contrasts import classified, contrast, streamed, tables_of
 
 
 def stream_interval(proxy, online):
@@ -69,3 +70,14 @@ def test_one_prompt_in_common_is_no_number():
     found = estimate(tables_of(noiseless(TWO, prompts=1)), contrast("peak"))
     assert (found.interval, found.over) == (None, "nothing is measured in common")
     assert estimate(tables_of(noiseless(TWO, prompts=2)), contrast("peak")).interval.prompts == 2
+
+
+def test_accuracy_is_over_the_seeds_that_both_arms_have():
+    margins = {"online": [[2.0, -1.0, 3.0], [0.5, 4.0, 2.0]], "offline": [[-2.0, -1.0, 3.0], [9.0, 9.0, 9.0]]}
+    pairs = classified("train", margins)
+    for arm in ("offline", "online"):
+        # seed 1 is left to the other arm alone
+        left = [r for r in pairs.to_pylist() if not (r["arm"] == arm and r["seed"] == 1)]
+        tables = tables_of(noiseless(TWO), pairs=pa.Table.from_pylist(left, schema=pairs.schema))
+        found = estimate(tables, contrast("winner shift", split="train")).interval
+        assert (found.estimate, found.seeds) == (pytest.approx(4 / 3), 1), arm

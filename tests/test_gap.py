@@ -110,7 +110,7 @@ def test_settings_weigh_the_same_in_their_mean():
 
 def test_settings_are_in_the_order_of_their_numbers_and_those_without_come_last():
     points = [
-        (beta, lr, k, 0.5) for beta, lr in ((None, 1e-4), (0.3, 2e-4), (0.3, 1e-4), (0.1, 1e-4)) for k in (1.0, 2.0)
+        (beta, lr, k, 0.5) for beta, lr in ((None, 1e-4), (0.3, 2e-4), (0.3, 1e-4), (0.0, 1e-4)) for k in (1.0, 2.0)
     ]
     cloud = cloud_of("arm", [START, *points])
-    assert list(along_settings(cloud, cloud)) == [(0.1, 1e-4), (0.3, 1e-4), (0.3, 2e-4), (None, 1e-4)]
+    assert list(along_settings(cloud, cloud)) == [(0.0, 1e-4), (0.3, 1e-4), (0.3, 2e-4), (None, 1e-4)]
