@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from goodhart.analysis.contrasts import estimate
+from goodhart.analysis.contrasts import Tables, estimate
+from goodhart.analysis.crossfit import Draws
 from made_rows import TWO, noiseless, row, rows_of
 from test_contrasts import classified, contrast, streamed, tables_of
 
@@ -81,3 +82,23 @@ def test_accuracy_is_over_the_seeds_that_both_arms_have():
         tables = tables_of(noiseless(TWO), pairs=pa.Table.from_pylist(left, schema=pairs.schema))
         found = estimate(tables, contrast("winner shift", split="train")).interval
         assert (found.estimate, found.seeds) == (pytest.approx(4 / 3), 1), arm
+
+
+def test_pairs_of_one_prompt_in_common_are_too_few():
+    pairs = classified("train", {"online": [[2.0, -1.0, 3.0]] * 2, "offline": [[-2.0, -1.0, 3.0]] * 2})
+    for kept, prompts in ((("q0",), None), (("q0", "q1"), 2)):
+        left = pa.Table.from_pylist([r for r in pairs.to_pylist() if r["prompt"] in kept], schema=pairs.schema)
+        found = estimate(tables_of(noiseless(TWO), pairs=left), contrast("winner shift", split="train"))
+        assert (found.interval and found.interval.prompts) == prompts
+
+
+def test_the_error_of_the_best_possible_is_that_of_its_replicates_alone(monkeypatch):
+    """Two replicates have drawn the first prompt 4 times, and the last: ratios less 1 -1 and 1, variance 2, doubled."""
+    rows = [row("sft", None, 0, 0, p, 0.0, 0.4) for p in range(4)]
+    for seed in (0, 1):
+        rows += [row("online", 0.1, seed, 1, p, 1.0, value) for p, value in enumerate((0.0, 0.2, 0.6, 1.0))]
+        rows += [row("offline", 0.1, seed, 1, p, 1.0, 0.5) for p in range(4)]
+    drawn = Draws(np.arange(4), np.array([[4.0, 0, 0, 0], [0, 0, 0, 4.0]]), np.zeros((2, 2, 2)))
+    monkeypatch.setattr(Tables, "draws", lambda tables, found: drawn)
+    found = estimate(tables_of(rows_of(rows)), contrast("best possible")).interval
+    assert (found.estimate, found.se) == pytest.approx((-0.1, 2.0))

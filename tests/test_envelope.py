@@ -77,3 +77,10 @@ def test_prices_are_the_multipliers_of_the_linear_program():
         at = np.array([budget])
         found = evaluate(hull(kl[None], value[None], at), others[:1], others[1:], at)
         assert float(found[0, 0]) == pytest.approx(worth)
+
+
+def test_points_of_equal_kl_keep_their_order_on_a_trajectory():
+    kl, value = np.tile([2.0, 1.0], 200)[None], stream(0, "test/equal kl").random((1, 400))
+    found = trajectory(kl, value, np.array([0.5, 1.5, 2.5]))
+    assert parts(found)[0] == [1, 399, 398], "the first of 1 nat, the last of 1 and the last of 2"
+    assert parts(found)[1] == [1, 0, 398], "the first of 2 nats follows the last of 1"
