@@ -102,3 +102,9 @@ def test_the_error_of_the_best_possible_is_that_of_its_replicates_alone(monkeypa
     monkeypatch.setattr(Tables, "draws", lambda tables, found: drawn)
     found = estimate(tables_of(rows_of(rows)), contrast("best possible")).interval
     assert (found.estimate, found.se) == pytest.approx((-0.1, 2.0))
+
+
+def test_two_seeds_along_a_stream_that_contradict_each_other():
+    """Means of 1 and -1 have variance 2, over 2; all six have 6/5, over 6."""
+    found = stream_interval([[1, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 1]]).interval
+    assert (found.estimate, found.se, found.freedom) == (0.0, pytest.approx(1.0), 1.0)
