@@ -11,6 +11,7 @@ import argparse
 import json
 import random
 import subprocess
+import sys
 import time
 import tomllib
 from collections import Counter
@@ -68,6 +69,8 @@ class Subject:
     tests: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     ends: Counter[str] = field(default_factory=Counter[str])
     survivors: list[Mutant] = field(default_factory=list[Mutant])
+    stopped: int = 0
+    """Mutants that are noticed because they never end, take too much memory or crash the process."""
 
     @property
     def path(self) -> Path:
@@ -94,7 +97,8 @@ class Subject:
         count = {name: self.ends[name] for name in ("killed", "equivalent", "survived", "not tried")}
         judged = count["killed"] + count["survived"]
         share = count["killed"] / judged if judged else 1.0
-        return {"file": self.name, "possible": self.every, "mutants": self.ends.total(), **count, "share": share}
+        size = {"possible": self.every, "mutants": self.ends.total(), "stopped": self.stopped}
+        return {"file": self.name, **size, **count, "share": share}
 
 
 def subject(name: str, sample: int, seed: int) -> Subject:
@@ -105,6 +109,8 @@ def subject(name: str, sample: int, seed: int) -> Subject:
     chosen = random.Random(f"{seed}/{name}").sample(every, min(sample, len(every)))  # noqa: S311
     table = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.is_file() else {}
     known = {(each["function"], each["before"], each["after"]) for each in table.get(name, [])}
+    for function, before, after in known.difference((each.function, each.before, each.after) for each in every):
+        print(f"{EQUIVALENT.name} names what is no mutant of {name}, {function}:\n  - {before}\n  + {after}")
     return Subject(name, source, chosen, len(every), known)
 
 
@@ -146,8 +152,11 @@ def try_all(subjects: Sequence[Subject], workers: int, until: float) -> None:
         for each in subjects:
             if file in test_files(each.name):
                 each.tests |= tests
-    for (each, mutant), found in _pool(_attempts(subjects, until), workers):
+    whole = sum(len(each.chosen) for each in subjects)
+    for number, ((each, mutant), found) in enumerate(_pool(_attempts(subjects, until), workers), 1):
         _judge(each, mutant, found)
+        if number % 50 == 0:
+            print(f"{number} of at most {whole} mutants tried", flush=True)
 
 
 def _attempts(subjects: Sequence[Subject], until: float) -> Iterator[tuple[tuple[Subject, Mutant], Child]]:
@@ -169,6 +178,7 @@ def _attempts(subjects: Sequence[Subject], until: float) -> Iterator[tuple[tuple
 def _judge(each: Subject, mutant: Mutant, found: dict[str, Any]) -> None:
     survived = found["end"] == "passed"
     each.ends["survived" if survived else "killed"] += 1
+    each.stopped += found["end"] in ("time", "crash")
     if survived:
         each.survivors.append(mutant)
         print(
@@ -192,8 +202,8 @@ def save(subjects: Sequence[Subject], work: Path, seconds: float, quick: bool) -
                 "times": line["mutants"],
                 "right": line["killed"] + line["equivalent"],
                 "happened": (
-                    f"{line['killed']} noticed, {line['equivalent']} change nothing, {line['survived']} not noticed: "
-                    f"{line['share']:.0%} of those that change something"
+                    f"{line['killed']} noticed ({line['stopped']} of them by a crash or by no end), "
+                    f"{line['survived']} not, {line['equivalent']} change nothing: {line['share']:.0%} of those that do"
                 ),
             }
             for line in lines
@@ -219,6 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides which mutants are tried")
     parser.add_argument("--work", type=Path, default=REPOSITORY / "campaign" / "work", help="where the tables go")
     given = parser.parse_args(arguments)
+    if "goodhart" in sys.modules:  # what is imported already cannot be another for each child
+        command = [sys.executable, "-m", "campaign.mutation", *(sys.argv[1:] if arguments is None else arguments)]
+        return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
     start = time.monotonic()
     subjects = [subject(name, given.sample, given.seed) for name in given.files or SUBJECTS]
     heat()
