@@ -108,3 +108,11 @@ def test_two_seeds_along_a_stream_that_contradict_each_other():
     """Means of 1 and -1 have variance 2, over 2; all six have 6/5, over 6."""
     found = stream_interval([[1, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 1]]).interval
     assert (found.estimate, found.se, found.freedom) == (0.0, pytest.approx(1.0), 1.0)
+
+
+def test_what_was_not_trained_is_no_arm_to_classify_by():
+    pairs = classified("train", {"online": [[2.0, -1.0, 3.0]] * 2, "offline": [[-2.0, -1.0, 3.0]] * 2})
+    start = [{**r, "arm": "start", "step": 0} for r in pairs.to_pylist() if r["arm"] == "online"]
+    tables = tables_of(noiseless(TWO), pairs=pa.Table.from_pylist(pairs.to_pylist() + start, schema=pairs.schema))
+    assert estimate(tables, contrast("winner shift", "online", "start", split="train")).interval is None
+    assert estimate(tables, contrast("winner shift", "online", "offline", split="train")).interval is not None

@@ -51,9 +51,9 @@ def test_a_hull_that_is_shorter_than_its_neighbour_s_is_as_it_is_alone():
 
 
 def test_points_of_equal_kl_or_of_equal_value_make_no_edge():
-    kl, value = np.array([[1.0, 1.0, 2.0, 3.0]]), np.array([[0.5, 0.9, 0.6, 0.5]])
-    assert parts(hull(kl, value, np.array([1.5, 3.5]))) == [[0, 2], [2, 2], [0.5, 0], pytest.approx([0.1, 0])]
-    # the walk begins at the first of two points of least KL and never goes straight up
+    """The walk begins at the first of two points of least KL, never goes straight up, and ends before it goes level."""
+    kl, value = np.array([[1.0, 1.0, 2.0, 3.0]]), np.array([[0.5, 0.9, 0.6, 0.6]])
+    assert parts(hull(kl, value, np.array([1.5, 2.5]))) == [[0, 2], [2, 2], [0.5, 0], pytest.approx([0.1, 0])]
 
 
 def test_a_choice_is_worth_its_mixture_less_the_price_of_what_it_overspends():

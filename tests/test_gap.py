@@ -114,3 +114,8 @@ def test_settings_are_in_the_order_of_their_numbers_and_those_without_come_last(
     ]
     cloud = cloud_of("arm", [START, *points])
     assert list(along_settings(cloud, cloud)) == [(0.0, 1e-4), (0.3, 1e-4), (0.3, 2e-4), (None, 1e-4)]
+
+
+def test_a_setting_that_one_arm_has_alone_is_left_out():
+    alone = cloud_of("alone", [START, (0.1, 1e-4, 2.0, 0.5), (0.1, 1e-4, 3.0, 0.5), (0.1, 2e-4, 3.0, 0.5)])
+    assert list(along_settings(FIRST, alone)) == list(along_settings(alone, FIRST)) == [(0.1, 1e-4)]

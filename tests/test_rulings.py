@@ -278,3 +278,10 @@ def test_an_estimate_that_is_no_number_decides_nothing(monkeypatch):
     monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(math.nan, math.nan), ""))
     (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (GREATER,))})
     assert ruling.verdict == "undecided"
+
+
+@pytest.mark.parametrize(("p", "verdict"), [(0.05, "supported"), (1 - 0.95, "supported"), (0.0501, "undecided")])
+def test_a_p_value_of_five_percent_decides(p, verdict):
+    for tested, adjusted in ((p, None), (0.0, p)):
+        decision = rulings._decision(GREATER, Estimate(None, ""), (tested, True), adjusted, False)
+        assert decision.verdict == verdict, f"p {tested}, adjusted {adjusted}"
