@@ -30,7 +30,7 @@ SUBJECTS = {
     "evaluation/kl": ("kl",),
     "evaluation/best_of": ("best_of",),
     "sampling/keyed": ("inverse_cdf", "sampler"),
-    "training/alignment": ("training_loop",),
+    "training/alignment": ("step_by_hand", "training_loop"),
     "training/optimiser": ("optimiser", "training_loop"),
     "training/preference": ("preference_model",),
     "training/schedule": ("training_loop",),

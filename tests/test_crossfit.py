@@ -189,3 +189,12 @@ def test_draws_are_prompts_with_replacement_even_folds_and_effects_of_the_observ
     assert sorted(draw(1, 3, 1, 0).fold) == [0, 1, 2], "no more folds than prompts"
     assert not np.array_equal(draws.prompts, draw(3, 10, 4000, 1).prompts), "keyed by the seed"
     assert np.array_equal(draws.seeds, draw(3, 10, 4000, 0).seeds)
+
+
+def test_the_variance_of_the_replicates_is_that_of_a_sample():
+    """Two replicates of one seed at 1 and 6 have variance 25/2; the prompts' is 14/3 / 4, and a is 1/2."""
+    cells = np.array([[[1.0, 2.0, 3.0, 6.0]]])
+    term = Term(cloud_of(np.ones_like(cells), cells), highest, np.arange(1), np.ones(1), 1.0)
+    counts = np.array([[4.0, 0, 0, 0], [0, 0, 0, 4.0]])
+    found = curve([term], Draws(np.arange(4), counts, np.zeros((2, 1, 1)))).mean
+    assert found.se == pytest.approx(np.sqrt((7 / 6 + 25 / 2) / 2))

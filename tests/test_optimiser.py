@@ -1,5 +1,7 @@
 """The optimiser's steps by hand: two steps of AdamW, rates, clipping, what is saved, and copies in lower precision."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -141,3 +143,14 @@ def test_frozen_parameters_have_no_copies_and_each_other_has_its_own():
     descent = Descent([frozen, free], settings(), 2, lowered=copies)
     assert [(own is free, copy is copies[1]) for own, copy in descent.copies] == [(True, True)]
     assert Descent([frozen, free], settings(), 2).copies == []
+
+
+def test_a_state_that_would_run_code_is_not_loaded(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    torch.save({"parameters": [torch.zeros(1)], "optimiser": Code(), "step": 1}, tmp_path / "state.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        Descent([parameter(0.0)], settings(), 1).load(tmp_path / "state.pt")
+    assert not (tmp_path / "ran").exists()
