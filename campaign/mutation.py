@@ -32,7 +32,7 @@ SUBJECTS = {
     "sampling/keyed": ("inverse_cdf", "sampler"),
     "training/alignment": ("step_by_hand", "training_loop"),
     "training/optimiser": ("optimiser", "training_loop"),
-    "training/preference": ("preference_model",),
+    "training/preference": ("judgement", "preference_model"),
     "training/schedule": ("training_loop",),
     "models/preference": ("preference_model",),
     "models/tree": ("tree", "logprobs"),

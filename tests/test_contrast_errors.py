@@ -116,3 +116,13 @@ def test_what_was_not_trained_is_no_arm_to_classify_by():
     tables = tables_of(noiseless(TWO), pairs=pa.Table.from_pylist(pairs.to_pylist() + start, schema=pairs.schema))
     assert estimate(tables, contrast("winner shift", "online", "start", split="train")).interval is None
     assert estimate(tables, contrast("winner shift", "online", "offline", split="train")).interval is not None
+
+
+def test_an_arm_that_wins_so_rarely_that_a_replicate_has_none_of_it_has_no_ratio():
+    rows = [row("sft", None, 0, 0, p, 0.0, 0.4) for p in range(4)]
+    for seed in (0, 1):
+        rows += [row("online", 0.1, seed, 1, p, 1.0, 0.5) for p in range(4)]
+        rows += [row("offline", 0.1, seed, 1, p, 1.0, float(p == 0)) for p in range(4)]
+    found = estimate(tables_of(rows_of(rows)), contrast("best possible"))
+    assert found.interval is None
+    assert "offline wins nothing" in found.over

@@ -119,3 +119,9 @@ def test_settings_are_in_the_order_of_their_numbers_and_those_without_come_last(
 def test_a_setting_that_one_arm_has_alone_is_left_out():
     alone = cloud_of("alone", [START, (0.1, 1e-4, 2.0, 0.5), (0.1, 1e-4, 3.0, 0.5), (0.1, 2e-4, 3.0, 0.5)])
     assert list(along_settings(FIRST, alone)) == list(along_settings(alone, FIRST)) == [(0.1, 1e-4)]
+
+
+def test_arms_that_never_meet_are_named_in_their_order():
+    far = cloud_of("far", [START, (0.1, 1e-4, 20.0, 0.5), (0.1, 1e-4, 30.0, 0.5)])
+    gap = matched(FIRST, far, "m", draw(2, 4, 20, 0))
+    assert (gap.first, gap.second, gap.common, gap.mean) == ("first", "far", Range(20.0, 6.0), None)

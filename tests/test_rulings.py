@@ -103,6 +103,10 @@ def decided(verdict, decides=True):
     return Decision(replace(GREATER, decides=decides), Estimate(None, ""), None, None, verdict)
 
 
+def test_what_is_not_said_to_be_a_companion_is_none():
+    assert not decided("supported").companion
+
+
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
