@@ -103,6 +103,10 @@ def decided(verdict, decides=True):
     return Decision(replace(GREATER, decides=decides), Estimate(None, ""), None, None, verdict)
 
 
+def test_what_is_not_said_to_be_a_companion_is_none():
+    assert not decided("supported").companion
+
+
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
@@ -278,3 +282,10 @@ def test_an_estimate_that_is_no_number_decides_nothing(monkeypatch):
     monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(math.nan, math.nan), ""))
     (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (GREATER,))})
     assert ruling.verdict == "undecided"
+
+
+@pytest.mark.parametrize(("p", "verdict"), [(0.05, "supported"), (1 - 0.95, "supported"), (0.0501, "undecided")])
+def test_a_p_value_of_five_percent_decides(p, verdict):
+    for tested, adjusted in ((p, None), (0.0, p)):
+        decision = rulings._decision(GREATER, Estimate(None, ""), (tested, True), adjusted, False)
+        assert decision.verdict == verdict, f"p {tested}, adjusted {adjusted}"

@@ -1,0 +1,104 @@
+"""Variance components and intervals of small tables, whose numbers were got elsewhere and written down.
+
+The mean squares are those of `statsmodels.stats.anova_lm` for `y ~ C(seed) + C(prompt)` (statsmodels 0.14); a mean's
+variance is the textbook's (MS_seed + MS_prompt - MS_residual) / (S P) for two crossed random effects.
+"""
+
+import numpy as np
+import pytest
+
+from goodhart.analysis.interval import around, components, of_mean
+from goodhart.errors import GoodhartError
+
+
+def parts_of(table):
+    found = components(np.array(table, dtype=float))
+    return tuple(float(part) for part in (found.between_seeds, found.seeds, found.prompts, found.freedom))
+
+
+THREE = [[1, 2, 3, 6], [2, 4, 3, 7], [3, 3, 6, 12]]
+"""Mean squares 28/3 (2 degrees of freedom), 70/3 (3) and 2 (6)."""
+
+TWO = [[0, 1, 5], [2, 3, 10]]
+"""Mean squares 13.5 (1), 24.5 (2) and 1.5 (2)."""
+
+
+def test_components_of_crossed_seeds_and_prompts_are_those_of_the_analysis_of_variance():
+    between, own, prompts, freedom = parts_of(THREE)
+    assert (between, own, prompts) == pytest.approx((28 / 3 / 12, (28 / 3 - 2) / 12, 70 / 3 / 12))
+    # (23/9)^2 / ((7/9)^2 / 2 + (35/18)^2 / 3)
+    assert freedom == pytest.approx(6348 / 1519)
+    between, own, prompts, freedom = parts_of(TWO)
+    assert (between, own, prompts) == pytest.approx((13.5 / 6, 12 / 6, 24.5 / 6))
+    # (73/12)^2 / ((9/4)^2 / 1 + (49/12)^2 / 2)
+    assert freedom == pytest.approx(10658 / 3859)
+
+
+def test_the_interval_of_a_mean_by_hand():
+    """Mean 13/3, standard error sqrt(23)/3; 2.730151 is scipy's t quantile at 0.975 with 6348/1519 degrees."""
+    found = of_mean(np.array(THREE, dtype=float))
+    assert found.estimate == pytest.approx(13 / 3)
+    assert found.se == pytest.approx(np.sqrt(23) / 3)
+    assert (found.low, found.high) == pytest.approx((13 / 3 - 4.364448023656, 13 / 3 + 4.364448023656))
+    assert (found.seeds, found.prompts) == (3, 4)
+    assert [of_mean(np.array(table, dtype=float)).over for table in (THREE, TWO, TWO[:1])] == [
+        *("seeds and prompts", "seeds and prompts", "prompts only"),
+    ]
+
+
+def test_where_seeds_have_no_part_their_degrees_of_freedom_have_none():
+    """Mean squares 1/9, 37/9 and 28/9: the seeds differ by less than the interaction makes them."""
+    between, own, prompts, freedom = parts_of([[4, 2, 6], [2, 6, 4], [3, 4, 6]])
+    assert (between, own, prompts) == pytest.approx((1 / 81, 0.0, 37 / 81))
+    assert freedom == pytest.approx(2.0, abs=1e-12)
+
+
+def test_two_seeds_that_agree_are_no_evidence_that_seeds_do():
+    """Mean squares 0.96, 2.66 and 5.46: (133/300)^2 / ((4/25)^2 / 1 + (133/300)^2 / 2), less than the 2 of prompts."""
+    between, own, prompts, freedom = parts_of([[4, 2, 6], [2.6, 6.6, 5.2]])
+    assert (between, own, prompts) == pytest.approx((0.96 / 6, 0.0, 2.66 / 6))
+    assert freedom == pytest.approx(35378 / 22297)
+
+
+def test_there_is_no_less_than_one_degree_of_freedom():
+    """V_S = 0.81 of two seeds beside V_P = 133/300 would be a quarter of a degree."""
+    assert parts_of([[4, 2, 6], [3.6, 7.6, 6.2]])[3] == 1.0
+
+
+def test_seeds_and_prompts_of_equal_variance_have_the_degrees_of_both():
+    assert parts_of([[0, 1, 2], [1, 2, 3], [2, 3, 4]])[3] == pytest.approx(2 + 2)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_numbers_that_are_all_the_same_have_no_variance(seeds):
+    assert parts_of(np.full((seeds, 4), 5.0)) == (0.0, 0.0, 0.0, 3.0)
+
+
+def test_one_seed_is_the_t_interval_of_its_prompts():
+    """scipy: ttest_1samp([1, 2, 3, 6], 0).confidence_interval() is (-0.437435, 6.437435)."""
+    found = of_mean(np.array([[1.0, 2.0, 3.0, 6.0]]))
+    assert (found.low, found.estimate, found.high) == pytest.approx((-0.437435, 3.0, 6.437435), abs=1e-5)
+    assert (found.freedom, found.seeds, found.prompts, found.over) == (3.0, 1, 4, "prompts only")
+    assert parts_of([[1, 2, 3, 6]]) == pytest.approx((0.0, 0.0, 14 / 3 / 4, 3.0))
+
+
+def test_tables_side_by_side_are_each_as_alone():
+    tables = np.array([THREE, [row[::-1] for row in THREE[::-1]], np.square(THREE)], dtype=float)
+    found = components(tables)
+    for i, table in enumerate(tables):
+        every = (found.between_seeds, found.seeds, found.prompts, found.freedom)
+        assert tuple(float(part[i]) for part in every) == pytest.approx(parts_of(table))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1)])
+def test_one_prompt_has_no_interval(shape):
+    with pytest.raises(GoodhartError, match="at least 2 prompts"):
+        components(np.ones(shape))
+    assert of_mean(np.array([[1.0, 2.0]])).freedom == 1.0
+
+
+def test_an_interval_of_known_error():
+    """The t quantile at 0.975 with 7 degrees of freedom is 2.364624 in any table."""
+    found = around(0.5, 0.1, 7.0, seeds=2, prompts=9)
+    assert (found.low, found.high) == pytest.approx((0.5 - 0.2364624, 0.5 + 0.2364624))
+    assert (found.se, found.freedom, found.seeds, found.prompts) == (0.1, 7.0, 2, 9)
