@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "tests"))  # its small studies are those of the tests
+_SOURCE = str(REPOSITORY / "src")
+# what is tried is the tree that this folder stands in, also by the commands that it begins
+sys.path[:0] = [_SOURCE, str(REPOSITORY / "tests")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_SOURCE, os.environ.get("PYTHONPATH"))))
