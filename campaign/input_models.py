@@ -24,17 +24,17 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def _without(folder: Path, draw: random.Random, canary: Path) -> None:
+def _without(folder: Path, draw: random.Random, _: Path) -> None:
     if _files(folder):
         draw.choice(_files(folder)).unlink()
 
 
-def _spoilt(folder: Path, draw: random.Random, canary: Path) -> None:
+def _spoilt(folder: Path, draw: random.Random, _: Path) -> None:
     path = draw.choice(_files(folder))
     path.write_bytes(spoilt(draw, path.read_bytes()))
 
 
-def _mistyped(folder: Path, draw: random.Random, canary: Path) -> None:
+def _mistyped(folder: Path, draw: random.Random, _: Path) -> None:
     texts = [path for path in _files(folder) if path.suffix == ".json"]
     if texts:
         path = draw.choice(texts)
@@ -53,7 +53,7 @@ def _trap(folder: Path, draw: random.Random, canary: Path) -> None:
     """Code that a careless reader of models would run."""
     code = f"import pathlib\npathlib.Path({str(canary)!r}).touch()\nclass Evil:\n    pass\n"
     names = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoTokenizer", "AutoModel")
-    mapped = {name: "evil.Evil" for name in names}
+    mapped = dict.fromkeys(names, "evil.Evil")
     (folder / "evil.py").write_text(code)
     system = f"os.system('touch {canary}')"
     templates = (

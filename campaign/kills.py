@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import shutil
 import signal
@@ -143,8 +144,6 @@ class Tormented:
 
 def signal_one(pid: int, number: signal.Signals) -> None:
     """To one process, which may have gone."""
-    import os
-
     try:
         os.kill(pid, number)
     except ProcessLookupError:

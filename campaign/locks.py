@@ -13,6 +13,8 @@ from campaign.outcome import Outcome, Tally
 from goodhart.store import Store
 
 CELLS = ("a", "b", "c", "d")
+QUICK, WHOLE = (20, 2.0), (200, 60.0)
+"""Processes, and seconds."""
 
 
 def contend(root: Path, seed: int) -> None:
@@ -93,7 +95,7 @@ def fork(root: Path, seed: int) -> int:
 def run(work: Path, quick: bool) -> Outcome:
     """The part."""
     began = time.monotonic()
-    processes, seconds = (20, 2.0) if quick else (200, 60.0)
+    processes, seconds = QUICK if quick else WHOLE
     root = work / "locks"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)

@@ -26,11 +26,11 @@ def write(work: Path, path: Path) -> Path:
 
 
 def _summary(outcomes: list[Outcome]) -> str:
-    rows = [
-        f"| [{o.part}](#{o.part}) | {sum(line.times for line in o.lines):,} | {len(o.faults):,} | {o.seconds / 60:.1f} | "
-        f"{o.commit}{' (quick)' if o.quick else ''} |"
-        for o in outcomes
-    ]
+    rows: list[str] = []
+    for each in outcomes:
+        trials, commit = sum(line.times for line in each.lines), each.commit + " (quick)" * each.quick
+        name, minutes = f"[{each.part}](#{each.part})", f"{each.seconds / 60:.1f}"
+        rows.append(f"| {name} | {trials:,} | {len(each.faults):,} | {minutes} | {commit} |")
     return "\n".join(["| part | trials | faults | minutes | commit |", "|---|--:|--:|--:|---|", *rows, "", ""])
 
 

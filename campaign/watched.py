@@ -34,7 +34,7 @@ class Watch:
                 self.noted.append(f"writes {path}")
         elif event in _MOVES:
             below = _folder_of(arguments[-1]) if event != "os.truncate" else ""
-            paths = [os.path.join(below, os.fsdecode(each)) for each in arguments if _is_path(each)]
+            paths = [str(Path(below, os.fsdecode(each))) for each in arguments if _is_path(each)]
             self.noted += [f"{event} {path}" for path in paths if not self._allowed(path)]
         elif event in _CALLS or event in _RUNS:
             self.noted.append(f"{event} {arguments[:2]}"[:200])
@@ -52,7 +52,7 @@ class Watch:
 
 def _folder_of(handle: object) -> str:
     """The folder that a relative path is below, where one is given by its handle."""
-    return os.readlink(f"/proc/self/fd/{handle}") if isinstance(handle, int) and handle >= 0 else ""
+    return str(Path(f"/proc/self/fd/{handle}").readlink()) if isinstance(handle, int) and handle >= 0 else ""
 
 
 def _is_path(path: object) -> bool:
