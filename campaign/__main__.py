@@ -12,14 +12,13 @@ from pathlib import Path
 from campaign import REPOSITORY, page
 from campaign.outcome import Outcome
 
-PARTS = ("locks", "kills", "overlap", "flips", "disk", "memory", "inputs", "browser")
 MUTATION = "mutation"
 
 
 def main(given: list[str] | None = None) -> int:
     """The number of parts that found a fault or broke."""
     parser = argparse.ArgumentParser(prog="python -m campaign", description=__doc__)
-    known = [*PARTS, MUTATION, "page"]
+    known = [*page.PARTS, "page"]
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(known)}; none: all")
     parser.add_argument("--quick", action="store_true", help="a few trials of each, no mutation")
     parser.add_argument("--case", type=int, help="with inputs: only the input of this number, and what it leads to")
@@ -35,7 +34,7 @@ def main(given: list[str] | None = None) -> int:
         return importlib.import_module("campaign.inputs").show(options.case, work)
     if len(options.parts) == 1:
         return one(options.parts[0], work, options.quick)
-    parts = options.parts or [*PARTS, *([] if options.quick else [MUTATION]), "page"]
+    parts = options.parts or [*(part for part in page.PARTS if part != MUTATION or not options.quick), "page"]
     return sum(_apart(part, work, options.quick) for part in parts)
 
 
@@ -45,7 +44,7 @@ def one(part: str, work: Path, quick: bool) -> int:
         print(page.write(work, REPOSITORY / "docs" / "reliability.md"))
         return 0
     if part == MUTATION:
-        return int(bool(importlib.import_module("campaign.mutation").main(["--out", str(work / "mutation.json")])))
+        return int(bool(importlib.import_module("campaign.mutation").main(["--work", str(work)])))
     outcome: Outcome = importlib.import_module(f"campaign.{part}").run(work, quick)
     path = outcome.save(work)
     for line in outcome.lines:

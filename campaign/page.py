@@ -6,6 +6,8 @@ from pathlib import Path
 
 from campaign.outcome import Outcome, load
 
+PARTS = ("locks", "kills", "overlap", "flips", "disk", "memory", "inputs", "browser", "mutation")
+"""In the order of running and of the page."""
 SHOWN = 40
 """At most so many faults of a part are listed."""
 HEAD = """# Reliability
@@ -19,8 +21,8 @@ what the parts have left in `runs/campaign`.
 
 def write(work: Path, path: Path) -> Path:
     """Write the page; returns its path."""
-    outcomes = [load(file) for file in sorted(work.glob("*.json")) if file.stem != "mutation"]
-    text = HEAD + _summary(outcomes) + "".join(map(_section, outcomes)) + _mutation(work)
+    outcomes = [load(file) for part in PARTS if (file := work / f"{part}.json").is_file()]
+    text = HEAD + _summary(outcomes) + "\n".join(map(_section, outcomes))
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -49,12 +51,3 @@ def _cell(text: str) -> str:
     """Text for a table; inputs are hostile, and Markdown renders HTML."""
     flat = " ".join("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text).split())
     return flat.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _mutation(work: Path) -> str:
-    """The table of mutants, by the script that makes them."""
-    if not (work / "mutation.json").is_file():
-        return ""
-    from campaign import mutation
-
-    return mutation.section(work / "mutation.json")
