@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import gzip
+import io
 import json
 import pickle
 import random
 from pathlib import Path
 from typing import Any
 
-from campaign.hostile import changed, spoilt, text
+from campaign.hostile import changed, spoilt
 
 PLAIN_NAMES = ("data", "train", "test", "train-00000-of-00002", "0000")
 NAMES = ("a\x1b[31mb", "x\ny", "[bold]", "ü", "..data", "-x")
@@ -109,17 +110,18 @@ def _json(draw: random.Random, found: list[dict[str, Any]], lines: bool) -> byte
 
 
 def _parquet(draw: random.Random) -> bytes:
-    import io
-
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pa.Table.from_pylist(rows(draw))
+        return _as_parquet(pa.Table.from_pylist([row for row in rows(draw) if isinstance(row, dict)]))
     except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
         odd = [pa.array([b"\xff"]), pa.array([1.5]), pa.array([[1]]), pa.nulls(1), pa.array(["a"]).dictionary_encode()]
-        table = pa.table({name: draw.choice(odd) for name in ("prompt", "chosen", "rejected", text(draw)[:9] or "x")
-                          if name.isprintable()})  # fmt: skip
+        return _as_parquet(pa.table({name: draw.choice(odd) for name in ("prompt", "chosen", "rejected", "more")}))
+
+
+def _as_parquet(table: Any) -> bytes:
+    import pyarrow.parquet as pq
+
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
