@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: study test lint check-types tests clean
+.PHONY: study test lint check-types tests campaign clean
 
 study: $(STAMP)
 	$(BIN)/goodhart run
@@ -19,6 +19,9 @@ check-types: $(STAMP)
 
 tests: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+campaign: $(STAMP)
+	$(BIN)/python -m campaign
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

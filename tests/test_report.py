@@ -192,6 +192,13 @@ def test_unprintable_characters_do_not_break_the_page(tmp_path):
     assert "name\ufffd" in text
 
 
+def test_a_name_that_is_no_text_does_not_break_a_figure(tmp_path):
+    axes = {"staleness": {"label": "steps \ud800", "lines": {"\udfff line": {"online": 1, "offline": 4}}}}
+    small = {**SMALL, "prompts": 4, "steps": (20,), "betas": (0.1,)}
+    page = write_report(make_study(tmp_path / "study", Made(axes=axes, **small)), resolution=30)
+    assert "steps \ufffd" in page.read_text()
+
+
 @pytest.mark.parametrize("name", ["rows.parquet", "pairs.parquet", "prompts.parquet", "record.json"])
 def test_a_missing_file_is_named(tmp_path, name):
     folder = make_study(tmp_path / "study", Made(prompts=2, train_prompts=1, pairs=2, steps=(5,), seeds=(0,)))

@@ -185,7 +185,7 @@ def _draw(panel: Axes, found: AxisFound, values: Sequence[Interval | None], titl
     panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
     panel.set_xticks([], minor=True)
     panel.set_title(title, fontsize=9)
-    panel.set_xlabel(found.axis.label)
+    panel.set_xlabel(shown(found.axis.label, 80))
     panel.set_ylabel("golden win rate\nagainst the golden policy")
     panel.label_outer()
 

@@ -73,7 +73,11 @@ def styles(arms: Sequence[str]) -> dict[str, Style]:
 
 
 def shown(name: str, longest: int = 32) -> str:
-    """A name for a figure: on one line, cut when long; matplotlib drops names that begin with an underscore."""
+    """A name for a figure: on one line, cut when long; matplotlib drops names that begin with an underscore.
+
+    What stands for no character (a lone surrogate, at which matplotlib fails) is shown as U+FFFD.
+    """
+    name = "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in name)
     short = textwrap.shorten(name, longest, placeholder="…") if " " in name else name
     short = short if len(short) <= longest else f"{short[: longest - 1]}…"
     return f" {short}" if short.startswith("_") else short

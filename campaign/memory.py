@@ -1,0 +1,73 @@
+"""Ceilings of memory at several levels: a clear error and no broken cell, or the right tables."""
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+import time
+from pathlib import Path
+
+from campaign.command import begin, heat
+from campaign.disk import broken_cells
+from campaign.kills import LONGEST
+from campaign.outcome import Outcome, Tally
+from campaign.study import Undisturbed, plain_fault, undisturbed
+
+ROOM = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""MiB of data that a process may have beside what it has when the study begins."""
+COLD = (200, 400, 600, 800, 1000, 1400, 2000)
+"""MiB of data that each process may have, from the start of Python."""
+
+
+def held() -> int:
+    """Bytes of private data of this process."""
+    found = re.search(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())
+    return 1024 * int(found[1]) if found else 0
+
+
+def _starve(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def starved(made: Undisturbed, root: Path, room: int, cold: bool, tally: Tally) -> None:
+    """Run with a ceiling, then without."""
+    what = "a ceiling for the whole of a command" if cold else "a ceiling above what the libraries take"
+    limit = room * 2**20 + (0 if cold else held())
+    command = begin(made.run(root), root.parent / "command", cold=cold, before=lambda: _starve(limit))
+    if command.wait(LONGEST) is None:
+        command.end()
+        fault = "it goes on for ever"
+    elif command.code == 0:
+        fault = made.differences(root)
+    else:
+        fault = plain_fault(command) or ("" if "memory" in command.errors.lower() else command.last_words)
+        fault = fault or broken_cells(root)
+    end = "the undisturbed tables" if command.code == 0 else "one line that says so"
+    tally.add(what, end if not fault else "ended otherwise", f"{room} MiB: {fault}" if fault else "")
+    if command.code != 0:
+        again = begin(made.run(root), root.parent / "command")
+        code = again.wait(LONGEST)
+        again.end()
+        fault = made.differences(root) if code == 0 else again.last_words
+        end = "ended with the undisturbed tables and cells" if not fault else "ended otherwise"
+        tally.add("run again without a ceiling", end, f"{room} MiB: {fault}" if fault else "")
+
+
+def run(work: Path, quick: bool) -> Outcome:
+    """The part."""
+    began = time.monotonic()
+    heat()
+    tally, folder = Tally(), work / "memory"
+    made = undisturbed(folder)
+    levels = [(16, False)] if quick else [*((room, False) for room in ROOM), *((room, True) for room in COLD)]
+    for room, cold in levels:
+        root = made.new_root(folder / f"root-{room}-{'cold' if cold else 'warm'}")
+        starved(made, root, room, cold, tally)
+        shutil.rmtree(root)
+    tried = (
+        "A study's processes were each given so much memory for data and no more (RLIMIT_DATA). It must end with one "
+        "line that says so and leave no broken cell, or end with the right tables, and go on without the ceiling."
+    )
+    return Outcome("memory", tried, tally.lines, tuple(tally.faults), time.monotonic() - began, quick)
