@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from goodhart.errors import GoodhartError
 
 if TYPE_CHECKING:
-    pass
+    from transformers import LlamaConfig
 
 
 @dataclass(frozen=True, slots=True)
