@@ -106,7 +106,7 @@ def subject(name: str, sample: int, seed: int) -> Subject:
     path = REPOSITORY / "src" / "goodhart" / f"{name}.py"
     source = path.read_text(encoding="utf-8")
     every = mutants(source)
-    chosen = random.Random(f"{seed}/{name}").sample(every, min(sample, len(every)))  # noqa: S311
+    chosen = random.Random(f"{seed}/{name}").sample(every, min(sample, len(every)))
     table = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.is_file() else {}
     known = {(each["function"], each["before"], each["after"]) for each in table.get(name, [])}
     for function, before, after in known.difference((each.function, each.before, each.after) for each in every):

@@ -32,6 +32,8 @@ from goodhart.study.cell import closure
 from goodhart.study.engine import Engine, settle
 from goodhart.study.graph import Graph, build_graph
 from goodhart.study.make import make
+from goodhart.study.results import Unfinished, write_results
+from goodhart.study.session import spent
 from goodhart.study.spec import Study
 from goodhart.tasks.tokenizer import train_tokenizer
 
@@ -230,6 +232,13 @@ def make_cells(study: Study, root: Path, threads: int = 1) -> tuple[Study, Graph
             assert make(Store(root), cell)
     hands.use(1)
     return study, graph, engine
+
+
+def write_tables(root: Path, study: Study, graph: Graph, engine: Engine) -> Path:
+    """The tables and the record of a study whose cells are made."""
+    store = Store(root)
+    cost = {"seconds of this call": 0.0, "workers": 1, **spent(store, closure(graph.targets))}
+    return write_results(store, study, graph, engine, cost, Unfinished.of(store, graph))
 
 
 def goodhart(*arguments: str, **options) -> subprocess.CompletedProcess[str]:

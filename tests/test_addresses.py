@@ -92,12 +92,12 @@ def test_names_of_arms_that_others_read_are_no_part_of_an_address(path, graph):
 @dataclass(frozen=True)
 class Before:
     steps: int = 3
-    inner: Optimisation = Optimisation(lr=2.0)
+    inner: Optimisation = Optimisation(lr=0.5)
     place: str = named_elsewhere("here")
 
 
 After = make_dataclass(
-    "After", [("steps", int, 3), ("inner", Optimisation, Optimisation(lr=2.0)), ("new", bool, False)]
+    "After", [("steps", int, 3), ("inner", Optimisation, Optimisation(lr=0.5)), ("new", bool, False)]
 )
 
 

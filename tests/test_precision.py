@@ -27,7 +27,6 @@ from goodhart.study.cell import closure
 from goodhart.study.graph import build_graph
 from goodhart.study.make import make
 from goodhart.study.model_recipes import load_policy, scored
-from goodhart.study.results import write_results
 from goodhart.study.run_state import SamplerState
 from goodhart.study.spec import read_study
 from goodhart.study.workplace import Workplace
@@ -35,7 +34,7 @@ from goodhart.tasks.prompt_table import find_prompts
 from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
-from micro_study import write_micro_study
+from micro_study import write_micro_study, write_tables
 from tiny_models import MODELS, gpt2, llama, policy_of, prompt
 from tiny_pairs import DATA, PROMPTS, LengthJudge
 
@@ -302,7 +301,7 @@ def finished(tmp_path_factory):
     study, chosen = engine.settle(asked, root, keep=True)
     graph = build_graph(study)
     assert all(make(Store(root), cell) for cell in closure(graph.targets))
-    found = write_results(Store(root), study, graph, chosen, {})
+    found = write_tables(root, study, graph, chosen)
     return root, json.loads((found / "record.json").read_text())
 
 

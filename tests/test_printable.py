@@ -36,12 +36,13 @@ def test_what_a_terminal_obeys_or_cannot_show_is_spelled_out():
 def test_status_and_the_list_of_a_dry_run_show_labels_as_they_are(tmp_path, monkeypatch, capsys):
     cell = Cell("run", {}, {}, HOSTILE)
     monkeypatch.setattr(session, "plan", lambda *_: (None, [(cell, False)]))
-    monkeypatch.setattr(engine, "settle", lambda study, *_, **__: (study, SimpleNamespace(sentences=list)))
+    monkeypatch.setattr(session, "check_before", lambda *_: None)
+    monkeypatch.setattr(engine, "settled", lambda study, *_: study)
     monkeypatch.setattr(spec, "read_study", lambda *_: SimpleNamespace())
-    monkeypatch.setattr(session, "prospect", lambda *_: session.Prospect(1, lambda _: 1.0, 1.0))
+    monkeypatch.setattr(session, "prospect", lambda *_, **__: session.Prospect(1, lambda _: 1.0, 1.0))
     monkeypatch.setattr(commands, "_console", lambda make=commands._console: wide(make()))
-    commands.status("s", [], tmp_path)
-    commands.run("s", [], tmp_path, workers=1, gpus_per_worker=1, only=(), dry_run=True)
+    commands.status("s", [], tmp_path, verify=False)
+    commands.run("s", [], tmp_path, workers=1, gpus_per_worker=1, only=(), dry_run=True, repair=False)
     said = capsys.readouterr().out
     assert said.count(SHOWN) == 2
     assert "\x1b[2J" not in said

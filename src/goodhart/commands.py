@@ -179,7 +179,8 @@ def report(name: str, overrides: list[str], root: Path) -> None:
     if folder is None or (folder / session.STUDY_FILE).is_file():
         study = _asked(name, overrides, root)
         own = root / "studies" / study.name
-        folder = _refreshed(study, root) if (own / session.STUDY_FILE).is_file() else study_path(study.name, root)
+        known = (own / session.STUDY_FILE).is_file() or not (own / "rows.parquet").is_file()
+        folder = _refreshed(study, root) if known and (root / "cells").is_dir() else study_path(study.name, root)
     _show(folder, _console())
 
 
