@@ -41,7 +41,7 @@ def table(tmp_path_factory):
         if cell.kind == "written":
             store.partial(cell.id).mkdir()
             store.finish(cell.id, {"stages": {"generate": {"operations": WRITING}, "label": {"operations": 0.0}}})
-    return {(row["arm"], row["step"]): row for row in spent(store, study, graph).to_pylist()}
+    return {(row["arm"], row["step"]): row for row in spent(store, study, graph.measured).to_pylist()}
 
 
 def test_a_run_costs_its_steps_and_the_runs_that_it_reads_once(table):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from goodhart.errors import GoodhartError
+from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.store import Store
 from goodhart.study import executor
 from goodhart.study.cell import Cell
@@ -120,6 +120,6 @@ def test_a_full_disk_begins_nothing_more_and_ends_in_its_own_error(run, tmp_path
     ],
 )
 def test_no_memory_left_is_told_from_other_faults(error):
-    assert executor.is_out_of_memory(error)
-    assert not executor.is_out_of_memory(ValueError("out of memory of old times"))
-    assert not executor.is_out_of_memory(RuntimeError("shapes do not match"))
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(ValueError("out of memory of old times"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))

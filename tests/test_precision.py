@@ -308,8 +308,8 @@ def finished(tmp_path_factory):
 def run_cell(root, source):
     """(folder, record) of the run of an arm."""
     cells = [(cell.parent, json.loads(cell.read_text())) for cell in (root / "cells").glob("run-*/cell.json")]
-    chosen = [c for c in cells if c[1]["spec"]["settings"]["arm"]["source"] == source]
-    return next(c for c in chosen if c[1]["spec"]["settings"]["arm"]["labeller"] != "golden")
+    chosen = [c for c in cells if c[1]["spec"]["settings"]["arm"].get("source", "policy") == source]
+    return next(c for c in chosen if c[1]["spec"]["settings"]["arm"].get("labeller", "proxy") != "golden")
 
 
 def test_a_study_in_bfloat16_ends_and_its_record_says_so(finished):

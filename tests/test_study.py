@@ -163,7 +163,7 @@ def test_written_pairs_have_golden_labels_and_their_writers_log_probabilities(fi
 
 def test_an_unknown_writer_is_not_the_policy_itself(finished):
     """Golden labels have no writer on record; the SFT policy stands in, so an offline run's first step has no drift."""
-    runs = [(s, f) for s, f in cells_of(finished[1], "run") if s["arm"]["source"] == "data"]
+    runs = [(s, f) for s, f in cells_of(finished[1], "run") if s["arm"].get("source") == "data"]
     assert len(runs) == 4
     for _, folder in runs:
         drift = [json.loads(line)["drift"] for line in (folder / "metrics.jsonl").read_text().splitlines()]

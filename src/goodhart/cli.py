@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import signal
 import sys
 import threading
@@ -172,8 +173,19 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        reason = f"{error.strerror}{where}; nothing that was finished is lost: mend it and run the same command again"
+        print(printable(f"error: {reason}"), file=sys.stderr)
+        sys.exit(1)
     if code:
         sys.exit(code)
+
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""Faults that lie in what the command was given to write on."""
 
 
 class _Terminated(KeyboardInterrupt):

@@ -67,6 +67,9 @@ def load_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise GoodhartError(f"{path} is not valid YAML: {reason}", "mend the file") from error
+    except (RecursionError, ValueError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise GoodhartError(f"{path} cannot be read: {reason}", "mend the file") from error
     if not isinstance(data, dict):
         raise GoodhartError(f"{path} holds {type(data).__name__}, not a mapping", "write 'key: value' lines")
     return typing.cast("dict[str, Any]", data)
@@ -84,7 +87,7 @@ def override(data: dict[str, Any], assignment: str, kind: Any = None) -> dict[st
         raise GoodhartError(f"cannot understand {assignment!r}", "write key=value, for example seeds=[0,1,2]")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise GoodhartError(f"the value of {assignment!r} is not valid YAML", "quote it") from error
     return _set(data, path, value, assignment, kind)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from goodhart.digest import sha256
-from goodhart.errors import GoodhartError
-from goodhart.models.model_files import BASE_MODELS
+from goodhart.errors import GoodhartError, is_out_of_memory
+from goodhart.models.model_files import BASE_MODELS, check_layers
 from goodhart.models.placement import place
 
 _FILES = (
@@ -95,16 +95,27 @@ def _why(error: Exception) -> str:
 def read_model(path: str | Path) -> Any:
     """A causal or encoder-decoder language model on the CPU, in float32 and in evaluation mode.
 
-    Training leaves it in that mode: dropout would draw from a generator that no key decides.
+    Training leaves it in that mode: dropout would draw from a generator that no key decides. Raises GoodhartError if
+    the folder holds no model that can be read.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     from goodhart.models.norms import fuse_norms
 
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model: Any = kind.from_pretrained(path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    check_layers(Path(path))
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model: Any = kind.from_pretrained(path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    except Exception as error:  # whatever the library meets in the files
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise GoodhartError(
+            f"the model in {path} cannot be loaded ({type(error).__name__}: {reason})",
+            "save it again with model.save_pretrained(folder); models that bring code of their own are not run",
+        ) from error
     fuse_norms(model)
     return model.eval()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from goodhart.errors import is_out_of_memory
 from goodhart.models.encoder_decoder import encode, is_encoder_decoder, logits_at, start_token
 from goodhart.models.meter import count_responses
 from goodhart.models.packing import Tokens, pad_right
@@ -26,9 +26,6 @@ shared prompt, all rows: the same for models of whose last layer nothing can be 
 plain: one right-padded row for each response, for causal models that cannot read trees.
 encoder-decoder: the encoder reads each prompt once, and the decoder one right-padded row for each response.
 """
-
-
-_NO_MEMORY = re.compile(r"out of memory|allocate memory|not enough memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +202,6 @@ def sequence_logps(
     return laws.sums(laws.logp())
 
 
-def _of_the_machine(fault: Exception) -> bool:
-    """Whether memory or a device has failed, and not the model; what allocators raise has no class of its own."""
-    return isinstance(fault, torch.OutOfMemoryError | torch.AcceleratorError) or bool(_NO_MEMORY.search(str(fault)))
-
-
 def choose_layout(model: Any, pad: int) -> Layout:
     """The shared prompt where it gives the plain forward's log-probabilities.
 
@@ -230,7 +222,7 @@ def choose_layout(model: Any, pad: int) -> Layout:
             try:
                 found = sequence_logps(model, *probe, pad=pad, layout=layout)
             except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as fault:
-                if _of_the_machine(fault):
+                if is_out_of_memory(fault) or isinstance(fault, torch.AcceleratorError):
                     raise
                 continue
             if torch.allclose(found, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3):

@@ -14,6 +14,8 @@ BASE_MODELS = Path(__file__).parent.parent / "base_models"
 """The models that ship with the package."""
 _CONTEXTS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length")
 """What the number of absolute or rotary positions is called in a `config.json`."""
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
+"""What the number of layers is called there."""
 
 
 def parameters(folder: Path) -> int:
@@ -22,17 +24,40 @@ def parameters(folder: Path) -> int:
 
 
 def _weights(file: Path) -> int:
+    return sum(math.prod(tensor["shape"]) for tensor in _header(file).values())
+
+
+def _header(file: Path) -> dict[str, Any]:
+    """By tensor, what the eight bytes of length and the JSON at the file's beginning say of it."""
     try:
         with file.open("rb") as data:
             (length,) = struct.unpack("<Q", data.read(8))
             if length > file.stat().st_size - 8:
                 raise ValueError(f"a header of {length} bytes")
             header = json.loads(data.read(length))
-        return sum(math.prod(each["shape"]) for name, each in header.items() if name != "__metadata__")
+        tensors = {name: each for name, each in header.items() if name != "__metadata__"}
+        if not all(all(isinstance(size, int) for size in each["shape"]) for each in tensors.values()):
+            raise ValueError("a shape that is no list of numbers")
+        return tensors
     except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GoodhartError(
             f"{file} has no safetensors header that can be read ({error})", "copy or download it again"
         ) from error
+
+
+def check_layers(folder: Path) -> None:
+    """Raises GoodhartError if `config.json` asks for more layers than there are tensors, which no library would notice.
+
+    It would build them one by one before it looks at the weights.
+    """
+    tensors = sum(len(_header(file)) for file in sorted(folder.glob("*.safetensors")))
+    for name in _LAYERS:
+        asked = config(folder).get(name)
+        if isinstance(asked, int) and asked > tensors:
+            raise GoodhartError(
+                f"{folder / 'config.json'} says {name} is {asked}, and the weights hold {tensors} tensors",
+                "save the model again with model.save_pretrained(folder)",
+            )
 
 
 def config(folder: Path) -> dict[str, Any]:

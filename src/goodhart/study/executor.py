@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from goodhart.errors import GoodhartError
+from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.models.placement import VISIBLE
 from goodhart.store import Store
 from goodhart.study.cell import Cell
@@ -306,14 +306,6 @@ def _work(root: str, cell: Cell, hands: int) -> bool | Failure:
         if is_out_of_memory(error):
             return Failure(f"not enough memory for {what}", "lower batch sizes, set micro_batch, or lower --workers")
         return _unexpected(cell, error)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, PyTorch on the CPU or PyTorch on a GPU had no memory left."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError | OSError) and any(each in str(error) for each in words)
-    )
 
 
 def _unexpected(cell: Cell, error: BaseException) -> Failure:

@@ -170,6 +170,8 @@ def _parsed(text: str, file: Path, line: int) -> Any:
         raise GoodhartError(f"{file} is not valid JSON at {place}: {fault.msg}", "mend that line") from fault
     except RecursionError as fault:
         raise GoodhartError(f"line {line} of {file} is nested too deeply", "mend that line") from fault
+    except ValueError as fault:  # a number of more digits than Python reads
+        raise GoodhartError(f"line {line} of {file} cannot be read: {_first_line(fault)}", "mend that line") from fault
 
 
 def _parquet_rows(file: Path) -> tuple[list[str], list[Row]]:
