@@ -37,7 +37,7 @@ _LIBRARIES = (
 def heat() -> None:
     """Import what tests need but for the package itself, with one thread, so that a fork of this process need not."""
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(REPOSITORY / "src")}
     sys.path.insert(0, str(REPOSITORY / "src"))
     for name in _LIBRARIES:
         importlib.import_module(name)

@@ -152,9 +152,11 @@ def test_seeds_that_are_all_alike_add_nothing_to_the_error():
 
 def test_the_error_joins_the_variance_with_the_picks_fixed_and_that_with_them_drawn_again():
     """V_fixed = 1 + 3 with a = (1 + 1/4)/2 = 5/8, V_bootstrap = 8: V = 3/8 * 4 + 5/8 * 8."""
-    cells = np.array([[[1.0, 2.0], [3.0, 6.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    parts = Components(np.zeros(2), np.array([1.0, 0.0]), np.array([3.0, 0.0]), np.array([5.0, 1.0]))
-    first, second = crossfit._intervals(cells, parts, np.array([8.0, 2.0]))
+    cells = np.zeros((3, 2, 2))
+    cells[0] = [[1.0, 2.0], [3.0, 6.0]]
+    parts = Components(np.zeros(3), np.array([1.0, 0.0, 0.1]), np.array([3.0, 0.0, 0.3]), np.array([5.0, 1.0, 1.0]))
+    first, second, third = crossfit._intervals(cells, parts, np.array([8.0, 2.0, 0.8]))
+    assert third.se == pytest.approx(np.sqrt(0.65)), "the same in a tenth of the unit"
     assert (first.estimate, first.se, first.freedom) == pytest.approx((3.0, np.sqrt(6.5), 5.0))
     assert (first.seeds, first.prompts) == (2, 2)
     assert second.se == pytest.approx(1.0), "where nothing is fixed, half of what is drawn"

@@ -61,6 +61,9 @@ def test_all_parameters_may_be_fast():
     fast = parameter(0.0)
     go(Descent([fast], settings(), 1, [fast], 3.0), [1.0])
     assert fast.item() == pytest.approx(-0.3)
+    no_faster = parameter(0.0)
+    go(Descent([no_faster], settings(), 1, [no_faster]), [1.0])
+    assert no_faster.item() == pytest.approx(-0.1)
 
 
 def test_the_norm_is_that_before_clipping_and_gradients_are_scaled_to_the_clip():
