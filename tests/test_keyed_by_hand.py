@@ -1,4 +1,4 @@
-"""The inverse CDF on vocabularies of several blocks of 64 tokens, whose sums are searched first; and what is counted."""
+"""The inverse CDF on vocabularies of several blocks of 64 tokens, and what is counted of sampling, by hand."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_large_logits_do_not_overflow_and_all_of_them_may_be_small():
 
 
 def test_what_is_counted_of_sampling_are_tokens_and_the_columns_that_they_read(monkeypatch):
-    """Prompts of 3 and 1 tokens read half of 9 + 1 pairs; then each of two samples reads its prompt and itself so far."""
+    """Prompts of 3 and 1 tokens read half of 9 + 1 pairs; then each of two samples reads its prompt and itself."""
     counted = []
     monkeypatch.setattr(keyed, "count", lambda model, *numbers: counted.append(numbers))
     KeyedSampler(99, PAD, 3)(llama(), [[2, 3, 4], [5]], 2, Draws(0, "count", [0, 1]))
