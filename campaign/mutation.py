@@ -29,7 +29,7 @@ SUBJECTS = {
     "alignment/sources": ("alignment_data", "training_loop"),
     "evaluation/kl": ("kl",),
     "evaluation/best_of": ("best_of",),
-    "sampling/keyed": ("inverse_cdf", "sampler", "meter"),
+    "sampling/keyed": ("keyed_by_hand", "sampler"),
     "training/alignment": ("step_by_hand", "training_loop"),
     "training/optimiser": ("optimiser", "training_loop"),
     "training/preference": ("judgement", "fit_by_hand", "preference_model"),

@@ -62,11 +62,11 @@ def test_terms_are_added_with_their_weights():
     one, two = noisy_cloud(), noisy_cloud(name="test/other")
     draws = draw(3, 10, 40, 0)
     alone = [curve([Term(c, hull, np.arange(5), GRID, 1.0)], draws) for c in (one, two)]
-    both = curve([Term(one, hull, np.arange(5), GRID, 2.0), Term(two, hull, np.arange(5), GRID, -0.5)], draws)
+    both = curve([Term(one, hull, np.arange(5), GRID, 2.0), Term(two, hull, np.arange(5), GRID.copy(), -0.5)], draws)
     for k in range(len(GRID)):
         values = [each.pointwise[k].estimate for each in alone]
         assert both.pointwise[k].estimate == pytest.approx(2 * values[0] - 0.5 * values[1])
-    assert both.budgets is GRID
+    assert both.budgets is GRID, "labelled with the first term's"
 
 
 def counted(cloud, fold, counts):

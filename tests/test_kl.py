@@ -88,3 +88,9 @@ def test_token_kl_of_a_token_that_the_policy_never_writes_is_zero_there():
     assert float(token_kl(p, torch.tensor([0.5, 0.5]).log())) == pytest.approx(np.log(2))
     assert float(token_kl(p, p)) == 0
     assert float(token_kl(torch.tensor([0.5, 0.5]).log(), p)) == torch.inf
+
+
+def test_an_empty_response_has_no_kl_and_no_entropy():
+    found = divergence(policy_of(llama()), policy_of(llama(seed=1)), [[2, 3], [4]], [[], [5, 1]])
+    assert (found.kl[0], found.entropy[0], found.logp[0], found.ref_logp[0]) == (0.0, 0.0, 0.0, 0.0)
+    assert found.kl[1] > 0

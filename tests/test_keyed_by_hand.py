@@ -1,11 +1,13 @@
-"""The inverse CDF on vocabularies of several blocks of 64 tokens, where sums of blocks are searched first."""
+"""The inverse CDF on vocabularies of several blocks of 64 tokens, and what is counted of sampling, by hand."""
 
 import numpy as np
 import pytest
 import torch
 
 from goodhart.randomness import stream
-from goodhart.sampling.keyed import inverse_cdf
+from goodhart.sampling import keyed
+from goodhart.sampling.keyed import Draws, KeyedSampler, inverse_cdf
+from tiny_models import PAD, llama
 
 
 def token(logits, u):
@@ -48,3 +50,11 @@ def test_large_logits_do_not_overflow_and_all_of_them_may_be_small():
     assert token([1000.0, 1001.0, -1000.0], 0.2) == 0
     assert token([1000.0, 1001.0, -1000.0], 0.3) == 1
     assert token([-1000.0, -999.0], 0.3) == 1
+
+
+def test_what_is_counted_of_sampling_are_tokens_and_the_columns_that_they_read(monkeypatch):
+    """Prompts of 3 and 1 tokens read half of 9 + 1 pairs; then each of two samples reads its prompt and itself."""
+    counted = []
+    monkeypatch.setattr(keyed, "count", lambda model, *numbers: counted.append(numbers))
+    KeyedSampler(99, PAD, 3)(llama(), [[2, 3, 4], [5]], 2, Draws(0, "count", [0, 1]))
+    assert counted == [(4, 2, 5.0), (4, 4, 2 * (3 + 1) + 2 * (1 + 1)), (4, 4, 2 * (3 + 2) + 2 * (1 + 2))]
