@@ -27,7 +27,7 @@ def heat() -> None:
     import goodhart.commands
     import goodhart.report.report
     import goodhart.report.terminal
-    import goodhart.study.recipes
+    import goodhart.study.make
     import goodhart.study.session  # noqa: F401
     from goodhart.models.checkpoint import quiet
 
@@ -63,9 +63,14 @@ class Command:
         """The processes that make cells."""
         try:
             children = psutil.Process(self.pid).children(recursive=True)
-            return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+            return [child for child in children if not self._serves(child)]
         except psutil.NoSuchProcess:
             return []
+
+    def _serves(self, child: psutil.Process) -> bool:
+        """Whether a process only begins others: a worker has its words, but is the child of one that serves."""
+        words = " ".join(child.cmdline())
+        return "resource_tracker" in words or ("forkserver" in words and child.ppid() == self.pid)
 
     def signal_all(self, number: signal.Signals) -> None:
         """To the whole process group, as a terminal's Ctrl-C is."""
@@ -155,4 +160,4 @@ def _run(arguments: list[str]) -> int:
 
 
 def _forking(original: Callable[[str | None], object], method: str | None = None) -> object:
-    return original("fork" if method == "spawn" else method)
+    return original("fork" if method == "forkserver" else method)

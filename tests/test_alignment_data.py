@@ -280,7 +280,7 @@ def test_samples_of_a_prompt_are_numbered_without_gaps():
 
 def prompt_table(path):
     texts = [{"prompt": p.id, "split": "train", "text": "t", "tokens": list(p.tokens)} for p in PROMPTS]
-    names = ("prompt", "split", "package", "text", "tokens", "reference", "reference_tokens")
+    names = ("prompt", "split", "rank", "package", "text", "tokens", "reference", "reference_tokens")
     write_prompts(path, {name: [row.get(name) for row in texts] for name in names})
     return path
 

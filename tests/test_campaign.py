@@ -104,7 +104,7 @@ def test_a_traceback_an_escape_and_two_lines_are_faults(box, monkeypatch):
     from goodhart import commands
 
     def ends(error):
-        def show(*_):
+        def show(*_, **__):
             if isinstance(error, Exception):
                 raise error
             print(error)

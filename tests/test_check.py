@@ -220,10 +220,11 @@ class TestData:
         settings = {
             "task": {"kind": "preferences", "data": study.task.data, "held_out": 0.4, "max_prompt": 20,
                      "max_response": 12, "evaluation": 2, "validation": 2},
-            "tokenizer": {"name": study.policy, "digest": find(study.policy).digest},
-            "data": data_digest(study.task.data),
+            "tokenizer": find(study.policy).digest,
+            "data": {key: value for key, value in data_digest(study.task.data).items() if key != "name"},
         }  # fmt: skip
-        counts = preference_prompts(Workplace(settings, {}, tmp_path / "out"))["counts"]
+        places = {"tokenizer": study.policy, "data": study.task.data}
+        counts = preference_prompts(Workplace(settings, {}, tmp_path / "out", places))["counts"]
         held_out = sum(n for split, n in counts["splits"].items() if split != "train")
         assert counts["pairs"] - given.pairs == held_out, "another number of training pairs"
         assert counts["splits"]["train"] == given.train

@@ -1,5 +1,6 @@
 """Workers have their own GPUs, and a model on several devices computes what it computes on one."""
 
+import collections
 import copy
 import os
 import time
@@ -25,6 +26,7 @@ from goodhart.models.tree import plant, tree_attention
 from goodhart.sampling import recording
 from goodhart.sampling.cache import decoding_cache, keep_rows
 from goodhart.sampling.keyed import Draws, KeyedSampler
+from goodhart.study import session
 from goodhart.study.executor import _workers
 from goodhart.study.session import Crew, cores
 from micro_study import said
@@ -64,6 +66,7 @@ def test_groups_are_of_one_size_and_in_order_and_as_many_as_there_can_be(names, 
 )
 def test_gpus_are_named_as_the_parent_names_them(monkeypatch, visible, count, names):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(session, "may_have_gpus", lambda: True)
     monkeypatch.delenv(VISIBLE, raising=False)
     if visible is not None:
         monkeypatch.setenv(VISIBLE, visible)
@@ -76,6 +79,7 @@ def test_gpus_are_named_as_the_parent_names_them(monkeypatch, visible, count, na
 )
 def test_there_are_as_many_workers_as_groups_unless_a_number_is_given(monkeypatch, count, asked, size, workers):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(session, "may_have_gpus", lambda: True)
     monkeypatch.delenv(VISIBLE, raising=False)
     crew = Crew.of(asked, size)
     assert (crew.workers, len(crew.groups)) == (workers, count // size)
@@ -99,7 +103,7 @@ def own_group(_):
 def test_every_worker_sees_one_group_for_its_life_and_groups_are_shared_in_turn(monkeypatch):
     monkeypatch.setenv(VISIBLE, "GPU-a,GPU-b,GPU-c,GPU-d,GPU-e")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
-    monkeypatch.setattr("goodhart.study.session.may_have_gpus", lambda: True)
+    monkeypatch.setattr(session, "may_have_gpus", lambda: True)
     crew = Crew.of(3, 2)
     with _workers(crew.workers, "default", crew.groups) as workers:
         asked = [[worker.process().submit(own_group, 0) for _ in range(2)] for worker in workers]

@@ -297,7 +297,7 @@ def finished(tmp_path_factory):
     """(root, record) of a micro study in bfloat16."""
     folder = tmp_path_factory.mktemp("bfloat16")
     root = folder / "runs"
-    asked = read_study(str(write_micro_study(folder, **SMALL)), ["precision=bfloat16"])
+    asked = read_study(str(write_micro_study(folder, **SMALL)), ["precision=bfloat16", "name=micro"])
     study, chosen = engine.settle(asked, root, keep=True)
     graph = build_graph(study)
     assert all(make(Store(root), cell) for cell in closure(graph.targets))

@@ -39,10 +39,19 @@ def cells(tmp_path_factory):
         path.mkdir()
     write_model(found["sft"] / "final", [" ".join(WORDS), "say"])
     tokenizer = load_tokenizer(found["sft"] / "final")
-    table = {"prompt": [p.id for p in PROMPTS], "split": ["train"] * 3, "tokens": [list(p.tokens) for p in PROMPTS]}
+    table = {
+        "prompt": [p.id for p in PROMPTS],
+        "split": ["train"] * 3,
+        "rank": [None] * 3,
+        "tokens": [list(p.tokens) for p in PROMPTS],
+    }
     write_prompts(
         found["prompts"] / "prompts.parquet",
-        {**table, "text": ["t"] * 3, **{name: [None] * 3 for name in ("package", "reference", "reference_tokens")}},
+        {
+            **table,
+            "text": ["t"] * 3,
+            **{name: [None] * 3 for name in ("rank", "package", "reference", "reference_tokens")},
+        },
     )
     end = tokenizer.eos_token_id
     first, second = ([[7 + i, *extra, end] for i in range(6)] for extra in ([9, 8, 7], []))

@@ -22,6 +22,8 @@ WRITER = [[-1.5, -3.0], [np.nan, np.nan], [-6.0, -4.0], [-9.0, -5.0]]
 class Scores:
     """Fixed log-probabilities, found by the first token of the prompt, and one parameter that adds to the first."""
 
+    name = ""
+
     def __init__(self, table):
         self.table = torch.tensor(table)
         self.shift = torch.nn.Parameter(torch.zeros(1))

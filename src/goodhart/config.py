@@ -72,7 +72,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise GoodhartError(f"{path} cannot be read: {reason}", "mend the file") from error
     if not isinstance(data, dict):
         raise GoodhartError(f"{path} holds {type(data).__name__}, not a mapping", "write 'key: value' lines")
+    _check_text(data, str(path))
     return typing.cast("dict[str, Any]", data)
+
+
+def _check_text(data: object, where: str) -> None:
+    """Raises GoodhartError for characters that no file can hold, which no table could name an arm by."""
+    try:
+        json.dumps(data, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise GoodhartError(
+            f"{where} holds text that is not valid Unicode (a lone surrogate)", "write other letters"
+        ) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GoodhartError(f"{where} cannot be read: {' '.join(str(error).split())}", "mend it") from error
 
 
 def override(data: dict[str, Any], assignment: str, kind: Any = None) -> dict[str, Any]:
@@ -89,6 +102,7 @@ def override(data: dict[str, Any], assignment: str, kind: Any = None) -> dict[st
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise GoodhartError(f"the value of {assignment!r} is not valid YAML", "quote it") from error
+    _check_text(value, repr(assignment))
     return _set(data, path, value, assignment, kind)
 
 

@@ -217,7 +217,8 @@ class _Worker:
     def process(self) -> ProcessPoolExecutor:
         """The process, begun if there is none."""
         if self.pool is None:
-            start = (psutil.Process().pid, psutil.Process().create_time(), self.kernels, tuple(self.group))
+            here = psutil.Process()
+            start = (here.pid, here.create_time(), dict(os.environ), self.kernels, tuple(self.group))
             self.pool = ProcessPoolExecutor(1, _context(), _start_worker, start)
         return self.pool
 
@@ -255,9 +256,11 @@ def _context() -> BaseContext:
     return context
 
 
-def _start_worker(parent: int, began: float, kernels: str, group: Sequence[str]) -> None:
+def _start_worker(parent: int, began: float, environment: dict[str, str], kernels: str, group: Sequence[str]) -> None:
     """No operation has threads of its own: two processes of two such threads on two cores spin against one another."""
     threading.Thread(target=_die_with, args=(parent, began), daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)  # a fork has the environment of the first call
     if group:  # CUDA looks once, when it is first used
         os.environ[VISIBLE] = ",".join(group)
     import torch
