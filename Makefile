@@ -8,7 +8,9 @@ STAMP := $(VENV)/.installed
 study: $(STAMP)
 	$(BIN)/goodhart run
 
-test: lint check-types tests
+# beside one another: the type checker is one process, and the tests leave a core idle now and then
+test: $(STAMP)
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint check-types tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -82,7 +82,7 @@ def test_what_is_not_finite_leaves_the_parameters_and_is_told_with_its_step(grad
     weight = parameter(2.0)
     descent = Descent([weight], settings(weight_decay=0.5), 9)
     weight.grad = torch.tensor([gradient])
-    with pytest.raises(GoodhartError, match="not finite at step 7"):
+    with pytest.raises(GoodhartError, match="not finite at step 8 of 9"):
         descent.step(7, loss)
     assert weight.item() == 2.0
 

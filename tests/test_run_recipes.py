@@ -45,6 +45,7 @@ def cells(tmp_path_factory):
         "rank": [None] * 3,
         "tokens": [list(p.tokens) for p in PROMPTS],
     }
+    absent = ("rank", "package", "reference", "reference_tokens")
     write_prompts(
         found["prompts"] / "prompts.parquet",
         {

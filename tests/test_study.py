@@ -1,5 +1,7 @@
 """A whole study through the command line, on people's preferences and a model made on the spot."""
 
+import contextlib
+import io
 import json
 import math
 import time
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from goodhart.cli import main
 from goodhart.evaluation import schema
 from goodhart.models.kernels import using
 from goodhart.store import Store
@@ -25,9 +28,10 @@ def finished(tmp_path_factory):
     """A finished micro study: (folder of the study file, its root, what the command printed)."""
     folder = tmp_path_factory.mktemp("micro")
     path = write_micro_study(folder)
-    done = goodhart("run", str(path), "--root", str(folder / "runs"), "--workers", "2")
-    assert done.returncode == 0, done.stderr
-    return path, folder / "runs", done.stdout
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main(["run", str(path), "--root", str(folder / "runs"), "--workers", "2"])
+    return path, folder / "runs", printed.getvalue()
 
 
 def rows_of(root: Path, name: str = "rows"):

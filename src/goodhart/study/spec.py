@@ -332,7 +332,7 @@ def read_study(name: str, overrides: list[str]) -> Study:
     as_written = data
     for assignment in overrides:
         data, named = override(data, assignment, Study), override(named, assignment, Study)
-    if data != as_written and data["name"] == as_written["name"]:
+    if data != as_written and not any(assignment.startswith("name=") for assignment in overrides):
         data = {**data, "name": _named_after(str(data["name"]), overrides)}
     refuse_unread(data)
     data = inheriting(with_template(with_kind(data)))
