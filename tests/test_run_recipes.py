@@ -45,15 +45,8 @@ def cells(tmp_path_factory):
         "rank": [None] * 3,
         "tokens": [list(p.tokens) for p in PROMPTS],
     }
-    absent = ("rank", "package", "reference", "reference_tokens")
-    write_prompts(
-        found["prompts"] / "prompts.parquet",
-        {
-            **table,
-            "text": ["t"] * 3,
-            **{name: [None] * 3 for name in ("rank", "package", "reference", "reference_tokens")},
-        },
-    )
+    absent = dict.fromkeys(("rank", "package", "reference", "reference_tokens"), [None] * 3)
+    write_prompts(found["prompts"] / "prompts.parquet", {**table, "text": ["t"] * 3, **absent})
     end = tokenizer.eos_token_id
     first, second = ([[7 + i, *extra, end] for i in range(6)] for extra in ([9, 8, 7], []))
     sft, _ = load_policy(found["sft"] / "final", 8)
