@@ -55,6 +55,15 @@ def test_a_measuring_size_moves_what_is_measured_and_nothing_that_is_trained(pat
     assert {at: run.id for at, run in found.runs.items()} == {at: run.id for at, run in graph.runs.items()}
 
 
+def test_noise_of_labels_is_for_those_that_train(path, graph):
+    """Noise and coins are drawn for what is learnt from; what measures has the golden model's own labels."""
+    found = graph_of(path, "labels.mode=bernoulli", "labels.flip=0.2")
+    assert found.labels.id != graph.labels.id
+    own, other = graph.trunks[""].tests, found.trunks[""].tests
+    assert own.id == other.id
+    assert own.spec["settings"] == {}
+
+
 def test_what_stops_training_moves_what_it_stops(path, graph):
     found = graph_of(path, "task.validation=20")
     assert found.golden.id != graph.golden.id

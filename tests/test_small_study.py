@@ -113,13 +113,39 @@ def test_status_compare_and_report_work_on_a_finished_study(finished, capfd):
     compared = said(capfd, "compare", "micro", "online", "offline", "--root", str(root))
     assert compared.returncode == 0, compared.stderr
     assert "KL" in compared.stdout
-    assert said(capfd, "compare", "micro", "online", "nobody", "--root", str(root)).returncode == 1
+    for other, fault in (("nobody", "no arm 'nobody'"), ("online", "compared with itself"), ("sft", "no arm 'sft'")):
+        refused = said(capfd, "compare", "micro", "online", other, "--root", str(root))
+        assert refused.returncode == 1, other
+        assert fault in refused.stderr
     page = root / "studies" / "micro" / "report.html"
     page.unlink(missing_ok=True)
     told = said(capfd, "report", "micro", "--root", str(root))
     assert told.returncode == 0, told.stderr
     assert str(page) in told.stdout
     assert "<html" in page.read_text()
+
+
+def test_what_only_looks_imports_no_pytorch(finished):
+    """Seconds before the first word: a root that knows its engine is asked without PyTorch and Transformers."""
+    path, root = finished
+    asked = [
+        ["status", str(path), "--root", str(root)],
+        ["run", str(path), "--root", str(root), "--dry-run"],
+        ["why", "run-", str(path), "--root", str(root)],
+        ["compare", "micro", "online", "offline", "--root", str(root)],
+        ["list"],
+        ["--version"],
+    ]
+    code = (
+        "import contextlib, io, sys\nfrom goodhart.cli import main\n"
+        f"for command in {asked!r}:\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        main(command)\n"
+        "    heavy = {'torch', 'transformers', 'datasets'} & set(sys.modules)\n"
+        "    assert not heavy, (command[0], heavy)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
 
 
 def test_a_damaged_cell_is_named(finished, tmp_path, capfd):

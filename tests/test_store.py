@@ -1,13 +1,16 @@
 """Cells are complete or absent, checked when opened, and made by one process at a time."""
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from goodhart import digest
 from goodhart.errors import GoodhartError
 from goodhart.store import Store, write_atomically
 from goodhart.study import executor
@@ -73,6 +76,109 @@ def test_an_edit_of_the_same_length_is_found(store):
     (folder / "deep" / "file.txt").write_text("jello")
     with pytest.raises(GoodhartError, match=r"file\.txt"):
         store.open("kind-abc")
+
+
+def test_a_file_is_hashed_once_until_it_changes_however_often_its_cell_is_opened(store, monkeypatch):
+    folder = finished(store)
+    digest._KNOWN.clear()
+    read = []
+    original = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: read.append(file.name) or original(file, kind))
+    for _ in range(3):
+        store.open("kind-abc")
+        Store(store.root).open("kind-abc")
+    assert [Path(name).name for name in read] == ["file.txt"]
+    (folder / "deep" / "file.txt").write_text("hello")  # the same bytes, but who knows
+    store.open("kind-abc")
+    assert len(read) == 2
+    (folder / "deep" / "file.txt").write_text("jello")
+    os.utime(folder / "deep" / "file.txt", ns=(0, 0))  # an old date hides no change
+    with pytest.raises(GoodhartError):
+        store.open("kind-abc")
+
+
+def test_weights_are_hashed_piece_by_piece(tmp_path, monkeypatch):
+    from goodhart.models.checkpoint import find
+
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    before = find(str(tmp_path)).digest
+
+    def whole(path):
+        raise AssertionError(f"{path} is read into memory as a whole")
+
+    digest._KNOWN.clear()
+    monkeypatch.setattr(Path, "read_bytes", whole)
+    assert find(str(tmp_path)).digest == before
+
+
+def test_status_believes_what_has_not_changed_and_thorough_looks_at_all(store):
+    folder = finished(store)
+    assert (store.state("kind-abc"), store.state("nothing")) == ("done", "missing")
+    store.partial("begun").mkdir(parents=True)
+    assert store.state("begun") == "begun"
+    record = json.loads((folder / "cell.json").read_text())
+    record["files"]["deep/file.txt"][1] = "0" * 64  # as if the disk had changed what it holds, without a write
+    text = json.dumps(record, indent=1, sort_keys=True)
+    (folder / "cell.json").write_text(text)
+    (folder / "DONE").write_text(hashlib.sha256(text.encode()).hexdigest())
+    assert store.state("kind-abc") == "done"
+    assert store.state("kind-abc", thorough=True) == "damaged"
+    assert store.faults("kind-abc") == [folder / "deep" / "file.txt"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"\xff" * 64), lambda p: p.write_text("")]
+)
+def test_a_cell_without_its_seal_is_damaged_and_not_overwritten(store, damage):
+    folder = finished(store)
+    damage(folder / "DONE")
+    assert store.state("kind-abc") == "damaged"
+    with pytest.raises(GoodhartError, match="DONE"):
+        store.open("kind-abc")
+    store.partial("kind-abc").mkdir()
+    with pytest.raises(GoodhartError, match="--repair"):
+        store.finish("kind-abc", {"id": "kind-abc"})
+    store.discard("kind-abc")
+    assert not folder.exists()
+    assert [path.name for path in (store.root / "cells").iterdir()] == ["kind-abc.partial"]
+    store.finish("kind-abc", {"id": "kind-abc"})
+    assert store.open("kind-abc") == folder
+
+
+def test_a_finished_cell_lists_its_own_files_alone_and_keeps_no_progress(store):
+    partial = store.partial("k")
+    partial.mkdir(parents=True)
+    for name in ("cell.json", "DONE", "progress.json", "table"):
+        (partial / name).write_text("left by a process that was killed")
+    store.finish("k", {"id": "k"})
+    assert list(store.record("k")["files"]) == ["table"]
+    assert sorted(path.name for path in store.folder("k").iterdir()) == ["DONE", "cell.json", "table"]
+
+
+def test_everything_is_on_the_disk_before_the_cell_has_its_name(store, monkeypatch):
+    done = []
+    original = os.fsync
+    paths = {}
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: done.append(Path(f"/proc/self/fd/{handle}").readlink()) or original(handle)
+    )
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, to: paths.setdefault(self.name, list(done)) and rename(self, to))
+    finished(store)
+    assert {path.name for path in paths["kind-abc.partial"]} == {"file.txt", "cell.json", "DONE"}
+
+
+def test_a_file_system_without_locks_is_told(store, monkeypatch):
+    import filelock
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(GoodhartError, match="no file locks") as found, store.lock("c"):
+        pass
+    assert "--root" in found.value.remedy
 
 
 def test_a_lock_is_held_once_and_given_back(store):
