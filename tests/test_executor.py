@@ -58,7 +58,7 @@ def cell(label: str, do: str = "make", **inputs: Cell) -> Cell:
     return Cell("corpus", {"do": do, "label": label}, inputs, label)
 
 
-def test_what_does_not_read_a_failed_cell_goes_on_and_what_reads_it_is_left_out(run):
+def test_what_does_not_read_a_failed_cell_goes_on_and_what_reads_it_is_left_out(run, tmp_path):
     bad, good = cell("bad", "fail"), cell("good")
     reader = cell("reader", bad=bad, good=good)
     last = cell("last", reader=reader)
@@ -67,6 +67,11 @@ def test_what_does_not_read_a_failed_cell_goes_on_and_what_reads_it_is_left_out(
     assert {each.label for each in progress.done} == {"good", "other"}
     assert [(each.label, str(failure)) for each, failure in progress.failed.values()] == [("bad", "it broke; mend it")]
     assert {each.label for each in progress.blocked.values()} == {"reader", "last"}
+    store = Store(tmp_path)
+    assert store.failure(bad.id) == {"problem": "it broke", "remedy": "mend it"}
+    assert store.failure(reader.id) is None
+    store.begin(bad.id)
+    assert store.failure(bad.id) is None, "a new try has not failed yet"
     assert sorted(seen) == ["bad", "good", "other"]
 
 

@@ -98,6 +98,9 @@ def test_the_report_can_be_made_again_and_still_says_so(failed, capfd):
     again = said(capfd, "report", "diverging", "--root", str(root))
     assert again.returncode == 0, again.stderr
     assert "Unfinished: 10 of " in again.stdout
+    assert again.stdout.count("Failed: diverging beta=1e+30 lr=0.01 seed") == 2
+    shown = said(capfd, "status", str(path), "--root", str(root))
+    assert "2 failed" in shown.stdout
     by_file = said(capfd, "report", str(path), "--root", str(root))
     assert by_file.returncode == 0, by_file.stderr
 

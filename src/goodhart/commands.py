@@ -116,13 +116,16 @@ def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -
     states: Counter[str] = Counter()
     console = _console()
     for cell, _ in cells:
-        state = store.state(cell.id, thorough=verify)
-        states[state] += 1
+        state: str = store.state(cell.id, thorough=verify)
         seconds = f"{store.record(cell.id)['seconds']:.1f}" if state == "done" else ""
         note = shown(read_progress(store, cell)) if state == "begun" else ""
         who = store.holder(cell.id) if state == "begun" else ""
+        failure = store.failure(cell.id) if state == "begun" and not who else None
+        if failure:
+            state, note = "failed", failure["problem"]
         if state == "damaged":
             note = ", ".join(path.name for path in store.faults(cell.id, thorough=verify))
+        states[state] += 1
         about = "; ".join(part for part in (note, f"by {who}" if who else "") if part)
         table.add_row(*(Text(printable(each)) for each in (state, cell.id, cell.label, seconds, about)))
     console.print(table)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from goodhart.digest import sha256, signature
 from goodhart.errors import GoodhartError
 
+_FAILED = "failed.json"
 State = Literal["done", "damaged", "begun", "missing"]
 """done: complete, as far as was looked; damaged: there, but not what was written; begun: half made, to be resumed."""
 
@@ -97,6 +98,27 @@ class Store:
         with suppress(FileNotFoundError):
             self.folder(cell).rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
+
+    def fail(self, cell: str, problem: str, remedy: str) -> None:
+        """Keep why a cell could not be made, until it is begun again."""
+        with suppress(OSError):
+            self.partial(cell).mkdir(parents=True, exist_ok=True)
+            write_atomically(self.partial(cell) / _FAILED, json.dumps({"problem": problem, "remedy": remedy}))
+
+    def failure(self, cell: str) -> dict[str, str] | None:
+        """Why a cell could not be made when it was last tried (problem, remedy); None if it did not fail."""
+        try:
+            found = json.loads((self.partial(cell) / _FAILED).read_text(encoding="utf-8"))
+            return {"problem": str(found["problem"]), "remedy": str(found["remedy"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def begin(self, cell: str) -> Path:
+        """The folder in which a cell is made, with what an earlier try has left to resume from."""
+        folder = self.partial(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _FAILED).unlink(missing_ok=True)
+        return folder
 
     def finish(self, cell: str, record: dict[str, Any]) -> None:
         """Turn the partial directory into the finished cell: digests, `cell.json`, `DONE`, rename.

@@ -123,6 +123,7 @@ def execute(
                 if isinstance(result, Failure):
                     fatal = fatal or (result if result.everywhere else None)
                     progress.failed[cell.id] = (cell, result)
+                    store.fail(cell.id, result.problem, result.remedy)
                     watch(progress, cell)
                 elif result:
                     progress.elsewhere.pop(cell.id, None)

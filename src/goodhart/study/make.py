@@ -31,8 +31,7 @@ def make(store: Store, cell: Cell) -> bool:
             return True
         if store.folder(cell.id).exists():
             raise damaged(store.folder(cell.id) / "DONE", store.folder(cell.id))
-        folder = store.partial(cell.id)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = store.begin(cell.id)
         began = time.perf_counter()
         inputs = {name: store.open(needed.id) for name, needed in cell.inputs.items()}
         work = Workplace(cell.spec["settings"], inputs, folder, dict(cell.places))

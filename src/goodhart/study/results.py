@@ -19,7 +19,6 @@ from goodhart.store import Store, write_atomically
 from goodhart.study.budgets import spent
 from goodhart.study.cell import Cell, closure
 from goodhart.study.engine import Engine
-from goodhart.study.executor import Progress
 from goodhart.study.graph import anchors
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured
 from goodhart.study.record import git_state, machine, versions
@@ -39,13 +38,11 @@ class Unfinished:
     """Arms of which nothing was measured; they are in no table."""
 
     @classmethod
-    def of(cls, store: Store, graph: Graph, progress: Progress | None = None) -> Unfinished:
-        """What is missing of a study, and what the last execution said of it."""
+    def of(cls, store: Store, graph: Graph) -> Unfinished:
+        """What is missing of a study, and why, as far as it was tried."""
         cells = closure(graph.targets)
-        failed = tuple(
-            {"what": cell.label or cell.id, "problem": failure.problem, "remedy": failure.remedy}
-            for cell, failure in (progress.failed.values() if progress else ())
-        )
+        tried = ((cell, store.failure(cell.id)) for cell in cells if not store.has(cell.id))
+        failed = tuple({"what": cell.label or cell.id, **why} for cell, why in tried if why)
         arms = dict.fromkeys(item.arm for item in graph.measured)
         there = {item.arm for item in graph.measured if store.has(item.cell.id)}
         missing = sum(not store.has(cell.id) for cell in cells)

@@ -173,7 +173,7 @@ def run_study(study: Study, engine: Engine, root: Path, crew: Crew, console: Con
         **({"GPUs per worker": len(crew.groups[0])} if crew.groups else {}),
         **spent(store, cells, progress),
     }
-    unfinished = Unfinished.of(store, graph, progress)
+    unfinished = Unfinished.of(store, graph)
     return Outcome(write_results(store, study, graph, engine, cost, unfinished), graph, cost, unfinished)
 
 
