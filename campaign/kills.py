@@ -102,7 +102,7 @@ class Tormented:
         if command.wait(60) is None:
             fault = f"does not end on {blow.words}"
             command.end()
-        elif blow.signal == signal.SIGINT:
+        elif blow.signal == signal.SIGINT and command.code != 0:  # it may have ended just before
             fault = plain_fault(command)
         if fault:
             self.tally.faults.append(f"{blow.words}: {fault}")

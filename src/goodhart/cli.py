@@ -158,9 +158,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given == ["--version"]:
         sys.stdout.write(f"goodhart {version('goodhart')}\n")
         return
-    command: Command = tyro.cli(Command, prog="goodhart", description=__doc__, args=given)  # type: ignore[arg-type]
     try:
         with _ended_by_termination():
+            command: Command = tyro.cli(Command, prog="goodhart", description=__doc__, args=given)  # type: ignore[arg-type]
             code = _dispatch(command)
     except GoodhartError as error:
         print(printable(f"error: {error}"), file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import signal
 import threading
 import time
 import traceback
@@ -259,6 +260,7 @@ def _context() -> BaseContext:
 
 def _start_worker(parent: int, began: float, environment: dict[str, str], kernels: str, group: Sequence[str]) -> None:
     """No operation has threads of its own: two processes of two such threads on two cores spin against one another."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; the one that asked ends the others
     threading.Thread(target=_die_with, args=(parent, began), daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)  # a fork has the environment of the first call
