@@ -20,6 +20,7 @@ import yaml
 from campaign.input_data import write_data
 from campaign.input_models import write_model_folder
 from campaign.input_studies import overrides, write_study
+from goodhart.printable import printable
 
 KINDS = ("data",) * 13 + ("study",) * 3 + ("override",) * 2 + ("model",) * 2
 """What the case of a number (modulo their count) is about."""
@@ -118,7 +119,7 @@ def obey(arguments: list[str], box: Sandbox) -> Said:
             code = end.code
         except GoodhartError as error:
             code = 1
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
         except BaseException:
             trace = traceback.format_exc(limit=-6)
     return Said(code, out.getvalue(), err.getvalue(), trace)

@@ -221,3 +221,22 @@ def test_a_number_without_a_spelling_has_no_address():
 
 def test_the_choices_of_a_field_are_read_from_its_type():
     assert choices(Engine, "decay") == ["constant", "linear"]
+
+
+def test_a_file_that_repeats_itself_a_billion_times_is_read_at_once(tmp_path):
+    """Aliases make a tree of nine to the ninth leaves out of ten lines."""
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"{c}: &{c} [{', '.join([f'*{b}'] * 9)}]" for b, c in zip("abcdefgh", "bcdefghi", strict=True)]
+    path = tmp_path / "laughs.yaml"
+    path.write_text("\n".join(lines))
+    assert set(load_yaml(path)) == set("abcdefghi")
+    path.write_text("a: &a [*a]")
+    assert list(load_yaml(path)) == ["a"]
+
+
+@pytest.mark.parametrize("text", ['arms: {"a\\ud800": {}}', '? "\\udfff"\n: 1', 'x: [{y: "\\ud800"}]'])
+def test_letters_that_no_file_can_hold_are_refused(tmp_path, text):
+    path = tmp_path / "surrogates.yaml"
+    path.write_text(text)
+    with pytest.raises(GoodhartError, match="lone surrogate"):
+        load_yaml(path)

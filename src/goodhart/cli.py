@@ -163,7 +163,8 @@ def main(arguments: list[str] | None = None) -> None:
             command: Command = tyro.cli(Command, prog="goodhart", description=__doc__, args=given)  # type: ignore[arg-type]
             code = _dispatch(command)
     except GoodhartError as error:
-        print(printable(f"error: {error}"), file=sys.stderr)
+        line = printable(f"error: {error}").replace("\n", "\\n")  # a name may hold line ends, and an error is one line
+        print(line, file=sys.stderr)
         sys.exit(1)
     except _Terminated:
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -113,8 +113,9 @@ def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -
     study = settled(asked, root) or settle(asked, root, keep=False)[0]
     _, cells = session.plan(study, root)
     table = Table("state", "cell", "what", "seconds", "progress")
+    table.columns[1].no_wrap = True  # an id is copied
     states: Counter[str] = Counter()
-    console = _console()
+    console, broken = _console(), list[str]()
     for cell, _ in cells:
         state: str = store.state(cell.id, thorough=verify)
         seconds = f"{store.record(cell.id)['seconds']:.1f}" if state == "done" else ""
@@ -125,14 +126,17 @@ def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -
             state, note = "failed", failure["problem"]
         if state == "damaged":
             note = ", ".join(path.name for path in store.faults(cell.id, thorough=verify))
+            broken.append(f"damaged: {cell.id} ({note})")
         states[state] += 1
         about = "; ".join(part for part in (note, f"by {who}" if who else "") if part)
         table.add_row(*(Text(printable(each)) for each in (state, cell.id, cell.label, seconds, about)))
     console.print(table)
     _say(console, ", ".join(f"{number} {state}" for state, number in states.items()))
-    if states["damaged"]:
+    for line in broken:
+        _say(console, line)
+    if broken:
         _say(console, "run the study with --repair to make the damaged cells anew")
-    return 1 if states["damaged"] else 0
+    return 1 if broken else 0
 
 
 def why(cell: str, study_name: str, overrides: list[str], root: Path) -> None:

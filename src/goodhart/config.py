@@ -77,15 +77,22 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def _check_text(data: object, where: str) -> None:
-    """Raises GoodhartError for characters that no file can hold, which no table could name an arm by."""
-    try:
-        json.dumps(data, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError as error:
-        raise GoodhartError(
-            f"{where} holds text that is not valid Unicode (a lone surrogate)", "write other letters"
-        ) from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise GoodhartError(f"{where} cannot be read: {' '.join(str(error).split())}", "mend it") from error
+    """Raises GoodhartError for characters that no file can hold, which no table could name an arm by.
+
+    What YAML's aliases repeat, or put into itself, is looked at once.
+    """
+    waiting, seen = [data], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            try:
+                each.encode()
+            except UnicodeEncodeError as error:
+                problem = f"{where} holds text that is not valid Unicode (a lone surrogate)"
+                raise GoodhartError(problem, "write other letters") from error
+        elif isinstance(each, dict | list) and id(each) not in seen:
+            seen.add(id(each))
+            waiting += [*each, *each.values()] if isinstance(each, dict) else each
 
 
 def override(data: dict[str, Any], assignment: str, kind: Any = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,9 +133,11 @@ def check_before(study: Study, root: Path) -> None:
     """Raises GoodhartError for all that can be told of a study from its models and data before its first cell."""
     from goodhart.study.check import check
 
-    prompts = build_graph(study).prompts if study.task.kind == PREFERENCES else None
-    store = Store(root)
-    check(study, store.open(prompts.id) if prompts and store.has(prompts.id) else None)
+    prepared: Path | None = None
+    if study.task.kind == PREFERENCES:
+        with suppress(GoodhartError):  # what is missing or damaged is read from the data
+            prepared = Store(root).open(build_graph(study).prompts.id)
+    check(study, prepared)
 
 
 def damaged_cells(cells: list[Cell], store: Store, *, repair: bool) -> list[str]:
