@@ -261,6 +261,7 @@ def _context() -> BaseContext:
 def _start_worker(parent: int, began: float, environment: dict[str, str], kernels: str, group: Sequence[str]) -> None:
     """No operation has threads of its own: two processes of two such threads on two cores spin against one another."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; the one that asked ends the others
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with, args=(parent, began), daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)  # a fork has the environment of the first call
