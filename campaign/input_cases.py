@@ -119,7 +119,7 @@ def obey(arguments: list[str], box: Sandbox) -> Said:
             code = end.code
         except GoodhartError as error:
             code = 1
-            print(printable(f"error: {error}"), file=sys.stderr)
+            print(printable(f"error: {error}").replace("\n", "\\n"), file=sys.stderr)
         except BaseException:
             trace = traceback.format_exc(limit=-6)
     return Said(code, out.getvalue(), err.getvalue(), trace)

@@ -33,11 +33,17 @@ def find(name: str) -> Checkpoint:
 
     Raises GoodhartError if there is none, or if it has no safetensors weights.
     """
-    folder = BASE_MODELS / name
-    if not (folder / "config.json").is_file():
-        folder = Path(name).expanduser()
-    if not folder.is_dir():
-        folder = _snapshot(name)
+    try:
+        folder = BASE_MODELS / name
+        if not (folder / "config.json").is_file():
+            folder = Path(name).expanduser()
+        there = folder.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise GoodhartError(
+            f"model {name[:60]!r} can be no folder and no name ({reason})", "give a preset, a Hub id or a folder"
+        ) from error
+    folder = folder if there else _snapshot(name)
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
         raise GoodhartError(
@@ -139,6 +145,7 @@ def load_tokenizer(path: str | Path) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer("a")  # settings of a wrong kind show at the first text
     except Exception as error:  # whatever the library meets in the files
         files = any(Path(path).glob("*token*")) or any(Path(path).glob("*.model"))
         raise GoodhartError(

@@ -96,7 +96,7 @@ def execute(
     if not waiting:
         return progress
     done, attempts = _Done(store), dict[str, int]()
-    with _workers(workers, kernels, groups) as crew:
+    with _broken_threads() as broken, _workers(workers, kernels, groups) as crew:
         at: dict[Future[bool | Failure], tuple[Cell, _Worker]] = {}
         fatal: Failure | None = None
         while waiting or at:
@@ -112,6 +112,11 @@ def execute(
                 break
             finished, _ = wait(at, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             watch(progress, None)
+            if broken:
+                raise GoodhartError(
+                    f"this machine gives the command no more memory or threads ({broken[0]})",
+                    "run again with fewer --workers, or where there is more",
+                )
             for future in finished:
                 cell, worker = at.pop(future)
                 progress.running.pop(cell.id)
@@ -137,6 +142,18 @@ def execute(
     if fatal:
         raise GoodhartError(fatal.problem, fatal.remedy)
     return progress
+
+
+@contextmanager
+def _broken_threads() -> Generator[list[str]]:
+    """What threads of this process end by: the pool's own, once it cannot begin another, would leave all waiting."""
+    found: list[str] = []
+    before = threading.excepthook
+    threading.excepthook = lambda fault: found.append(f"{fault.exc_type.__name__}: {fault.exc_value}")
+    try:
+        yield found
+    finally:
+        threading.excepthook = before
 
 
 def _block(waiting: dict[str, Cell], progress: Progress) -> None:

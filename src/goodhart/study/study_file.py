@@ -23,6 +23,10 @@ OF_SIZE = {
 """By section, the keys whose right value depends on how large the section's model is."""
 
 
+PRESETS_SHIPPED = frozenset(path.parent.name for path in BASE_MODELS.glob("*/config.json"))
+"""The models that ship with the package."""
+
+
 def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The settings with paths of data, models and template that start at `folder`, the study file's.
 
@@ -30,10 +34,10 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
 
     def model(name: str) -> str:
-        return name if (BASE_MODELS / name / "config.json").is_file() else _beside(name, folder)
+        return name if name in PRESETS_SHIPPED else _beside(name, folder)
 
     def template(name: str) -> str:
-        return name if name in TEMPLATES or "{" in name else str((folder / Path(name).expanduser()).resolve())
+        return name if name in TEMPLATES or "{" in name else str(_below(folder, name))
 
     found = _changed(data, ["task", "data"], lambda name: _beside(name, folder))
     found = _changed(found, ["task", "template"], template)
@@ -47,9 +51,20 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _beside(name: str, folder: Path) -> str:
-    path = (folder / Path(name).expanduser()).resolve()
+    path = _below(folder, name)
     file = name.startswith((".", "~")) or name.endswith((".jsonl", ".json", ".gz", ".parquet"))
     return str(path) if name and (file or path.exists()) else name
+
+
+def _below(folder: Path, name: str) -> Path:
+    """The path that starts at a folder. Raises GoodhartError for what no file system can hold."""
+    try:
+        path = (folder / Path(name).expanduser()).resolve()
+        path.exists()
+        return path
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise GoodhartError(f"{name[:60]!r} can be no path and no name ({reason})", "give another") from error
 
 
 def _changed(data: dict[str, Any], keys: list[str], change: Callable[[str], str]) -> dict[str, Any]:

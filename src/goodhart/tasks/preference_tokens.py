@@ -211,8 +211,6 @@ def _rendered(
     prompt: str | tuple[Message, ...], tokenizer: ChatTokenizer, framing: Framing, special: _Special
 ) -> _Rendered | str:
     """The prompt's text, or the reason why it has none."""
-    from jinja2.exceptions import TemplateError
-
     turns = (prompt,) if isinstance(prompt, str) else tuple(turn.content for turn in prompt)
     chat = framing.wraps or not isinstance(prompt, str)
     # in a rendered prompt it could not be told from the template's own, and would end or forge a turn
@@ -220,8 +218,10 @@ def _rendered(
         return "a chat message that holds one of the tokenizer's special tokens"
     try:
         text = render_prompt(prompt, tokenizer, framing)
-    except TemplateError as fault:
-        return f"refused by the chat template: {' '.join(str(fault).split())}"
+    except GoodhartError:
+        raise
+    except Exception as fault:  # a template is a program of the tokenizer's author
+        return f"refused by the chat template: {' '.join(str(fault).split())[:200]}"
     begins = special.begin is not None and text.startswith(special.begin)
     return _Rendered(text, (framing.adds_special or not chat) and not begins)
 
