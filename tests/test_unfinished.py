@@ -133,14 +133,16 @@ def test_too_little_for_a_report_says_what_is_missing(study, tmp_path, capfd):
 
 
 def damage(root: Path) -> list[Path]:
-    """Three damaged cells: a truncated table, a lost DONE, a lost file; returns the files."""
+    """Four damaged cells: two truncated tables, a lost DONE, a lost file; returns the files."""
     table = next((root / "cells").glob("evaluation-*/rows.parquet"))
     table.write_bytes(table.read_bytes()[:-10])
     done = next((root / "cells").glob("labels-*")) / "DONE"
     done.unlink()
     lost = next((root / "cells").glob("sft-*")) / "final" / "config.json"
     lost.unlink()
-    return [table, done, lost]
+    data = next((root / "cells").glob("preferences-*/prompts.parquet"))
+    data.write_bytes(data.read_bytes()[:-10])
+    return [table, done, lost, data]
 
 
 def test_all_damaged_cells_are_named_at_once_and_repaired_with_the_same_bits(study, tmp_path, capfd):
@@ -150,7 +152,7 @@ def test_all_damaged_cells_are_named_at_once_and_repaired_with_the_same_bits(stu
     files = damage(root)
     listed = said(capfd, "status", str(path), "--root", str(root))
     assert listed.returncode == 1
-    assert "3 damaged" in listed.stdout
+    assert "4 damaged" in listed.stdout
     refused = said(capfd, "run", str(path), "--root", str(root))
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
@@ -159,7 +161,7 @@ def test_all_damaged_cells_are_named_at_once_and_repaired_with_the_same_bits(stu
     assert "--repair" in refused.stderr
     repaired = said(capfd, "run", str(path), "--root", str(root), "--repair", "--workers", "2")
     assert repaired.returncode == 0, repaired.stderr
-    assert repaired.stdout.count("damaged, to be made anew") == 3
+    assert repaired.stdout.count("damaged, to be made anew") == 4
     cells = closure(build_graph(read_study(str(path), ["precision=float32"])).targets)
     for cell in cells:
         ours, theirs = (Store(at).record(cell.id)["files"] for at in (root, made))
