@@ -120,6 +120,7 @@ def test_a_full_disk_begins_nothing_more_and_ends_in_its_own_error(run, tmp_path
     "error",
     [
         MemoryError(),
+        RuntimeError("can't start new thread"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
         OSError(12, "Cannot allocate memory"),
     ],
