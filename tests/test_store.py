@@ -284,3 +284,31 @@ def test_errors_survive_the_way_between_processes():
 
     error = pickle.loads(pickle.dumps(GoodhartError("problem", "remedy")))
     assert str(error) == "problem; remedy"
+
+
+def test_why_a_cell_failed_is_kept_until_it_is_begun_again(store):
+    assert store.failure("k") is None
+    for reason in ("first", "second"):
+        store.fail("k", reason, "mend it")
+        assert store.failure("k") == {"problem": reason, "remedy": "mend it"}
+    assert store.begin("k") == store.partial("k")
+    assert store.failure("k") is None
+    store.finish("k", {"id": "k"})
+    assert store.record("k")["files"] == {}
+
+
+def test_who_held_a_lock_is_forgotten_with_it_and_a_new_root_has_locks(tmp_path):
+    store = Store(tmp_path / "new" / "root")
+    with store.lock("c") as mine:
+        assert mine
+        assert store.holder("c").startswith(f"process {os.getpid()} on ")
+    assert store.holder("c") == ""
+
+
+def test_what_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "no such folder" / "a.json", "1")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_atomically(tmp_path / "folder", "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
