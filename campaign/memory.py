@@ -10,7 +10,6 @@ from pathlib import Path
 
 from campaign.command import begin, heat
 from campaign.disk import broken_cells
-from campaign.kills import LONGEST
 from campaign.outcome import Outcome, Tally
 from campaign.study import Undisturbed, plain_fault, undisturbed
 
@@ -18,6 +17,10 @@ ROOM = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """MiB of data that a process may have beside what it has when the study begins."""
 COLD = (200, 400, 600, 800, 1000, 1400, 2000)
 """MiB of data that each process may have, from the start of Python."""
+
+
+LONGEST = 120.0
+"""Seconds in which a command must end; undisturbed it takes some twenty."""
 
 
 def held() -> int:

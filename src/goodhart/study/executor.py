@@ -290,8 +290,21 @@ def _start_worker(parent: int, began: float, environment: dict[str, str], kernel
     from goodhart.models.kernels import use
 
     torch.set_num_threads(1)
+    _begin_reading_threads()
     use(kernels)
     quiet()
+
+
+def _begin_reading_threads() -> None:
+    """One thread of each of Arrow's two pools, now: a read waits for ever once it cannot begin one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pa.set_cpu_count(1)
+    pa.set_io_thread_count(1)
+    written = pa.BufferOutputStream()
+    pq.write_table(pa.table({"one": [1]}), written)
+    pq.read_table(pa.BufferReader(written.getvalue()), filters=[("one", "=", 1)])
 
 
 def _die_with(parent: int, began: float) -> None:
