@@ -89,6 +89,20 @@ def test_an_error_shows_names_as_they_are(monkeypatch, capsys):
     assert capsys.readouterr().err == f"error: there is no arm {SHOWN}; name another\n"
 
 
+@pytest.mark.parametrize(
+    "fault", [MemoryError(), RuntimeError("can't start new thread"), OSError(12, "Cannot allocate memory")]
+)
+def test_no_memory_left_for_a_command_is_one_line(monkeypatch, capsys, fault):
+    def fail(*_, **__):
+        raise fault
+
+    monkeypatch.setattr(commands, "show_list", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["list"])
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "error: not enough memory for this command; lower --workers, or free some\n"
+
+
 def test_the_help_of_pretrain_names_every_preset(capsys):
     with pytest.raises(SystemExit):
         cli.main(["pretrain", "--help"])

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from goodhart.errors import GoodhartError
+from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.models.presets import PRESETS
 from goodhart.printable import printable
 
@@ -174,8 +174,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            print("error: not enough memory for this command; lower --workers, or free some", file=sys.stderr)
+            sys.exit(1)
+        if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:
             raise
         where = f" ({error.filename})" if error.filename else ""
         reason = f"{error.strerror}{where}; nothing that was finished is lost: mend it and run the same command again"

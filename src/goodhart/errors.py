@@ -17,7 +17,9 @@ class GoodhartError(Exception):
         return type(self), (self.problem, self.remedy)  # errors cross process boundaries
 
 
-_NO_MEMORY = re.compile(r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|start new thread", re.IGNORECASE)
+_NO_MEMORY = re.compile(
+    r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|start new thread", re.IGNORECASE
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
