@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from campaign import REPOSITORY
 from campaign.outcome import Outcome, load
 
 PARTS = ("locks", "kills", "overlap", "flips", "disk", "memory", "inputs", "browser", "mutation")
@@ -14,7 +15,8 @@ HEAD = """# Reliability
 
 What the campaign (`make campaign`, about an hour on two cores) did to the lab, and what the lab did. The numbers are
 those of its last run; `python -m campaign PART` runs one part again, `python -m campaign page` writes this page from
-what the parts have left in `runs/campaign`.
+what the parts have left in `runs/campaign`. Parts may be of different commits; a fault is listed as it was seen on the
+commit of its part.
 
 """
 
@@ -23,6 +25,8 @@ def write(work: Path, path: Path) -> Path:
     """Write the page; returns its path."""
     outcomes = [load(file) for part in PARTS if (file := work / f"{part}.json").is_file()]
     text = HEAD + _summary(outcomes) + "\n".join(map(_section, outcomes))
+    for place in (work, REPOSITORY):  # where a machine keeps them says nothing to a reader
+        text = text.replace(f"{place}/", "")
     path.write_text(text, encoding="utf-8")
     return path
 
