@@ -113,6 +113,17 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def join(self, family: str, cell: str) -> None:
+        """Note that a finished cell is of a family, so that others of it can take over what it holds."""
+        folder = self.root / "families" / family
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / cell).touch()
+
+    def family(self, family: str) -> list[str]:
+        """The finished cells of a family, by name; one that was not noted is only not taken from."""
+        folder = self.root / "families" / family
+        return sorted(path.name for path in folder.iterdir() if self.has(path.name)) if folder.is_dir() else []
+
     def begin(self, cell: str) -> Path:
         """The folder in which a cell is made, with what an earlier try has left to resume from."""
         folder = self.partial(cell)

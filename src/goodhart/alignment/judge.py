@@ -22,6 +22,11 @@ class ModelJudge:
     model: PreferenceModel
     batch: int = 32
 
+    @property
+    def scalar(self) -> bool:
+        """Whether a judgement is a function of one score for each response (which `alone` gives)."""
+        return self.model.kind == "bradley-terry"
+
     def prefer(self, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
         """r(x, first, second) and r(x, second, first)."""
         return self.prefer_each(pairs.prompt_tokens, pairs.first, [pairs.second])[:, 0]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.judge import ModelJudge
-from goodhart.alignment.labellers import both_orders
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.evaluation.kl import divergence
+from goodhart.evaluation.verdicts import OPPONENTS, Opponents, margins, verdict
 from goodhart.models.packing import Tokens
 from goodhart.tasks.prompts import Prompt
 
@@ -31,77 +31,83 @@ class Judges:
         return {"golden": self.golden, "proxy": self.proxy}
 
 
-@dataclass(frozen=True, slots=True)
-class Opponents:
-    """The fixed responses that a checkpoint's responses are judged against, one for each prompt."""
-
-    policy: Sequence[Tokens]
-    """By the golden policy."""
-    sft: Sequence[Tokens]
-    known: Mapping[str, Float[np.ndarray, "prompt 2"]]
-    """By judge, what it needs of (policy, sft) again and again; see `ModelJudge.alone`."""
-
-    @classmethod
-    def of(
-        cls, judges: Judges, prompts: Sequence[Prompt], policy: Sequence[Tokens], sft: Sequence[Tokens]
-    ) -> Opponents:
-        """The opponents with what the judges need of them."""
-        tokens = [p.tokens for p in prompts]
-        return cls(policy, sft, {name: judge.alone(tokens, [policy, sft]) for name, judge in judges.by_name.items()})
-
-
 Decode = Callable[[Tokens], str]
 Hidden = Callable[[Sequence[str]], Float[np.ndarray, " text"]]
+Columns = dict[str, list[Any]]
+"""A table by column."""
+Answers = dict[str, list[list[float]]]
+"""By writer of the opponents, for each response its margins against them; see `verdicts.margins`."""
 
 
-def measure(
+def written(
     policy: LanguagePolicy,
     sft: LanguagePolicy,
     prompts: Sequence[Prompt],
-    opponents: Opponents,
-    judges: Judges,
+    samples: range,
     *,
     eos: int,
     decode: Decode,
     hidden: Hidden | None,
     seed: int,
-) -> dict[str, list[object]]:
-    """The columns of `schema.ROWS` that depend on the checkpoint alone, one sample for each prompt.
+) -> Columns:
+    """What a checkpoint writes, some samples for each prompt, as columns of `schema.ROWS` that need no judge.
 
-    The draws depend on (seed, prompt), so all checkpoints are compared under common random numbers.
+    The samples of a prompt stand together. The draws depend on (seed, prompt, sample), so all checkpoints are compared
+    under common random numbers.
     """
-    responses = [row[0] for row in policy.sample(prompts, 1, seed=seed, purpose="evaluation")]
-    found = divergence(policy, sft, [p.tokens for p in prompts], responses)
+    drawn = policy.sample(prompts, len(samples), seed=seed, purpose="evaluation", first_sample=samples.start)
+    responses = [response for row in drawn for response in row]
+    asked = [p for p in prompts for _ in samples]
+    found = divergence(policy, sft, [p.tokens for p in asked], responses)
     texts = [decode(r) for r in responses]
-    columns: dict[str, list[object]] = {
-        "prompt": [p.id for p in prompts],
-        "sample": [0] * len(prompts),
+    return {
+        "prompt": [p.id for p in asked],
+        "sample": [k for _ in prompts for k in samples],
         "response": list(responses),
-        "text": list(texts),
+        "text": texts,
         "tokens": [len(r) for r in responses],
         "ended": [r[-1] == eos for r in responses],
         "kl": found.kl.tolist(),
         "entropy": found.entropy.tolist(),
         "logp": found.logp.tolist(),
         "ref_logp": found.ref_logp.tolist(),
-        "hidden": [None] * len(prompts) if hidden is None else hidden(texts).tolist(),
+        "hidden": [None] * len(asked) if hidden is None else hidden(texts).tolist(),
     }
-    wins, _ = judged([p.tokens for p in prompts], responses, opponents, judges)
-    return {**columns, **{name: values.tolist() for name, values in wins.items()}}
 
 
 def judged(
-    prompts: Sequence[Tokens], responses: Sequence[Tokens], opponents: Opponents, judges: Judges
-) -> tuple[dict[str, Float[np.ndarray, " prompt"]], dict[str, Float[np.ndarray, " prompt"]]]:
-    """Hard judgements by column (1, 1/2, 0), and every judge's probability that the response beats the SFT policy's."""
-    wins: dict[str, Float[np.ndarray, " prompt"]] = {}
-    scores: dict[str, Float[np.ndarray, " prompt"]] = {}
-    for name, judge in judges.by_name.items():
-        r = judge.prefer_each(prompts, responses, [opponents.policy, opponents.sft], opponents.known[name])
-        wins[f"{name}_vs_policy"] = both_orders(r[:, 0], "hard")
-        wins[f"{name}_vs_sft"] = both_orders(r[:, 1], "hard")
-        scores[name] = both_orders(r[:, 1], "soft")
-    return wins, scores
+    judge: ModelJudge,
+    prompts: Sequence[Tokens],
+    responses: Sequence[Tokens],
+    opponents: Opponents,
+    known: Answers | None = None,
+) -> Answers:
+    """The margin of each response against each opponent.
+
+    `responses` are as `written` orders them. `known` are margins against the first opponents, as an earlier call gave
+    them; only the others are asked for.
+    """
+    size = len(responses) // len(prompts)
+    first = min(len(known["policy"][0]), opponents.number) if known else 0
+    samples = [list(responses[k::size]) for k in range(size)]
+    found = margins(judge, prompts, samples, opponents, first).reshape(len(responses), -1, 2)
+    earlier = known or {writer: [[] for _ in responses] for writer in OPPONENTS}
+    return {
+        writer: [
+            [*old[: opponents.number], *new] for old, new in zip(earlier[writer], found[..., i].tolist(), strict=True)
+        ]
+        for i, writer in enumerate(OPPONENTS)
+    }
+
+
+def verdicts(answers: Mapping[str, Answers]) -> Columns:
+    """The columns of judgements, means over the opponents, from margins by judge and by writer."""
+    found: Columns = {}
+    for name, by_writer in answers.items():
+        for writer, each in by_writer.items():
+            found[f"{name}_vs_{writer}"] = [float(verdict(np.array(row), "hard").mean()) for row in each]
+            found[f"{name}_p_vs_{writer}"] = [float(verdict(np.array(row), "soft").mean()) for row in each]
+    return found
 
 
 def classify(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> dict[str, list[object]]:
@@ -126,10 +132,3 @@ def classify(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> dict[str,
         "rho_w": np.where(first_wins, rho[:, 0], rho[:, 1]).tolist(),
         "rho_l": np.where(first_wins, rho[:, 1], rho[:, 0]).tolist(),
     }
-
-
-def table(columns: dict[str, list[object]], names: dict[str, object], schema: pa.Schema) -> pa.Table:
-    """Columns with the checkpoint's names repeated on every row, in the schema's order and types."""
-    size = len(next(iter(columns.values())))
-    full = {**{name: [value] * size for name, value in names.items()}, **columns}
-    return pa.table({field.name: pa.array(full[field.name], field.type) for field in schema}, schema=schema)

@@ -26,13 +26,16 @@ ROWS = pa.schema(
         ("entropy", pa.float64()),  # of the policy's next-token law, mean over the response's positions, nats
         ("logp", pa.float64()),  # log policy(response | prompt), nats
         ("ref_logp", pa.float64()),  # log SFT(response | prompt), nats
-        (
-            "golden_vs_policy",
-            pa.float64(),
-        ),  # golden judge against the golden policy's response: 0, 0.5 or 1 (best-of-n: mean)
-        ("golden_vs_sft", pa.float64()),  # golden judge against the SFT policy's response
-        ("proxy_vs_policy", pa.float64()),  # the same two with the proxy as judge
+        # Judgements are means over a prompt's opponents of 1, 0.5 or 0, by the golden judge or the proxy, against the
+        # golden policy's or the SFT policy's responses; behind `_p` the mean of the judge's probability instead.
+        ("golden_vs_policy", pa.float64()),
+        ("golden_vs_sft", pa.float64()),
+        ("proxy_vs_policy", pa.float64()),
         ("proxy_vs_sft", pa.float64()),
+        ("golden_p_vs_policy", pa.float64()),
+        ("golden_p_vs_sft", pa.float64()),
+        ("proxy_p_vs_policy", pa.float64()),
+        ("proxy_p_vs_sft", pa.float64()),
         ("hidden", pa.float64()),  # similarity to the human line in [0, 1]; null where there is none
     ]
 )

@@ -49,7 +49,12 @@ class Arm:
     batch: Count = 32
     """Pairs per step."""
     checkpoints: Count = 4
-    """Evenly spaced checkpoints, the last one at the end."""
+    """How many policies are kept and measured, the last one at the end."""
+    spacing: Literal["even", "log"] = "even"
+    """Where checkpoints stand: after equal numbers of steps, or after equal factors. With `log` and `first: 0` each has
+    twice the steps of the one before it, so that a run of twice the steps with one checkpoint more goes on from it."""
+    first: Whole = 0
+    """For `log`: the step of the first checkpoint; 0 where doubling up to the last one leads to it."""
     beta: tuple[Positive, ...] = (0.1, 0.03)
     """Regularisation strengths to sweep; the target margin of IPO is 1/(2 beta) nats. Empty for best-of-2, which has
     none."""
@@ -70,6 +75,12 @@ class Arm:
             raise GoodhartError(f"arm {name!r} is labelled by the golden model, which is its judge", "use the proxy")
         if not 1 <= self.checkpoints <= self.steps:
             raise GoodhartError(f"arm {name!r} asks for {self.checkpoints} checkpoints in {self.steps} steps", "lower")
+        if self.first and (self.spacing != "log" or self.checkpoints < 2 or self.first >= self.steps):
+            raise GoodhartError(
+                f"arm {name!r} has its first checkpoint at step {self.first} of {self.steps}, spacing {self.spacing!r} "
+                f"and {self.checkpoints} checkpoints",
+                "give `first` with spacing: log, two checkpoints or more, and a step before the last",
+            )
         if not self.lr or min((*self.beta, *self.lr)) <= 0 or (not self.beta) != (self.loss == BEST_OF_2):
             raise GoodhartError(
                 f"arm {name!r} has beta {list(self.beta)} and lr {list(self.lr)} with loss {self.loss!r}",
@@ -101,8 +112,16 @@ class Arm:
             raise GoodhartError(f"the shares of arm {name!r} are {self.parts}", "they are positive and add up to 1")
 
     def checkpoint_steps(self) -> list[int]:
-        """The steps after which the policy is kept."""
-        return sorted({round(self.steps * (i + 1) / self.checkpoints) for i in range(self.checkpoints)})
+        """The steps after which the policy is kept; steps that would round to one are one."""
+        if self.spacing == "even":
+            return sorted({round(self.steps * (i + 1) / self.checkpoints) for i in range(self.checkpoints)})
+        factor = 2.0 if not self.first else (self.steps / self.first) ** (1 / (self.checkpoints - 1))
+        return sorted({max(1, round(self.steps / factor**i)) for i in range(self.checkpoints)})
+
+    @property
+    def grows(self) -> bool:
+        """Whether a run of more steps begins as this one: what it does at a step does not depend on how many follow."""
+        return self.optimisation.decay == "constant" and self.source in ("policy", "data") and self.refresh == 1
 
     @property
     def default(self) -> Arm:

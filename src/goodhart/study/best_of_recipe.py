@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from goodhart.evaluation.best_of import best_of_n, kl_of_best
-from goodhart.evaluation.checkpoint import Judges, judged
+from goodhart.evaluation.checkpoint import judged, verdicts
 from goodhart.models.packing import Tokens
-from goodhart.study.measure_recipes import Panel, hidden_measure, read_opponents
-from goodhart.study.model_recipes import judge, load_policy
+from goodhart.study.measure_recipes import hidden_measure
+from goodhart.study.model_recipes import load_policy
+from goodhart.study.opponents_recipe import read_judges, read_opponents
+from goodhart.study.panel import Panel
 from goodhart.study.spec import BestOf
 from goodhart.study.workplace import Workplace
 
@@ -21,9 +23,9 @@ from goodhart.study.workplace import Workplace
 def best_of(work: Workplace) -> dict[str, Any]:
     """`JUDGE-N.parquet`, rows of best-of-n for every judge and n.
 
-    A judge's score of a sample is its soft preference over the SFT policy's fixed response to the same prompt. Win
-    rates and the hidden measure are expectations over all subsets of n samples; response and text are the best of the
-    first n, and what depends on a policy's own probabilities is null.
+    A judge's score of a sample is its mean soft preference over the SFT policy's fixed responses to the same prompt.
+    Win rates and the hidden measure are expectations over all subsets of n samples; response and text are the best of
+    the first n, and what depends on a policy's own probabilities is null.
     """
     settings = work.setting(BestOf, "best_of")
     policy, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
@@ -59,19 +61,19 @@ Table = dict[str, Float[np.ndarray, "prompt sample"]]
 def _judge_all(work: Workplace, panel: Panel, drawn: list[list[list[int]]], tokenizer: Any) -> tuple[Table, Table]:
     """Every sample's win rates (and hidden measure), by column, and every judge's score of it, by judge."""
     prompts = [row.prompt.tokens for row in panel.rows]
-    theirs = read_opponents(work)
-    judges = Judges(judge(work.inputs["golden"]), judge(work.inputs["proxy"]))
+    theirs, judges = read_opponents(work, panel), read_judges(work)
     hidden = hidden_measure([row.reference for row in panel.rows])
     values: list[dict[str, Float[np.ndarray, " prompt"]]] = []
     scores: list[dict[str, Float[np.ndarray, " prompt"]]] = []
     for number in range(len(drawn[0])):
         work.say(number, len(drawn[0]), "judgements")
         responses: list[Tokens] = [row[number] for row in drawn]
-        wins, score = judged(prompts, responses, theirs, judges)
+        answers = {name: judged(each, prompts, responses, theirs[name]) for name, each in judges.by_name.items()}
+        wins = {column: np.array(each) for column, each in verdicts(answers).items()}
         if hidden is not None:
             wins["hidden"] = hidden([tokenizer.decode(list(r), skip_special_tokens=True) for r in responses])
         values.append(wins)
-        scores.append(score)
+        scores.append({name: wins[f"{name}_p_vs_sft"] for name in judges.by_name})
     return _stacked(values), _stacked(scores)
 
 

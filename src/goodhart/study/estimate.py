@@ -155,18 +155,28 @@ class Costs:
         return pairs * (sampled + 3 * policy * self.pair)
 
     def evaluation(self, cell: Cell) -> float:
-        """Samples, two scorings, two judges against two opponents, and the classified pairs."""
+        """Samples, two scorings, two judges against their opponents, and the classified pairs."""
         policy = self.forward(_policy(cell.inputs["sft"]))
-        one = self.prompt + self.response
-        judges = self.judgement(cell.inputs["golden"]) * 0.7 + self.judgement(cell.inputs["proxy"]) * 1.3
-        return self.panel * (5 * policy * one + judges) + 2 * cell.settings["pairs"] * policy * self.pair
+        one, responses = self.prompt + self.response, cell.settings["responses"]
+        return self.panel * responses * (5 * policy * one + self._judges(cell)) + (
+            2 * cell.settings["pairs"] * policy * self.pair
+        )
+
+    def _judges(self, cell: Cell) -> float:
+        """Seconds in which both judges compare one response with all of its opponents."""
+        numbers = cell.inputs["opponents"].settings["opponents"]
+        return sum(self.answers(cell.inputs[name], numbers[name]) for name in ("golden", "proxy"))
+
+    def answers(self, judge: Cell, opponents: int) -> float:
+        """Seconds in which a judge compares one response with so many opponents of either writer."""
+        scalar = judge.settings["preference"].kind != "pairwise"
+        return self.judgement(judge) * (0.7 if scalar else 1.3 * opponents)
 
     def best_of(self, cell: Cell) -> float:
         """All samples by both judges."""
         samples = cell.settings["best_of"].samples
         policy = self.forward(_policy(cell.inputs["sft"]))
-        judges = self.judgement(cell.inputs["golden"]) * 0.7 + self.judgement(cell.inputs["proxy"]) * 1.3
-        return self.panel * (3 * policy * (self.prompt + samples * self.response) + samples * judges)
+        return self.panel * (3 * policy * (self.prompt + samples * self.response) + samples * self._judges(cell))
 
     def sft(self, cell: Cell) -> float:
         """Demonstrations, forward and back, and the held-out ones."""
@@ -214,9 +224,10 @@ class Costs:
         )
 
     def opponents(self, cell: Cell) -> float:
-        """Two samples for each prompt, and what the judges need of them."""
-        judges = self.judgement(cell.inputs["golden"]) + self.judgement(cell.inputs["proxy"]) / 2
-        return self.panel * (4 * self.forward(_policy(cell.inputs["sft"])) * self.pair + judges)
+        """Two samples for each prompt and opponent, and what the judges need of them."""
+        numbers = cell.settings["opponents"]
+        judges = sum(self.judgement(cell.inputs[name]) / 2 * number for name, number in numbers.items())
+        return self.panel * (4 * self.forward(_policy(cell.inputs["sft"])) * self.pair * max(numbers.values()) + judges)
 
     def stream(self, cell: Cell) -> float:
         """Golden labels of some pairs, and their classifiers."""

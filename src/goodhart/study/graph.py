@@ -17,6 +17,10 @@ from goodhart.training.settings import Preference, Supervised
 
 PAIRS = 128
 """Pairs of each split that every checkpoint classifies."""
+PANEL = ("panel.evaluation", "panel.train")
+"""Sizes of a measurement that grow."""
+LENGTH = ("arm.steps", "arm.checkpoints", "arm.spacing", "arm.first")
+"""Of a run, what decides how far it goes and what is kept of it."""
 BEST_OF = "best of n"
 """The setting of best-of-n among those of a table."""
 STREAM_PAIRS = 64
@@ -46,7 +50,7 @@ class _Builder:
         labels, proxy = self._supervision(study.labels, study.proxy, own)
         inputs = {"prompts": self.prompts, "sft": own, "labels": labels}
         self.golden_policy = self._run_cell(study.golden_policy, 0, {**inputs, "judge": self.golden}, GOLDEN_POLICY)
-        opponents = self._opponents(own, labels, proxy)
+        opponents = self._opponents(own, labels, proxy, study.proxy)
         self.trunks = {"": Trunk(own, labels, self._test_labels(own), proxy, opponents, SFT)}
         for name, variant in study.variants.items():
             self.trunks[name] = self._trunk(name, variant)
@@ -123,20 +127,28 @@ class _Builder:
         data = self._labels(labels, sft)
         return data, self._preference("proxy", proxy, data)
 
-    def _opponents(self, sft: Cell, labels: Cell, proxy: Cell) -> Cell:
+    def _opponents(self, sft: Cell, labels: Cell, proxy: Cell, settings: Preference) -> Cell:
+        measured = self.study.measurement
+        numbers = {
+            "golden": measured.opponents_of(self.study.golden.kind),
+            "proxy": measured.opponents_of(settings.kind),
+        }
         spec = {
             "step": self.study.golden_policy.checkpoint_steps()[-1],
             "panel": self.panel,
+            "opponents": numbers,
             **self.small,
         }
         inputs = {"prompts": self.prompts, "sft": sft, "labels": labels, "golden": self.golden, "proxy": proxy}
-        return Cell("opponents", spec, {**inputs, "golden_policy": self.golden_policy}, "opponents")
+        inputs |= {"golden_policy": self.golden_policy}
+        return Cell("opponents", spec, inputs, "opponents", grows=(*PANEL, "opponents"))
 
     def _trunk(self, name: str, variant: Variant) -> Trunk:
         """Judge, baseline and opponents' responses are the study's; another policy has its own start and reference."""
         study, own = self.study, self.trunks[""]
-        labels, proxy = self._supervision(variant.labels or study.labels, variant.proxy or study.proxy, own.sft)
-        opponents = self._opponents(own.sft, labels, proxy)
+        judge = variant.proxy or study.proxy
+        labels, proxy = self._supervision(variant.labels or study.labels, judge, own.sft)
+        opponents = self._opponents(own.sft, labels, proxy, judge)
         sft = self._sft(variant.policy or study.policy, variant.sft or study.sft)
         if sft.id == own.sft.id:
             return Trunk(own.sft, labels, own.tests, proxy, opponents, SFT)
@@ -144,7 +156,8 @@ class _Builder:
         return Trunk(sft, labels, self._test_labels(sft), proxy, opponents, sft_of(name))
 
     def _run_cell(self, arm: Arm, seed: int, inputs: dict[str, Cell], label: str, **more: Any) -> Cell:
-        return Cell("run", {"arm": arm, "seed": seed, **self.small, **self.lowered, **more}, inputs, label)
+        spec = {"arm": arm, "seed": seed, **self.small, **self.lowered, **more}
+        return Cell("run", spec, inputs, label, grows=LENGTH if arm.grows else ())
 
     def _run(self, name: str, setting: str, arm: Arm, seed: int) -> Cell:
         """The training run of an arm at one setting and seed, with the runs that it reads."""
@@ -225,7 +238,9 @@ class _Builder:
         found: list[Measured] = []
         for step in steps:
             spec = {"step": step, "seed": 0, "pairs": PAIRS, "panel": self.panel, **self.small}
-            cell = Cell("evaluation", spec, inputs, f"measure {run.label} step {step}")
+            spec |= {"responses": self.study.measurement.responses}
+            label, grows = f"measure {run.label} step {step}", (*PANEL, "responses")
+            cell = Cell("evaluation", spec, inputs, label, grows=grows, follows=("policy", "opponents"))
             lr = None if arm is None else arm.lr[0]
             found.append(Measured(cell, name, setting, beta, lr, seed, step, run=None if arm is None else run))
         return found

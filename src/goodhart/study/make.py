@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from goodhart.errors import GoodhartError
 from goodhart.models import hands
 from goodhart.models.kernels import in_use
 from goodhart.models.meter import matrix_rate
@@ -34,10 +37,21 @@ def make(store: Store, cell: Cell) -> bool:
         folder = store.begin(cell.id)
         began = time.perf_counter()
         inputs = {name: store.open(needed.id) for name, needed in cell.inputs.items()}
-        work = Workplace(cell.spec["settings"], inputs, folder, dict(cell.places))
+        work = Workplace(cell.spec["settings"], inputs, folder, dict(cell.places), _family(store, cell))
         result = RECIPES[cell.kind].load()(work)
         store.finish(cell.id, _record(cell, work, result, time.perf_counter() - began))
+        if cell.grows:
+            store.join(cell.family, cell.id)
     return True
+
+
+def _family(store: Store, cell: Cell) -> list[Path]:
+    """The folders of the family's cells that are whole; a damaged one is left to whoever needs it."""
+    found: list[Path] = []
+    for other in store.family(cell.family) if cell.grows else []:
+        with suppress(GoodhartError):
+            found.append(store.open(other))
+    return found
 
 
 def _record(cell: Cell, work: Workplace, result: dict[str, Any], seconds: float) -> dict[str, Any]:

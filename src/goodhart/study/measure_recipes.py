@@ -1,127 +1,102 @@
-"""Recipes that measure: the opponents' responses, one evaluated checkpoint."""
+"""Recipes that measure: the opponents' responses, one evaluated checkpoint, a classified stream."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.pair_table import read_pairs
 from goodhart.analysis.hypotheses import PROXY
-from goodhart.evaluation.checkpoint import Hidden, Judges, Opponents, classify, measure
+from goodhart.evaluation import schema
+from goodhart.evaluation.checkpoint import Answers, Columns, Hidden, classify, judged, verdicts, written
+from goodhart.evaluation.verdicts import OPPONENTS
+from goodhart.study.earlier import Earlier, inputs_of, same_files
 from goodhart.study.model_recipes import judge, load_policy, load_reference, reference_name, scored, with_reference
+from goodhart.study.opponents_recipe import read_judges, read_opponents, same_opponents
+from goodhart.study.panel import Panel, pieces
 from goodhart.study.run_state import STREAM
 from goodhart.study.workplace import Workplace
-from goodhart.tasks.prompt_table import HeldOut, PromptRow, find_prompts, held_out_number, read_held_out
 from goodhart.tasks.similarity import similarity
-
-
-@dataclass(frozen=True)
-class Panel:
-    """The prompts that checkpoints are measured on, by split."""
-
-    held_out: list[PromptRow]
-    train: list[PromptRow]
-
-    @classmethod
-    def read(cls, work: Workplace) -> Panel:
-        """Held-out prompts to evaluate, and the first training prompts of the golden data set."""
-        table, sizes = work.inputs["prompts"] / "prompts.parquet", work.settings["panel"]
-        data = pq.read_table(
-            work.inputs["labels"] / "pairs.parquet", columns=["prompt"], filters=[("split", "=", "train")]
-        )
-        trained = list(dict.fromkeys(data.column("prompt").to_pylist()))[: sizes["train"]]
-        by_id = find_prompts(table, trained)
-        uses = HeldOut(sizes["validation"], sizes["evaluation"])
-        uses.check(held_out_number(table))
-        return cls(read_held_out(table, uses.to_evaluate), [by_id[i] for i in trained])
-
-    @property
-    def rows(self) -> list[PromptRow]:
-        """All of them."""
-        return [*self.held_out, *self.train]
-
-
-def opponents(work: Workplace) -> dict[str, Any]:
-    """`responses.parquet`: what the golden policy and the SFT policy write for the evaluated prompts.
-
-    Beside them stands what the judges need of these responses in every judgement.
-    """
-    panel = Panel.read(work)
-    prompts = [row.prompt for row in panel.rows]
-    columns: dict[str, list[Any]] = {"prompt": [p.id for p in prompts]}
-    golden_folder = work.inputs["golden_policy"] / f"step-{work.settings['step']}"
-    for name, folder in (("policy", golden_folder), ("sft", work.inputs["sft"] / "final")):
-        policy, _ = load_policy(folder, work.settings["max_response"])
-        drawn = policy.sample(prompts, 1, seed=0, purpose=f"opponent {name}")
-        columns[name] = [two[0] for two in drawn]
-        work.watch.lap("generate")
-    judges = Judges(judge(work.inputs["golden"]), judge(work.inputs["proxy"]))
-    known = Opponents.of(judges, prompts, columns["policy"], columns["sft"]).known
-    work.watch.lap("label")
-    columns |= {name: values.tolist() for name, values in known.items()}
-    pq.write_table(pa.table(columns), work.folder / "responses.parquet")
-    table = {
-        "prompt": columns["prompt"],
-        "split": ["held_out"] * len(panel.held_out) + ["train"] * len(panel.train),
-        "text": [row.text for row in panel.rows],
-        "reference": [row.reference for row in panel.rows],
-    }
-    pq.write_table(pa.table(table), work.folder / "prompts.parquet")
-    return {"prompts": {"held_out": len(panel.held_out), "train": len(panel.train)}}
-
-
-def read_opponents(work: Workplace) -> Opponents:
-    """What a cell of opponents holds."""
-    rows = pq.read_table(work.inputs["opponents"] / "responses.parquet").to_pylist()
-    known = {name: np.array([row[name] for row in rows]) for name in ("golden", "proxy")}
-    return Opponents([row["policy"] for row in rows], [row["sft"] for row in rows], known)
 
 
 def evaluation(work: Workplace) -> dict[str, Any]:
     """`rows.parquet` and `pairs.parquet` of one checkpoint, without the names that a study gives it."""
     step = int(work.settings["step"])
-    folder = work.inputs["policy"] / (f"step-{step}" if step else "final")
-    policy, tokenizer = load_policy(folder, work.settings["max_response"])
-    sft, _ = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
+    below = f"step-{step}" if step else "final"
+    policy, tokenizer = load_policy(work.inputs["policy"] / below, work.settings["max_response"])
     panel = Panel.read(work)
-    judges = Judges(judge(work.inputs["golden"]), judge(work.inputs["proxy"]))
+    judges, theirs = read_judges(work), read_opponents(work, panel)
+    earlier = Earlier.read([folder / ROWS_FILE for folder in _of_same_policy(work, below)], "sample")
     work.watch.start()
-    hidden = hidden_measure([row.reference for row in panel.rows])
-    columns = measure(
+    write = partial(
+        written,
         policy,
-        sft,
-        [row.prompt for row in panel.rows],
-        read_opponents(work),
-        judges,
+        load_policy(work.inputs["sft"] / "final", work.settings["max_response"])[0],
         eos=tokenizer.eos_token_id,
         decode=lambda tokens: tokenizer.decode(list(tokens), skip_special_tokens=True),
-        hidden=hidden,
         seed=int(work.settings["seed"]),
     )
-    columns["split"] = list[object](["held_out"] * len(panel.held_out) + ["train"] * len(panel.train))
-    pq.write_table(pa.table(columns), work.folder / "rows.parquet")
-    index = work.inputs["prompts"] / "prompts.parquet"
     parts: list[pa.Table] = []
+    for piece in pieces(panel.sizes, int(work.settings["responses"])):
+        rows = panel.of(piece)
+        prompts = [row.prompt for row in rows]
+        known = earlier.find(piece, [p.id for p in prompts])
+        hidden = hidden_measure([row.reference for row in rows for _ in piece.draws])
+        columns: Columns = known.to_pydict() if known else write(prompts, piece.draws, hidden=hidden)
+        answers: dict[str, Answers] = {}
+        for name, each in judges.by_name.items():
+            before = {writer: columns[f"{name}_{writer}"] for writer in OPPONENTS} if known else None
+            opposing = theirs[name][panel.place(piece)]
+            answers[name] = judged(each, [p.tokens for p in prompts], columns["response"], opposing, before)
+        columns |= verdicts(answers) | {f"{n}_{w}": each for n, own in answers.items() for w, each in own.items()}
+        parts.append(pa.table({**columns, "split": [piece.split] * len(piece.rows)}, schema=_ROWS))
+    table = pa.concat_tables(parts)
+    pq.write_table(table, work.folder / ROWS_FILE)
+    index = work.inputs["prompts"] / "prompts.parquet"
+    classified: list[pa.Table] = []
     for source, split, name in (("labels", "train", "train"), ("tests", "test", "held_out")):
         pairs, ids, _ = read_pairs(work.inputs[source] / "pairs.parquet", split, index)
         size = min(len(pairs), int(work.settings["pairs"]))
         found = classify(policy, pairs[:size])
-        parts.append(pa.table({**found, "pair": ids[:size], "split": [name] * size}))
-    pq.write_table(pa.concat_tables(parts), work.folder / "pairs.parquet")
+        classified.append(pa.table({**found, "pair": ids[:size], "split": [name] * size}))
+    pq.write_table(pa.concat_tables(classified), work.folder / "pairs.parquet")
     work.watch.lap("evaluate")
-    return {"means": _means(columns, len(panel.held_out)), "layout": policy.layout}
+    return {"means": _means(table), "layout": policy.layout}
 
 
-def _means(columns: Mapping[str, Sequence[Any]], held_out: int) -> dict[str, float]:
-    """What a log says of a checkpoint: means over the held-out prompts, which stand first, as in every table."""
-    return {name: float(np.mean(columns[name][:held_out])) for name in ("kl", "golden_vs_policy", "golden_vs_sft")}
+_MARGINS = [
+    pa.field(f"{judge}_{writer}", pa.list_(pa.float64())) for judge in ("golden", "proxy") for writer in OPPONENTS
+]
+"""Of a response against each opponent by its number: r(x, response, opponent) - r(x, opponent, response)."""
+ROWS_FILE = "rows.parquet"
+_ROWS = pa.schema([*(field for field in schema.ROWS if field.name not in schema.CHECKPOINT), *_MARGINS])
+
+
+def _of_same_policy(work: Workplace, below: str) -> Iterator[Path]:
+    """The family's cells that measured just these weights against just these opponents."""
+    for folder in work.family:
+        other = inputs_of(folder)
+        if same_files(work.inputs["policy"], other["policy"], below) and same_opponents(
+            work.inputs["opponents"], other["opponents"]
+        ):
+            yield folder
+
+
+def _means(rows: pa.Table) -> dict[str, float]:
+    """What a log says of a checkpoint: means over the held-out prompts, as in every table."""
+    held_out = rows.filter(pc.field("split") == "held_out")
+    return {
+        name: float(np.mean(held_out.column(name).to_numpy())) for name in ("kl", "golden_vs_policy", "golden_vs_sft")
+    }
 
 
 def classified_stream(work: Workplace) -> dict[str, Any]:

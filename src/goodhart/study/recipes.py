@@ -41,9 +41,9 @@ RECIPES: dict[str, Recipe] = {
     "test labels": Recipe("goodhart.study.model_recipes", "test_labels", 1),
     "run": Recipe("goodhart.study.run_recipes", "alignment_run", 1),
     "written": Recipe("goodhart.study.run_recipes", "written_pairs", 1),
-    "opponents": Recipe("goodhart.study.measure_recipes", "opponents", 1),
-    "best of n": Recipe("goodhart.study.best_of_recipe", "best_of", 1),
+    "opponents": Recipe("goodhart.study.opponents_recipe", "opponents", 2),
+    "best of n": Recipe("goodhart.study.best_of_recipe", "best_of", 2),
     "stream": Recipe("goodhart.study.measure_recipes", "classified_stream", 1),
-    "evaluation": Recipe("goodhart.study.measure_recipes", "evaluation", 1),
+    "evaluation": Recipe("goodhart.study.measure_recipes", "evaluation", 2),
 }
 """By kind of cell."""

@@ -30,15 +30,27 @@ from goodhart.study.model_recipes import (
     scored,
     with_reference,
 )
-from goodhart.study.run_state import STREAM, SamplerState, Stream
+from goodhart.study.run_state import (
+    METRICS_FILE,
+    STREAM,
+    STREAM_FILE,
+    TRAINING_FILE,
+    SamplerState,
+    Stream,
+    begin_from_shorter,
+)
 from goodhart.study.workplace import Workplace
 from goodhart.training.alignment import Step, train
 from goodhart.training.optimiser import Descent
 
 
 def alignment_run(work: Workplace) -> dict[str, Any]:
-    """`step-N/` checkpoints and `metrics.jsonl` of one arm at one setting and seed; resumes at its last checkpoint."""
+    """`step-N/` checkpoints and `metrics.jsonl` of one arm at one setting and seed; resumes at its last checkpoint.
+
+    It goes on from the longest finished run that is its beginning, and keeps what a longer one needs (`training.pt`).
+    """
     arm, seed = work.setting(Arm, "arm"), int(work.settings["seed"])
+    begin_from_shorter(work, arm)
     precision: Precision = work.settings.get("precision", FLOAT32)
     master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
     policy = master.at(precision)
@@ -46,7 +58,7 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     source, labeller = _slots(work, arm, seed, reference)
     copies = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
-    state, log = work.state / "training.pt", work.folder / "metrics.jsonl"
+    state, log = work.state / TRAINING_FILE, work.folder / METRICS_FILE
     start = descent.load(state) if state.exists() else 0
     kept = [json.loads(line) for line in log.read_text().splitlines()[:start]] if start else []
     write_atomically(log, "".join(json.dumps(record) + "\n" for record in kept))
@@ -83,7 +95,9 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
                     held.save(step.step)
                 descent.save(state, step.step)
     if stream:
-        stream.gather(work.folder / "stream.parquet")
+        stream.gather(work.folder / STREAM_FILE)
+    if arm.grows:
+        state.replace(work.folder / TRAINING_FILE)
     for record in kept:
         for stage, spent in record["stages"].items():
             work.watch.stages[stage] = work.watch.stages.get(stage, Spent()) + Spent(**spent)
@@ -113,7 +127,7 @@ def _slot(
 ) -> tuple[Source, Labeller]:
     prompts = inputs["prompts"] / "prompts.parquet"
     if arm.source == "stream":
-        recorded, _, _ = read_pairs(inputs["stream"] / "stream.parquet", STREAM, prompts)
+        recorded, _, _ = read_pairs(inputs["stream"] / STREAM_FILE, STREAM, prompts)
         return StreamSource(recorded, batch, seed, arm.window), DataLabels()
     folder = inputs["written" if arm.source == "samples" else "labels"]
     data, _, _ = read_pairs(folder / "pairs.parquet", "train", prompts)

@@ -1,7 +1,8 @@
-"""What a training run keeps beside its parameters: the stream of its pairs, and a policy that samples with delay."""
+"""What a training run keeps beside its parameters: its stream, a delayed policy, what a longer run goes on from."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,46 @@ from goodhart.alignment.batch import Pairs
 from goodhart.alignment.pair_table import write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.sources import DelayedSource
+from goodhart.study.arm import Arm
+from goodhart.study.model_card import write_model_card
+from goodhart.study.workplace import Workplace
 from goodhart.training.alignment import Step
 
 STREAM = "stream"
 """The split under which recorded pairs are stored."""
+STREAM_FILE, METRICS_FILE, TRAINING_FILE = "stream.parquet", "metrics.jsonl", "training.pt"
+
+
+def begin_from_shorter(work: Workplace, arm: Arm) -> None:
+    """Lay out the longest finished run that is the beginning of this one as if this one had been interrupted there.
+
+    It is one that kept every checkpoint that is asked of its steps. Nothing happens where there is none, or where the
+    run has begun already.
+    """
+    if (work.state / TRAINING_FILE).exists():
+        return
+    wanted = arm.checkpoint_steps()
+    found: list[tuple[int, Path]] = []
+    for folder in work.family:
+        kept = {int(path.name.removeprefix("step-")) for path in folder.glob("step-*")}
+        last = max(kept)
+        if not (folder / TRAINING_FILE).is_file():
+            continue
+        if last < arm.steps and last in wanted and kept.issuperset(step for step in wanted if step <= last):
+            found.append((last, folder))
+    if not found:
+        return
+    last, folder = max(found)
+    for step in (step for step in wanted if step <= last):
+        shutil.copytree(folder / f"step-{step}", work.folder / f"step-{step}", dirs_exist_ok=True)
+        card = f"Policy at step {step}"
+        write_model_card(work.folder / f"step-{step}", card, work.settings, work.inputs)
+    shutil.copyfile(folder / METRICS_FILE, work.folder / METRICS_FILE)
+    if (folder / STREAM_FILE).is_file():
+        (work.state / "stream").mkdir(exist_ok=True)
+        shutil.copyfile(folder / STREAM_FILE, work.state / "stream" / f"{last:09d}.parquet")
+    # the last file, because with it the run has begun
+    shutil.copyfile(folder / TRAINING_FILE, work.state / TRAINING_FILE)
 
 
 @dataclass(slots=True)
@@ -55,7 +92,7 @@ class Stream:
     def gather(self, path: Path) -> None:
         """All of it as one table."""
         parts = [pq.read_table(part) for part in sorted(self.folder.glob("*.parquet"))]
-        pq.write_table(pa.concat_tables(parts), path)
+        pq.write_table(pa.concat_tables(parts).combine_chunks(), path)
 
 
 @dataclass(frozen=True, slots=True)

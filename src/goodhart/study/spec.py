@@ -155,6 +155,23 @@ class BestOf:
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """How much of a checkpoint is measured on each prompt; more adds to what was measured before."""
+
+    responses: Count = 2
+    """Responses that a checkpoint writes for each prompt."""
+    opponents: Count = 8
+    """Responses of the golden policy, and as many of the SFT policy, that each is judged against. They cost a judge
+    next to nothing that scores every response alone."""
+    pairwise_opponents: Count = 1
+    """The same for a pairwise judge, which reads a response anew with each of them."""
+
+    def opponents_of(self, kind: str) -> int:
+        """What a preference model of a kind is asked about."""
+        return self.pairwise_opponents if kind == "pairwise" else self.opponents
+
+
+@dataclass(frozen=True)
 class Study:
     """Arms and seeds over one task; it ends in a report."""
 
@@ -184,6 +201,8 @@ class Study:
     """Other policies, proxies or labels, by the name that arms use."""
     best_of: BestOf = BestOf()
     """The baseline without training."""
+    measurement: Measurement = Measurement()
+    """How certain the measurement of a checkpoint is."""
     hypotheses: dict[str, Hypothesis] = field(default_factory=dict[str, Hypothesis])
     """What the study tests, with its decision rules."""
     axes: dict[str, Axis] = field(default_factory=dict[str, Axis])

@@ -29,6 +29,8 @@ class Workplace:
     """Where the results go."""
     places: dict[str, str] = field(default_factory=dict[str, str])
     """Names of the models and data whose digests stand in the settings."""
+    family: list[Path] = field(default_factory=list[Path])
+    """Finished cells that differ from this one in nothing but how much was made (`Cell.grows`)."""
     watch: Stopwatch = field(default_factory=Stopwatch)
     """Accounts by stage of the work."""
     _said: float = 0.0

@@ -52,6 +52,15 @@ def read_held_out(path: Path, ranks: range) -> list[PromptRow]:
     return _rows(path, [("split", "=", "held_out"), ("rank", ">=", ranks.start), ("rank", "<", ranks.stop)])
 
 
+def read_ranked(path: Path, ranks: range) -> list[PromptRow]:
+    """The held-out prompts of some ranks, in the order of their ranks."""
+    rows = pq.read_table(
+        path, columns=["prompt", "rank"], filters=[("rank", ">=", ranks.start), ("rank", "<", ranks.stop)]
+    )
+    order = dict(zip(rows.column("prompt").to_pylist(), rows.column("rank").to_pylist(), strict=True))
+    return sorted(read_held_out(path, ranks), key=lambda row: order[row.prompt.id])
+
+
 def held_out_number(path: Path) -> int:
     """How many prompts are held out."""
     return len(pq.read_table(path, columns=["split"], filters=[("split", "=", "held_out")]))
