@@ -19,9 +19,11 @@ import numpy as np
 import torch
 
 import step as harness
+from goodhart.alignment.batch import Pairs
 from goodhart.alignment.judge import ModelJudge
-from goodhart.evaluation.checkpoint import Judges, Opponents, judged, measure
+from goodhart.evaluation.checkpoint import Judges, judged, verdicts, written
 from goodhart.evaluation.kl import divergence
+from goodhart.evaluation.verdicts import Opponents, known_of
 from goodhart.models.checkpoint import find
 from goodhart.models.packing import Tokens
 from goodhart.models.preference import PreferenceModel
@@ -71,23 +73,42 @@ def ways(bench: harness.Bench) -> tuple[Callable[[int], object], Callable[[int],
         layout: Judges(judge("small", "bradley-terry", bench, layout), judge("tiny", "pairwise", bench, layout))
         for layout in ("shared prompt", "plain")
     }
-    ready = Opponents.of(judges["shared prompt"], prompts, *fixed)
-    anew: Any = Opponents(*fixed, {"golden": None, "proxy": None})  # type: ignore[dict-item]
+    several = [[[text] for text in side] for side in fixed]
+    ready = {
+        name: Opponents(*several, known_of(each, tokens, *several))
+        for name, each in judges["shared prompt"].by_name.items()
+    }
+
+    def quickly(responses: Sequence[Tokens]) -> dict[str, Any]:
+        both = judges["shared prompt"].by_name.items()
+        return verdicts({name: judged(each, tokens, responses, ready[name]) for name, each in both})
+
+    def plainly(responses: Sequence[Tokens]) -> dict[str, Any]:
+        """Every pair in both orders anew, with all that a judge needs of the opponent."""
+        found: dict[str, Any] = {}
+        for name, each in judges["plain"].by_name.items():
+            for writer, theirs in zip(("policy", "sft"), fixed, strict=True):
+                r = each.prefer(Pairs(prompts, responses, theirs))
+                found[f"{name}_p_vs_{writer}"] = ((r[:, 0] + 1 - r[:, 1]) / 2).tolist()
+        return found
+
     texts = [row[0] for row in ours.sample(prompts, 1, seed=0, purpose="check")]
-    for one, two in (
-        (divergence(ours, ours, tokens, texts).logp, divergence(plain, plain, tokens, texts).logp),
-        *(
-            (judged(tokens, texts, ready, judges["shared prompt"])[1][name], scores)
-            for name, scores in judged(tokens, texts, anew, judges["plain"])[1].items()
-        ),
-    ):
-        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
+    one, two = divergence(ours, ours, tokens, texts).logp, divergence(plain, plain, tokens, texts).logp
+    np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
+    fast = quickly(texts)
+    for name, scores in plainly(texts).items():
+        np.testing.assert_allclose(fast[name], scores, rtol=1e-3, atol=1e-3)
 
-    def run(policy: Any, opponents: Opponents, layout: str) -> Callable[[int], object]:
+    def run(policy: Any, judge_all: Callable[[Sequence[Tokens]], object]) -> Callable[[int], object]:
         more = {"eos": eos, "decode": bench.tokenizer.decode, "hidden": None}
-        return lambda seed: measure(policy, policy, prompts, opponents, judges[layout], seed=seed, **more)
 
-    return run(plain, anew, "plain"), run(ours, ready, "shared prompt")
+        def once(seed: int) -> object:
+            rows = written(policy, policy, prompts, range(1), seed=seed, **more)
+            return judge_all(rows["response"])
+
+        return once
+
+    return run(plain, plainly), run(ours, quickly)
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from goodhart.report.findings import GOLDEN_POLICY, spoken
 
 PROMPTS = 8
 """How many prompts are shown."""
-_VERDICT = {0.0: "loses to", 0.5: "ties with", 1.0: "beats"}
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,15 @@ def _note(row: Mapping[str, Any]) -> str:
     parts = [f"{row['tokens']} tokens"]
     if row["arm"] != SFT:
         parts.append(f"KL {row['kl']:.1f} nats")
-        parts += [f"{_VERDICT[row['golden_vs_sft']]} SFT"] if row["golden_vs_sft"] in _VERDICT else []
-    if row["arm"] not in (SFT, GOLDEN_POLICY) and row["golden_vs_policy"] in _VERDICT:
-        parts.append(f"{_VERDICT[row['golden_vs_policy']]} the golden policy")
+        parts += _won(row["golden_vs_sft"], "the SFT policy")
+    if row["arm"] not in (SFT, GOLDEN_POLICY):
+        parts += _won(row["golden_vs_policy"], "the golden policy")
     return ", ".join(parts)
+
+
+def _won(rate: float | None, whom: str) -> list[str]:
+    """What share of the opponents a response beats, ties one half."""
+    return [] if rate is None else [f"{rate:.0%} against {whom}"]
 
 
 def _origin(chosen: Mapping[str, Mapping[str, Mapping[str, Any]]], held_out: int) -> str:
@@ -109,6 +113,7 @@ def _origin(chosen: Mapping[str, Mapping[str, Mapping[str, Any]]], held_out: int
         named += [f"{arm} ({where})"] if arm != SFT else []
     return (
         f"Drawn by a keyed shuffle from {held_out} held-out prompts, not picked by hand. The writers: "
-        f"{'; '.join(named)}; and the SFT policy. One sample at temperature 1 each. The verdicts are the golden "
-        "judge's, against the baselines' fixed responses, which are other draws than those shown."
+        f"{'; '.join(named)}; and the SFT policy. The first of each one's responses, at temperature 1. Behind it stand "
+        "the shares of the baselines' fixed responses, which are other draws than those shown, that it beats by the "
+        "golden judge, ties one half."
     )
