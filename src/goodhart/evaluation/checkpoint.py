@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from goodhart.alignment.batch import Pairs
-from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.judge import PairJudge
 from goodhart.alignment.labellers import both_orders
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.evaluation.kl import divergence
@@ -20,13 +20,13 @@ from goodhart.tasks.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """The two preference models."""
+    """The two judges."""
 
-    golden: ModelJudge
-    proxy: ModelJudge
+    golden: PairJudge
+    proxy: PairJudge
 
     @property
-    def by_name(self) -> dict[str, ModelJudge]:
+    def by_name(self) -> dict[str, PairJudge]:
         """The judges by the name that columns give them."""
         return {"golden": self.golden, "proxy": self.proxy}
 
@@ -39,7 +39,7 @@ class Opponents:
     """By the golden policy."""
     sft: Sequence[Tokens]
     known: Mapping[str, Float[np.ndarray, "prompt 2"]]
-    """By judge, what it needs of (policy, sft) again and again; see `ModelJudge.alone`."""
+    """By judge, what it needs of (policy, sft) again and again; see `PairJudge.alone`."""
 
     @classmethod
     def of(
