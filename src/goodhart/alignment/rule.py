@@ -88,7 +88,8 @@ class RuleJudge:
         return float(stream(self.seed, "rule noise", prompt_key(prompt).hex(), text).standard_normal())
 
     def _decoded(self, responses: Sequence[Tokens]) -> list[str]:
-        return self.tokenizer.batch_decode([list(tokens) for tokens in responses], skip_special_tokens=True)
+        batch = [list(tokens) for tokens in responses]  # an empty batch would be read as one empty text
+        return self.tokenizer.batch_decode(batch, skip_special_tokens=True) if batch else []
 
     def _lines(self, prompt: Tokens) -> tuple[str, ...]:
         found = self.lines.get(prompt_key(prompt))
