@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -33,12 +35,12 @@ def scores(store: Store, name: str) -> dict[str, Float[np.ndarray, " text"]]:
     ).to_pylist()
     found = find_prompts(table, (row["prompt"] for row in [*pairs, *labelled]))
 
-    def of(rows: list[tuple[str, Tokens]]) -> Float[np.ndarray, " text"]:
+    def of(rows: Sequence[tuple[str, Tokens]]) -> Float[np.ndarray, " text"]:
         prompts = [found[prompt].prompt.tokens for prompt, _ in rows]
         return judge.alone(prompts, [[text for _, text in rows]])[:, 0] / judge.rule.scale
 
-    def both(rows: list[dict[str, object]]) -> list[tuple[str, Tokens]]:
-        return [(row["prompt"], row[side]) for row in rows for side in ("first", "second")]  # pyright: ignore
+    def both(rows: list[dict[str, Any]]) -> list[tuple[str, Tokens]]:
+        return [(row["prompt"], row[side]) for row in rows for side in ("first", "second")]
 
     lines = [(row["prompt"], found[row["prompt"]].demonstration) for row in labelled]
     return {"SFT samples": of(both(pairs)), "golden data set": of(both(labelled)), "human lines": of(lines)}

@@ -121,10 +121,10 @@ class Labels:
     """How many pairs the golden model labels; the effect depends on it."""
     mode: Literal["hard", "soft", "bernoulli"] = "hard"
     """hard: sign over both orders; soft: the probability; bernoulli: a keyed coin with that probability."""
-    of: tuple[Literal["samples", "early", "human", "mismatched", "degenerate"], ...] = ("samples",)
-    """Which kinds of a built-in task's initial pairs (see `Pool`) are labelled, in the pool's order."""
     flip: Annotated[float, Range(0, 0.5, open_high=True)] = 0.0
     """Noise: the probability that a label is exchanged. Pairs that measure keep their labels."""
+    of: tuple[Literal["samples", "early", "human", "mismatched", "degenerate"], ...] = ("samples",)
+    """Which kinds of a built-in task's initial pairs (see `Pool`) are labelled, in the pool's order."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from goodhart.alignment.batch import Pairs
-from goodhart.alignment.judge import ModelJudge, PairJudge
-from goodhart.alignment.labellers import both_orders
+from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.labellers import Judge, both_orders
 from goodhart.alignment.sources import places
 from goodhart.models import hands
 from goodhart.models.packing import cuts
@@ -40,7 +40,7 @@ def judge_quality(model: PreferenceModel, pairs: Pairs) -> tuple[Judgement, Floa
     return quality_of(ModelJudge(model), pairs)
 
 
-def quality_of(judge: PairJudge, pairs: Pairs) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
+def quality_of(judge: Judge, pairs: Pairs) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
     """The same of any judge."""
     assert pairs.label is not None
     r = np.clip(judge.prefer(pairs), 1e-12, 1 - 1e-12)
