@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from goodhart.alignment.batch import Pairs
 from goodhart.alignment.judge import ModelJudge
-from goodhart.alignment.pair_table import read_pairs
+from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.rule import RuleJudge, prompt_key
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
@@ -21,11 +22,12 @@ from goodhart.study.check_data import check_pool
 from goodhart.study.check_models import models
 from goodhart.study.estimate import PROBE, Costs
 from goodhart.study.graph import build_graph
-from goodhart.study.model_recipes import judge
+from goodhart.study.model_recipes import _to_label, judge
 from goodhart.study.rule_recipe import rule as rule_recipe
 from goodhart.study.spec import read_study
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import write_prompts
+from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.reward import Rule, rewards
 from micro_study import make_cells, write_micro_study, write_tables
 
@@ -219,3 +221,21 @@ class TestStudy:
         cells = closure(graph.targets)
         assert sum(cell.kind == "rule" for cell in cells) == 2
         assert all((root / "cells" / cell.id / "DONE").exists() for cell in cells)
+
+
+def test_pairs_of_the_named_kinds_are_labelled_in_their_order_and_no_others(tmp_path):
+    prompt = Prompt("0" * 12, (5, 6))
+    table = {"prompt": [prompt.id], "split": ["train"], "tokens": [list(prompt.tokens)], "text": ["t"]}
+    absent = {name: [None] for name in ("rank", "package", "reference", "reference_tokens")}
+    write_prompts(tmp_path / "prompts.parquet", {**table, **absent})
+    kinds = ["human", "samples", "early", "samples", "human", "people"]
+    pairs = Pairs([prompt] * 6, [[7, 1]] * 6, [[8, 1]] * 6, np.ones(6))
+    write_pairs(tmp_path / "pairs.parquet", pairs, list("abcdef"), ["train"] * 6, kinds)
+    work = Workplace({}, {"prompts": tmp_path}, tmp_path)
+
+    def labelled(number, *of):
+        return "".join(_to_label(work, tmp_path, "train", number, of)[1])
+
+    assert labelled(9, "samples") == "bdf"
+    assert labelled(9, "samples", "human") == labelled(9, "human", "samples") == "abdef"
+    assert labelled(2, "human", "samples") == "ab"
