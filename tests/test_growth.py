@@ -132,7 +132,9 @@ def test_a_grown_evaluation_is_that_made_at_once(study, made, root, tmp_path, co
     make_some(larger, root)
     assert counted["sampled"] == policies * sampled
     fresh = tmp_path / "at once"
-    kept = [cell for cell in closure(build_graph(larger).targets) if cell.kind not in ("evaluation", "opponents", "quality")]
+    kept = [
+        cell for cell in closure(build_graph(larger).targets) if cell.kind not in ("evaluation", "opponents", "quality")
+    ]
     for cell in (cell for cell in kept if Store(root).has(cell.id)):  # what is not tested is the same
         shutil.copytree(Store(root).folder(cell.id), Store(fresh).folder(cell.id))
     make_some(larger, fresh)

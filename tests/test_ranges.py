@@ -12,16 +12,18 @@ from goodhart.config import Range, build
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
 from goodhart.study.spec import BestOf, Labels, Pool, Study, Task, read_study
+from goodhart.tasks.reward import Rule
 from goodhart.training.settings import Optimisation, Preference, Supervised
 
-KINDS = [Study, Task, Pool, Labels, BestOf, Arm, Optimisation, Supervised, Preference]
+KINDS = [Study, Task, Pool, Labels, BestOf, Arm, Optimisation, Supervised, Preference, Rule]
 MAY_BE_ZERO = {
     *("Arm.refresh", "Arm.window", "BestOf.samples", "Labels.flip", "Optimisation.warmup", "Optimisation.micro_batch"),
-    *("Optimisation.weight_decay", "Optimisation.beta1", "Optimisation.beta2", "Study.seeds"),
+    *("Optimisation.weight_decay", "Optimisation.beta1", "Optimisation.beta2", "Study.seeds", "Rule.noise"),
     *(f"Pool.{share}" for share in ("samples", "early", "human", "mismatched", "degenerate")),
 }
 MAY_BE_HUGE = {
     *("Arm.beta", "Optimisation.clip", "Optimisation.weight_decay", "Preference.head_factor", "Pool.temperatures"),
+    *("Rule.scale", "Rule.noise"),
     "Arm.parts",  # their sum is looked at
 }
 """Rates and factors whose size depends on their unit; a huge one has a meaning (no clipping, no preference)."""

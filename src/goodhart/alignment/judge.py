@@ -1,9 +1,10 @@
-"""A preference model as a judge of pairs: both orders, fixed batches."""
+"""Judges of pairs, and a preference model as one: both orders, fixed batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +14,34 @@ from goodhart.alignment.batch import Pairs
 from goodhart.models import hands
 from goodhart.models.packing import Tokens, cuts
 from goodhart.models.preference import PreferenceModel
+
+
+@runtime_checkable
+class PairJudge(Protocol):
+    """What labels and measures: a preference model (`ModelJudge`) or a rule (`goodhart.alignment.rule`)."""
+
+    @property
+    def scalar(self) -> bool:
+        """Whether a judgement is a function of one score for each response (which `alone` gives)."""
+        ...
+
+    def prefer(self, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
+        """r(x, first, second) and r(x, second, first): how probably the response named first is preferred."""
+        ...
+
+    def prefer_each(
+        self,
+        prompts: Sequence[Tokens],
+        responses: Sequence[Tokens],
+        opponents: Sequence[Sequence[Tokens]],
+        known: Float[np.ndarray, "response opponent"] | None = None,
+    ) -> Float[np.ndarray, "response opponent 2"]:
+        """The same for several opponents of each response; `known` is what `alone` gave for the opponents."""
+        ...
+
+    def alone(self, prompts: Sequence[Tokens], texts: Sequence[Sequence[Tokens]]) -> Float[np.ndarray, "prompt text"]:
+        """What a judgement needs of a response whatever its opponent is: of a scalar judge the score in logits."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from goodhart.alignment.batch import Pairs
-from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.judge import PairJudge
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.evaluation.kl import divergence
 from goodhart.evaluation.verdicts import OPPONENTS, Opponents, margins, verdict
@@ -20,13 +20,13 @@ from goodhart.tasks.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Judges:
-    """The two preference models."""
+    """The two judges."""
 
-    golden: ModelJudge
-    proxy: ModelJudge
+    golden: PairJudge
+    proxy: PairJudge
 
     @property
-    def by_name(self) -> dict[str, ModelJudge]:
+    def by_name(self) -> dict[str, PairJudge]:
         """The judges by the name that columns give them."""
         return {"golden": self.golden, "proxy": self.proxy}
 
@@ -76,7 +76,7 @@ def written(
 
 
 def judged(
-    judge: ModelJudge,
+    judge: PairJudge,
     prompts: Sequence[Tokens],
     responses: Sequence[Tokens],
     opponents: Opponents,

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.judge import PairJudge
 from goodhart.models.packing import Tokens
 
 OPPONENTS = ("policy", "sft")
@@ -28,7 +28,7 @@ class Opponents:
     """By the golden policy, for each prompt."""
     sft: Sequence[Sequence[Tokens]]
     known: Float[np.ndarray, "prompt opponent 2"]
-    """What a judge needs of each again and again (`ModelJudge.alone`), in the order of `OPPONENTS`."""
+    """What a judge needs of each again and again (`PairJudge.alone`), in the order of `OPPONENTS`."""
 
     def __getitem__(self, prompts: slice) -> Opponents:
         return Opponents(self.policy[prompts], self.sft[prompts], self.known[prompts])
@@ -44,7 +44,7 @@ class Opponents:
 
 
 def known_of(
-    judge: ModelJudge, prompts: Sequence[Tokens], policy: Sequence[Sequence[Tokens]], sft: Sequence[Sequence[Tokens]]
+    judge: PairJudge, prompts: Sequence[Tokens], policy: Sequence[Sequence[Tokens]], sft: Sequence[Sequence[Tokens]]
 ) -> Float[np.ndarray, "prompt opponent 2"]:
     """What the judge needs of these opponents; each one's numbers do not depend on how many there are."""
     each = [judge.alone(prompts, [[own[j] for own in policy], [own[j] for own in sft]]) for j in range(len(policy[0]))]
@@ -52,7 +52,7 @@ def known_of(
 
 
 def margins(
-    judge: ModelJudge,
+    judge: PairJudge,
     prompts: Sequence[Tokens],
     samples: Sequence[Sequence[Tokens]],
     opponents: Opponents,
@@ -76,7 +76,7 @@ def margins(
 
 
 def _pairwise(
-    judge: ModelJudge, prompts: Sequence[Tokens], responses: Sequence[Tokens], opponents: Opponents, first: int
+    judge: PairJudge, prompts: Sequence[Tokens], responses: Sequence[Tokens], opponents: Opponents, first: int
 ) -> Float[np.ndarray, "prompt opponent 2"]:
     found = np.zeros((len(prompts), opponents.number - first, 2))
     for j in range(first, opponents.number):

@@ -1,4 +1,4 @@
-"""How well the two preference models judge."""
+"""How well the two judges do: preference models, or rules."""
 
 from __future__ import annotations
 
@@ -17,6 +17,30 @@ MANY_FLIPS = 0.25
 _LEARNS = {"golden": "initial pairs", "proxy": "golden labels"}
 
 
+def is_rule(record: Mapping[str, Any], role: str) -> bool:
+    """Whether a judge is a rule, of which nothing was trained."""
+    return "rule" in record[role]
+
+
+def rules_said(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence for each judge that is a rule."""
+    return tuple(_rule_said(role, record[role]) for role in ("golden", "proxy") if is_rule(record, role))
+
+
+def _rule_said(role: str, judge: Mapping[str, Any]) -> str:
+    rule, several = judge["rule"], judge["prompts with several lines"]
+    noise = f", each score with an error of standard deviation {rule['noise']:g} that stays" if rule["noise"] else ""
+    sentence = (
+        f"The {role} judge is a rule and was not trained: it rewards {judge['meaning']}{noise}; of two responses the "
+        f"first is preferred with probability sigmoid({rule['scale']:g} × the difference)."
+    )
+    if role == "golden" and rule["reward"] == "similarity":
+        sentence += " Golden and the hidden measure are the same here, so that golden is exploited cannot be seen."
+    if several:
+        sentence += f" {several:,} prompts have several human lines, of which the nearest counts."
+    return sentence
+
+
 def measured(record: Mapping[str, Any], role: str) -> dict[str, dict[str, Any]]:
     """Every recorded quality of one model (`accuracy`, `low`, `high`, `flips`, `pairs`) by what it was measured on."""
     model = record[role]
@@ -27,16 +51,19 @@ def measured(record: Mapping[str, Any], role: str) -> dict[str, dict[str, Any]]:
     if len(kinds) > 1:
         found |= {f"held-out {_LEARNS[role]}, only “{kind}”": quality for kind, quality in kinds.items()}
     found |= {f"probe: {kind}": quality for kind, quality in model.get("probes", {}).items()}
-    return {**found, "its own training pairs": model["train"]} if "train" in model else found
+    trained = f"training pairs with {_LEARNS[role]}" if is_rule(record, role) else "its own training pairs"
+    return {**found, trained: model["train"]} if "train" in model else found
 
 
 def doubts(record: Mapping[str, Any]) -> list[str]:
     """A sentence for each model that, on held-out pairs, judges no better than chance or by the order.
 
-    Golden first: every win rate rests on it. Then the proxy, and the proxies of variants.
+    Golden first: every win rate rests on it. Then the proxy, and the proxies of variants. A golden rule is the truth by
+    its definition, whatever the initial labels say.
     """
     variants = {role: quality for role, quality in record["variants"].items() if "test" in quality}
     models = {role: record[role] for role in ("golden", "proxy") if "test" in record[role]} | variants
+    models = {role: model for role, model in models.items() if role != "golden" or not is_rule(record, role)}
     return [sentence for role, model in models.items() if (sentence := _doubt(role, model["test"]))]
 
 
@@ -53,7 +80,7 @@ def _doubt(role: str, found: Mapping[str, Any]) -> str:
 
 
 def quality_grid(record: Mapping[str, Any]) -> Grid:
-    """Agreement with its interval and order flips of both models."""
+    """Agreement with its interval and order flips of both judges."""
     rows: list[tuple[str, ...]] = []
     for role in ("golden", "proxy"):
         for what, quality in measured(record, role).items():
@@ -65,21 +92,22 @@ def quality_grid(record: Mapping[str, Any]) -> Grid:
         "probe the side that should win is known: the response to its own prompt, the human line, the text that is not "
         "degenerate."
     )
-    header = ("model", "judged on", "agreement", "order flips", "pairs")
-    return Grid("Agreement of the preference models", header, tuple(rows), note)
+    header = ("judge", "judged on", "agreement", "order flips", "pairs")
+    return Grid("Agreement of the judges", header, tuple(rows), note)
 
 
 def validation_picture(record: Mapping[str, Any], resolution: int) -> Picture:
-    """Validation loss, accuracy and order flips at every look of the training."""
+    """Validation loss, accuracy and order flips at every look of the training, of the judges that were trained."""
     panels = (
         ("loss", "validation loss (nats)"),
         ("accuracy", "validation accuracy"),
         ("flips", "share of order flips"),
     )
+    trained = {role: style for role, style in _STYLES.items() if not is_rule(record, role)}
     with theme.canvas(9.0, 3.0) as figure:
         axes = figure.subplots(1, 3)
         for panel, (key, label) in zip(axes, panels, strict=True):
-            for role, style in _STYLES.items():
+            for role, style in trained.items():
                 looks = record[role]["looks"]
                 step = [look["step"] for look in looks]
                 value = [look[key] for look in looks]
@@ -89,15 +117,15 @@ def validation_picture(record: Mapping[str, Any], resolution: int) -> Picture:
                 )
                 panel.plot(
                     step[kept], value[kept], marker="o", ms=11, mfc="none", mec=theme.INK, ls="none", mew=1.1,
-                    label="kept" if role == "proxy" else None,
+                    label="kept" if role == list(trained)[-1] else None,
                 )  # fmt: skip
             panel.set_xlabel("optimiser steps")
             panel.set_ylabel(label)
         theme.legend_above(figure, axes[0])
         drawn = theme.png(figure, resolution)
     caption = (
-        "Validation curves of the golden and the proxy model; a ring marks the look of lowest validation loss, whose "
-        "weights are kept. Training stops when a set number of looks in a row (“patience” in the settings) "
+        f"Validation curves of the {' and the '.join(trained)} model; a ring marks the look of lowest validation loss, "
+        "whose weights are kept. Training stops when a set number of looks in a row (“patience” in the settings) "
         "find none that is lower."
     )
     return Picture("preference-models", "Training of the preference models", caption, drawn)
@@ -124,4 +152,4 @@ def quality_picture(record: Mapping[str, Any], resolution: int) -> Picture:
         theme.legend_above(figure, axes)
         drawn = theme.png(figure, resolution)
     caption = "Agreement with labels and probes, with 95% Wilson intervals; the dotted line is chance."
-    return Picture("judgement", "What the preference models can tell", caption, drawn)
+    return Picture("judgement", "What the judges can tell", caption, drawn)

@@ -63,8 +63,15 @@ def label_grid(labels: Mapping[str, Any], tests: Mapping[str, Any], sft: Mapping
 
 
 def settings_grid(study: Mapping[str, Any]) -> Grid:
-    """Every setting of the study."""
-    return Grid("Every setting", ("setting", "value"), tuple(flattened(study)))
+    """Every setting of the study that is read."""
+    judges = {name: _read(study[name]) for name in ("golden", "proxy") if name in study}
+    return Grid("Every setting", ("setting", "value"), tuple(flattened({**study, **judges})))
+
+
+def _read(judge: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a rule its kind and itself, of a model all but that it is none."""
+    rule = judge.get("rule")
+    return {"kind": judge["kind"], "rule": rule} if rule else {k: v for k, v in judge.items() if k != "rule"}
 
 
 def origin_grid(record: Mapping[str, Any]) -> Grid:

@@ -22,7 +22,7 @@ from goodhart.report.hypotheses import (
     published_grid,
     verdict_grid,
 )
-from goodhart.report.judges import doubts, quality_grid, quality_picture, validation_picture
+from goodhart.report.judges import doubts, is_rule, quality_grid, quality_picture, rules_said, validation_picture
 from goodhart.report.on_policy import drift_grid, drift_picture
 from goodhart.report.overoptimisation_figure import along_kl, overoptimisation_grid, overoptimisation_picture
 from goodhart.report.page import Section, render
@@ -89,9 +89,10 @@ def _answer(found: Findings) -> Section:
     else:
         lead = "The arms have no seed or no prompt in common, so they cannot be compared."
     study = found.contents.record["study"]
+    serve = "feed" if is_rule(found.contents.record, "proxy") else "train the proxy and feed"
     others = tuple(f"{gap_line(c.gap)}." for c in compared[1:])
     labels = (
-        f"The judge labelled {study['labels']['number']:,} pairs; they train the proxy and feed the offline arms, "
+        f"The judge labelled {study['labels']['number']:,} pairs; they {serve} the offline arms, "
         "and how much the arms differ depends on how many there are."
     )
     note = seeds_note(study["seeds"])
@@ -175,10 +176,12 @@ def _on_policy(found: Findings, resolution: int) -> Section:
 
 def _judges(found: Findings, resolution: int) -> Section:
     record = found.contents.record
-    pictures = (quality_picture(record, resolution), validation_picture(record, resolution))
+    pictures = (quality_picture(record, resolution),)
+    if not all(is_rule(record, role) for role in ("golden", "proxy")):
+        pictures = (*pictures, validation_picture(record, resolution))
     labels = provenance.label_grid(record["labels"], record.get("test labels", {}), record["sft"])
     grids = (quality_grid(record), labels)
-    return Section("judges", "Preference models", pictures=pictures, grids=grids)
+    return Section("judges", "Judges", paragraphs=rules_said(record), pictures=pictures, grids=grids)
 
 
 def _samples(found: Findings) -> Section:

@@ -118,16 +118,22 @@ def remedy(task: Task, held_out: int) -> str:
 
 def check_pool(study: Study) -> None:
     """Raises GoodhartError if a built-in task's initial pairs cannot fill the labels."""
-    pool = study.pool
-    sampled = kinds(pool, pool.pairs).count("samples")
-    for key, number in labels_need(study).items():
-        if sampled < number:
+    pool, found = study.pool, kinds(study.pool, study.pool.pairs)
+    every = {"labels.number": study.labels}
+    for key, labels in (every | {f"variants.{n}.labels.number": v.labels for n, v in study.variants.items()}).items():
+        if labels is None:
+            continue
+        there = sum(kind in labels.of for kind in found)
+        share = sum(getattr(pool, kind) for kind in set(labels.of))
+        if there < labels.number:
+            shares = " and ".join(f"pool.{kind}={getattr(pool, kind):g}" for kind in dict.fromkeys(labels.of))
+            what = "two samples" if labels.of == ("samples",) else ", ".join(labels.of)
             raise GoodhartError(
-                f"{key} is {number:,}, and of pool.pairs={pool.pairs:,} only the {sampled:,} of two samples "
-                f"(pool.samples={pool.samples:g}) are labelled",
-                f"set {key}={sampled} or pool.pairs={math.ceil(number / pool.samples)}"
-                if sampled
-                else "raise pool.samples",
+                f"{key} is {labels.number:,}, and of pool.pairs={pool.pairs:,} only the {there:,} of {what} "
+                f"({shares}) are labelled",
+                f"set {key}={there} or pool.pairs={math.ceil(labels.number / share)}"
+                if there
+                else f"raise pool.{labels.of[0]}",
             )
 
 

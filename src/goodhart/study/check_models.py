@@ -9,20 +9,19 @@ from typing import Any
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.model_files import config, context, parameters, vocabulary
-from goodhart.study.spec import Study
+from goodhart.study.spec import Study, judges_of
 
 LARGE = 50_000_000
 """Parameters up to which the defaults of `study_file.OF_SIZE` hold; they were set for models of 0.4 to 16 million."""
 
 
 def models(study: Study) -> dict[str, str]:
-    """The study's models by the keys that name them."""
-    named = {"policy": study.policy, "golden.model": study.golden.model, "proxy.model": study.proxy.model}
+    """The study's models by the keys that name them; a judge that is a rule has none."""
+    named = {"policy": study.policy}
+    named |= {f"{key}.model": judge.model for key, judge in judges_of(study).items() if not judge.rule}
     for name, variant in study.variants.items():
         if variant.policy:
             named[f"variants.{name}.policy"] = variant.policy
-        if variant.proxy:
-            named[f"variants.{name}.proxy.model"] = variant.proxy.model
     return named
 
 
@@ -35,7 +34,8 @@ def check_models(study: Study, folders: Mapping[str, Path]) -> None:
 
 def check_sizes(study: Study, sizes: Mapping[str, int]) -> None:
     """Raises GoodhartError for keys that are left at the defaults of small models, where a model is a large one."""
-    too_small = {key: max(_of(study, key), key=lambda model: sizes[model]) for key in study.unnamed}
+    of = {key: [model for model in _of(study, key) if model in sizes] for key in study.unnamed}
+    too_small = {key: max(own, key=lambda model: sizes[model]) for key, own in of.items() if own}
     large = {key: model for key, model in too_small.items() if sizes[model] > LARGE}
     if not large:
         return
@@ -84,8 +84,7 @@ def _suggested(study: Study, keys: list[str]) -> str:
 def check_contexts(study: Study, configs: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises GoodhartError for a model that has fewer positions than the longest text that it must read."""
     task = study.task
-    kinds = {"golden.model": study.golden.kind, "proxy.model": study.proxy.kind}
-    kinds |= {f"variants.{n}.proxy.model": v.proxy.kind for n, v in study.variants.items() if v.proxy}
+    kinds = {f"{key}.model": judge.kind for key, judge in judges_of(study).items()}
     for key, settings in configs.items():
         limit = context(dict(settings))
         # a preference model has a separator behind each response

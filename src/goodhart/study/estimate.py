@@ -20,7 +20,7 @@ from goodhart.study.arm import Arm
 from goodhart.study.cell import Cell
 from goodhart.study.executor import in_turn, share
 from goodhart.study.record import processor
-from goodhart.study.spec import Study
+from goodhart.study.spec import Study, judges_of
 
 FIXED, PER_MILLION = 22e-6, 21e-6
 """Seconds per token of a forward pass, and per million parameters: measured with 1.3 and 5.1 million parameters on
@@ -29,8 +29,13 @@ PROBE = 54e-6
 """Seconds per token that `probe` gave on the same machine."""
 _SHARE = 0.67
 """Of the longest response, the mean one."""
-_DATA = {"docstrings": 11.0, "corpus": 2.0, "prompts": 9.0, "preferences": 9.0, "people": 1.0, "test people": 1.0}
+_DATA = {
+    **{"docstrings": 11.0, "corpus": 2.0, "prompts": 9.0, "preferences": 9.0, "people": 1.0, "test people": 1.0},
+    "rule": 1.0,
+}
 """Seconds of cells that run no model."""
+_RULE = 4e-4
+"""Seconds in which a rule judges a pair: most of it is the similarity of two texts."""
 _START = 1.0
 """Seconds of loading and saving in each cell."""
 _TRAINED, _PIECES = ("sft", "preference"), 16
@@ -96,8 +101,8 @@ class Costs:
     def of(cls, study: Study, seconds_per_token: float) -> Costs:
         """With the models' parameters counted; `seconds_per_token` is what `probe` gives on this machine."""
         policies = (v.policy for v in study.variants.values() if v.policy)
-        proxies = (v.proxy.model for v in study.variants.values() if v.proxy)
-        names = {study.policy, study.golden.model, study.proxy.model, *policies, *proxies}
+        judges = (judge.model for judge in judges_of(study).values() if not judge.rule)
+        names = {study.policy, *policies, *judges}
         return cls(study, {name: millions(name) for name in names}, seconds_per_token / PROBE)
 
     def seconds(self, cell: Cell) -> float:
@@ -138,7 +143,9 @@ class Costs:
         return self.study.task.evaluation + self.study.task.train_evaluation
 
     def judgement(self, cell: Cell) -> float:
-        """Seconds in which a preference model judges one pair in both orders."""
+        """Seconds in which a judge decides one pair in both orders."""
+        if cell.kind == "rule":
+            return _RULE
         settings = cell.settings["preference"]
         bare = 2 * (self.response + 2)
         read = self.prompt + (4 if settings.kind == "pairwise" else 2) * (self.response + 1)

@@ -105,12 +105,11 @@ class _Builder:
         return Cell("test pairs", spec, {"prompts": self.prompts, "sft": sft}, "test pairs")
 
     def _preference(self, role: str, settings: Preference, pairs: Cell) -> Cell:
-        spec: dict[str, Any] = {
-            "preference": settings,
-            "model": find(settings.model).digest,
-            "tokenizer": self.tokenizer.digest,
-            "seed": 0,
-        }
+        common = {"tokenizer": self.tokenizer.digest, "seed": 0}
+        if settings.rule:
+            own = {"tokenizer": self.study.policy}
+            return Cell("rule", {"rule": settings.rule, **common}, {"prompts": self.prompts}, f"{role} rule", own)
+        spec: dict[str, Any] = {"preference": settings, "model": find(settings.model).digest, **common}
         places = {"model": settings.model, "tokenizer": self.study.policy}
         return Cell("preference", spec, {"prompts": self.prompts, "pairs": pairs}, f"{role} model", places)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from jaxtyping import Float
 from scipy.stats import binomtest
 
 from goodhart.alignment.batch import Pairs
-from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.judge import ModelJudge, PairJudge
 from goodhart.alignment.labellers import JudgeLabels, coins
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
+from goodhart.alignment.rule import FILE, RuleJudge
 from goodhart.errors import GoodhartError
 from goodhart.models import hands
 from goodhart.models.checkpoint import load_model, load_tokenizer
@@ -31,7 +33,7 @@ from goodhart.tasks.docstring_text import RESPOND
 from goodhart.tasks.prompt_table import read_held_out, read_train
 from goodhart.training import preference, supervised
 from goodhart.training.optimiser import Descent
-from goodhart.training.settings import Preference, Supervised
+from goodhart.training.settings import RULE, Preference, Supervised
 
 HELD_OUT_PAIRS = 512
 """At most so many pairs of each held-out split are labelled too: to stop the proxy, and to measure."""
@@ -91,8 +93,10 @@ def sft(work: Workplace) -> dict[str, Any]:
     }
 
 
-def judge(folder: Path) -> ModelJudge:
-    """The preference model of a cell."""
+def judge(folder: Path) -> PairJudge:
+    """The preference model of a cell, or its rule."""
+    if (folder / "model" / FILE).is_file():
+        return RuleJudge.load(folder / "model")
     return ModelJudge(PreferenceModel.load(folder / "model").placed())
 
 
@@ -139,9 +143,9 @@ def preference_model(work: Workplace) -> dict[str, Any]:
 
 
 def judge_quality(work: Workplace) -> dict[str, Any]:
-    """How well a preference model judges held-out pairs and, in a built-in task, its probes; nothing is written."""
+    """How well a judge does on held-out pairs and, in a built-in task, its probes; nothing is written."""
     index, source, tests = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"], work.inputs["tests"]
-    model = PreferenceModel.load(work.inputs["model"] / "model").placed()
+    model = judge(work.inputs["model"])
     work.watch.start()
     train, _, _ = read_pairs(source / "pairs.parquet", "train", index)
     result: dict[str, Any] = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
@@ -173,13 +177,14 @@ def _initial_model(work: Workplace, settings: Preference) -> PreferenceModel:
     vocabulary = tokenizer.get_vocab()
     separator = vocabulary.get(RESPOND, tokenizer.eos_token_id)
     layout = choose_layout(load_model(checkpoint), tokenizer.pad_token_id)
+    assert settings.kind != RULE, "a rule has a cell of its own"
     model = PreferenceModel.from_language_model(checkpoint, settings.kind, separator, tokenizer.pad_token_id, layout)
     return model.placed()
 
 
-def _quality(model: PreferenceModel, pairs: Pairs) -> dict[str, Any]:
+def _quality(model: PairJudge, pairs: Pairs) -> dict[str, Any]:
     """Agreement with the labels with its 95% Wilson interval, the loss, and the share of order flips."""
-    found, agreed = preference.judge_quality(model, pairs)
+    found, agreed = preference.quality_of(model, pairs)
     interval = binomtest(round(float(agreed.sum())), len(agreed)).proportion_ci(method="wilson")
     return {**asdict(found), "low": float(interval.low), "high": float(interval.high)}
 
@@ -187,27 +192,28 @@ def _quality(model: PreferenceModel, pairs: Pairs) -> dict[str, Any]:
 def golden_labels(work: Workplace) -> dict[str, Any]:
     """`pairs.parquet` with golden labels and SFT log-probabilities: train and validation.
 
-    Training pairs are two samples of the SFT policy, as the paper's golden data set is close to "sft
-    against sft" (arXiv 2405.08448, section 6), or pairs of people.
+    Pairs are of the kinds that `Labels.of` says, by default two samples of the SFT policy, as the paper's golden data
+    set is close to "sft against sft" (arXiv 2405.08448, section 6), or pairs of people.
     """
     settings = work.setting(Labels, "labels")
-    pairs, ids, found = _to_label(work, work.inputs["pairs"], "train", settings.number)
+    pairs, ids, found = _to_label(work, work.inputs["pairs"], "train", settings.number, settings.of)
     if len(ids) < settings.number:
         raise GoodhartError(
             f"labels.number is {settings.number}, but only {len(ids)} training pairs can be labelled",
             "lower labels.number",
         )
     parts = [_Part("train", pairs, ids, found)]
-    parts.append(_Part("validation", *_to_label(work, work.inputs["pairs"], "validation", HELD_OUT_PAIRS)))
+    held_out = _to_label(work, work.inputs["pairs"], "validation", HELD_OUT_PAIRS, settings.of)
+    parts.append(_Part("validation", *held_out))
     return _golden(work, parts, settings)
 
 
 def test_labels(work: Workplace) -> dict[str, Any]:
     """`pairs.parquet` with golden labels and SFT log-probabilities: the pairs that only measure (test).
 
-    They have the golden model's hard labels, whatever noise the study's own labels have.
+    They have the golden model's hard labels, whatever noise and kinds of pair the study's own labels have.
     """
-    part = _Part("test", *_to_label(work, work.inputs["tests"], "test", HELD_OUT_PAIRS))
+    part = _Part("test", *_to_label(work, work.inputs["tests"], "test", HELD_OUT_PAIRS, Labels().of))
     if not part.ids:
         raise GoodhartError("none of the test pairs is of two samples or of people", "raise task.test")
     return _golden(work, [part], Labels())
@@ -224,11 +230,11 @@ class _Part:
 
 
 def _to_label(
-    work: Workplace, folder: Path, split: str, number: int
+    work: Workplace, folder: Path, split: str, number: int, of: Sequence[str]
 ) -> tuple[Pairs, list[str], Float[np.ndarray, " pair"]]:
-    """The first pairs of a split that are two samples of the SFT policy or pairs of people."""
+    """The first pairs of a split that are of some kinds or pairs of people."""
     pairs, ids, kinds = read_pairs(folder / "pairs.parquet", split, work.inputs["prompts"] / "prompts.parquet")
-    chosen = [i for i, kind in enumerate(kinds) if kind in ("samples", "people")][:number]
+    chosen = [i for i, kind in enumerate(kinds) if kind in (*of, "people")][:number]
     taken = pairs.take(chosen)
     return taken, [ids[i] for i in chosen], np.zeros(0) if taken.label is None else taken.label
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.judge import PairJudge
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.evaluation.checkpoint import Judges
 from goodhart.evaluation.verdicts import OPPONENTS, Opponents, known_of
@@ -81,7 +81,7 @@ def _drawn(policy: LanguagePolicy, prompts: Sequence[Prompt], draws: range, writ
 
 
 def _known(
-    found: ModelJudge, prompts: Sequence[Prompt], columns: Mapping[str, Sequence[Any]], piece: Piece, number: int
+    found: PairJudge, prompts: Sequence[Prompt], columns: Mapping[str, Sequence[Any]], piece: Piece, number: int
 ) -> list[list[float] | None]:
     """What a judge needs of the opponents of a piece; None for those that it is not asked about."""
     asked, size = len(range(piece.draws.start, min(piece.draws.stop, number))), len(piece.draws)

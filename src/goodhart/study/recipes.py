@@ -36,6 +36,7 @@ RECIPES: dict[str, Recipe] = {
     "people": Recipe("goodhart.study.data_recipes", "peoples_pairs", 1),
     "test people": Recipe("goodhart.study.data_recipes", "peoples_test_pairs", 1),
     "preference": Recipe("goodhart.study.model_recipes", "preference_model", 1),
+    "rule": Recipe("goodhart.study.rule_recipe", "rule", 1),
     "quality": Recipe("goodhart.study.model_recipes", "judge_quality", 1),
     "labels": Recipe("goodhart.study.model_recipes", "golden_labels", 1),
     "test labels": Recipe("goodhart.study.model_recipes", "test_labels", 1),

@@ -123,6 +123,8 @@ class Labels:
     """hard: sign over both orders; soft: the probability; bernoulli: a keyed coin with that probability."""
     flip: Annotated[float, Range(0, 0.5, open_high=True)] = 0.0
     """Noise: the probability that a label is exchanged. Pairs that measure keep their labels."""
+    of: tuple[Literal["samples", "early", "human", "mismatched", "degenerate"], ...] = ("samples",)
+    """Which kinds of a built-in task's initial pairs (see `Pool`) are labelled, in the pool's order."""
 
 
 @dataclass(frozen=True)
@@ -233,9 +235,8 @@ class Study:
             self._validate_streams(name, hypothesis)
         for name, axis in self.axes.items():
             axis.validate(name, tuple(self.all_arms))
-        for name, labels in (("labels", self.labels), *((n, v.labels) for n, v in self.variants.items())):
-            if labels and not 0 <= labels.flip < 0.5:
-                raise GoodhartError(f"{name}: flip is {labels.flip}", "give a probability below one half")
+        self._validate_labels()
+        self._validate_judges()
         self._validate_golden_policy()
         self.task.validate()
         if self.task.kind != PREFERENCES:
@@ -292,6 +293,33 @@ class Study:
                     f"hypotheses.{name}.contrasts[{i}] names arms of different variants", "a stream has one reference"
                 )
 
+    def _validate_labels(self) -> None:
+        own = {"labels": self.labels}
+        for name, labels in (own | {f"variants.{n}.labels": v.labels for n, v in self.variants.items()}).items():
+            if labels and not 0 <= labels.flip < 0.5:
+                raise GoodhartError(f"{name}: flip is {labels.flip}", "give a probability below one half")
+            if labels and not labels.of:
+                raise GoodhartError(f"{name}.of is empty", "name kinds of pairs, for example [samples]")
+            if labels and self.task.kind == PREFERENCES and labels.of != Labels().of:
+                raise GoodhartError(
+                    f"{name}.of names kinds of initial pairs, and data of people has none", f"leave {name}.of out"
+                )
+
+    def _validate_judges(self) -> None:
+        """What the judges' kinds ask for; the truth has no noise."""
+        for name, judge in judges_of(self).items():
+            judge.validate(name)
+            if judge.rule and judge.rule.reward == "similarity" and self.task.kind == PREFERENCES:
+                raise GoodhartError(
+                    f"{name}.rule.reward is similarity, and data of people has no human line apart from its pairs",
+                    "choose another reward, or a built-in task",
+                )
+        if self.golden.rule and self.golden.rule.noise:
+            raise GoodhartError(
+                f"golden.rule.noise is {self.golden.rule.noise}, and golden stands for the truth",
+                "set the noise of proxy.rule, or labels.flip",
+            )
+
     def _validate_golden_policy(self) -> None:
         arm = self.golden_policy
         arm.validate("golden policy", judge_may_train=True)
@@ -326,6 +354,12 @@ class Study:
                 f"best_of takes the best of {list(best.n)} by {list(best.judges)} from {best.samples} samples",
                 "give judges, and every n between 1 and the number of samples",
             )
+
+
+def judges_of(study: Study) -> dict[str, Preference]:
+    """The settings of all judges by the keys that name them."""
+    own = {"golden": study.golden, "proxy": study.proxy}
+    return own | {f"variants.{name}.proxy": v.proxy for name, v in study.variants.items() if v.proxy}
 
 
 def best_of_arm(judge: str) -> str:

@@ -110,8 +110,16 @@ def inheriting(data: dict[str, Any]) -> dict[str, Any]:
     for name, variant in variants.items():
         full[name] = variant
         if isinstance(variant, dict):
-            full[name] = {key: _filled(value, data.get(key)) for key, value in variant.items()}
+            full[name] = {key: _filled(value, _inherited(key, value, data.get(key))) for key, value in variant.items()}
     return {**data, "variants": full}
+
+
+def _inherited(key: str, value: Any, own: Any) -> Any:
+    """The study's own section; nothing for a proxy where one of the two is a rule and the other a model."""
+    if key != "proxy" or not isinstance(value, dict) or not isinstance(own, dict):
+        return own
+    other = "kind" in value and (value["kind"] == "rule") != (own.get("kind") == "rule")
+    return {} if other else own
 
 
 def _filled(value: Any, own: Any) -> Any:
@@ -130,6 +138,28 @@ def refuse_unread(data: dict[str, Any]) -> None:
                 f"{where}.optimisation.lr is not read: the learning rates of an arm are a sweep",
                 f"set {where}.lr=[{optimisation['lr']}] in its place",
             )
+    _refuse_beside_rules(data)
+
+
+def _refuse_beside_rules(data: dict[str, Any]) -> None:
+    """Raises GoodhartError for what is said of a model's training where the judge is a rule."""
+    judges = {name: (data.get(name), "") for name in ("golden", "proxy")}
+    own = _kind(data.get("proxy"), "")
+    for where, variant in _named(data, "variants"):
+        judges[f"{where}.proxy"] = (variant.get("proxy") if isinstance(variant, dict) else None, own)
+    for where, (judge, inherited) in judges.items():
+        for key in judge if isinstance(judge, dict) and _kind(judge, inherited) == "rule" else ():
+            if key not in ("kind", "rule"):
+                raise GoodhartError(
+                    f"{where}.{key} is not read: a judge of kind rule trains no model",
+                    f"leave {where}.{key} out (from a command line, give {where} as a whole: "
+                    f"{where}={{kind: rule, rule: {{reward: length}}}})",
+                )
+
+
+def _kind(judge: Any, inherited: str) -> str:
+    """What kind a judge's section says; a variant's proxy that says none has the study's own."""
+    return str(judge.get("kind", inherited)) if isinstance(judge, dict) else inherited
 
 
 def unnamed(data: dict[str, Any], arms: list[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from goodhart.alignment.batch import Pairs
 from goodhart.alignment.judge import ModelJudge
-from goodhart.alignment.labellers import both_orders
+from goodhart.alignment.labellers import Judge, both_orders
 from goodhart.alignment.sources import places
 from goodhart.models import hands
 from goodhart.models.packing import cuts
@@ -37,8 +37,13 @@ class Judgement:
 
 def judge_quality(model: PreferenceModel, pairs: Pairs) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
     """The quality on labelled pairs, and for each pair whether the judge agreed (ties one half)."""
+    return quality_of(ModelJudge(model), pairs)
+
+
+def quality_of(judge: Judge, pairs: Pairs) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
+    """The same of any judge."""
     assert pairs.label is not None
-    r = np.clip(ModelJudge(model).prefer(pairs), 1e-12, 1 - 1e-12)
+    r = np.clip(judge.prefer(pairs), 1e-12, 1 - 1e-12)
     p = pairs.label
     loss = -(p * np.log(r[:, 0]) + (1 - p) * np.log1p(-r[:, 0]))
     loss = (loss - ((1 - p) * np.log(r[:, 1]) + p * np.log1p(-r[:, 1]))) / 2

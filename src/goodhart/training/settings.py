@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from goodhart.config import Count, Positive, Range, Whole, named_elsewhere
+from goodhart.errors import GoodhartError
+from goodhart.tasks.reward import Rule
 
 Rate = Annotated[float, Range(0, 1, open_low=True)]
 """A learning rate of AdamW, which moves every weight by about so much in a step."""
 Moment = Annotated[float, Range(0, 1, open_high=True)]
 """How much of a running mean is kept in a step."""
+RULE = "rule"
+"""The kind of judge that is no model."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,14 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Preference:
-    """A preference model: its kind and how it is fitted."""
+    """A preference model: its kind and how it is fitted; or a rule, of which nothing is fitted."""
 
     model: str = named_elsewhere("tiny")
     """Language model it starts from: a preset with a base model, a Hub id, or a path."""
-    kind: Literal["pairwise", "bradley-terry"] = "pairwise"
-    """pairwise: both responses in context; bradley-terry: a score for each."""
+    kind: Literal["pairwise", "bradley-terry", "rule"] = "pairwise"
+    """pairwise: both responses in context; bradley-terry: a score for each; rule: an exact reward, and no model."""
+    rule: Rule | None = None
+    """For `rule`: the reward. No other setting but these two is read then."""
     steps: Count = 200
     """At most so many optimiser steps."""
     batch: Count = 32
@@ -69,3 +75,13 @@ class Preference:
     """The head moves at so many times the trunk's learning rate."""
     optimisation: Optimisation = Optimisation(lr=1e-4, warmup=10)
     """The optimiser."""
+
+    def validate(self, where: str) -> None:
+        """Raises GoodhartError for a rule without its kind, and the other way round."""
+        if (self.kind == RULE) != (self.rule is not None):
+            raise GoodhartError(
+                f"{where}.kind is {self.kind!r}, and there is {'a' if self.rule else 'no'} {where}.rule",
+                f"set {where}.kind=rule, or leave {where}.rule out" if self.rule else f"say {where}.rule.reward",
+            )
+        if self.rule:
+            self.rule.validate(f"{where}.rule")
