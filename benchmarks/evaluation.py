@@ -93,7 +93,7 @@ def ways(bench: harness.Bench) -> tuple[Callable[[int], object], Callable[[int],
         return found
 
     texts = [row[0] for row in ours.sample(prompts, 1, seed=0, purpose="check")]
-    one, two = divergence(ours, ours, tokens, texts).logp, divergence(plain, plain, tokens, texts).logp
+    one, two = (divergence(each, each, tokens, [[text] for text in texts]).logp for each in (ours, plain))
     np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-3)
     fast = quickly(texts)
     for name, scores in plainly(texts).items():

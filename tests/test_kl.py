@@ -18,7 +18,7 @@ EVERY = responses(VOCABULARY, 1, LONGEST)
 def measured(request):
     """(policy model, its laws and the reference model's, every response measured, their probabilities)."""
     own, other = (request.param(vocabulary=VOCABULARY, seed=seed, layers=1) for seed in (0, 1))
-    found = divergence(policy_of(own), policy_of(other), [PROMPT] * len(EVERY), EVERY)
+    found = divergence(policy_of(own), policy_of(other), [PROMPT] * len(EVERY), [[text] for text in EVERY])
     p, q = ([laws(model, PROMPT, r) for r in EVERY] for model in (own, other))
     probability = np.exp(log_probabilities(p))
     assert probability.sum() == pytest.approx(1, abs=1e-6)
@@ -57,7 +57,7 @@ def test_entropy_times_length_has_the_entropy_of_the_sequences_as_its_mean(measu
 
 def test_it_is_zero_at_the_reference(measured):
     own = measured[0]
-    found = divergence(policy_of(own), policy_of(own), [PROMPT] * len(EVERY), EVERY)
+    found = divergence(policy_of(own), policy_of(own), [PROMPT] * len(EVERY), [[text] for text in EVERY])
     assert not found.kl.any()
     np.testing.assert_array_equal(found.logp, found.ref_logp)
 
@@ -65,8 +65,10 @@ def test_it_is_zero_at_the_reference(measured):
 def test_it_does_not_depend_on_batches_padding_or_company():
     own, other = llama(), llama(seed=1)
     prompts, texts = [[2, 3], [4], [5, 6, 7, 8]] * 3, [[9, 1], [10, 11, 12, 1], [1]] * 3
-    whole = divergence(policy_of(own), policy_of(other), prompts, texts)
-    single = divergence(policy_of(own), policy_of(other), prompts, texts, batch=1)
+    whole = divergence(policy_of(own), policy_of(other), prompts, [[text] for text in texts])
+    single = divergence(policy_of(own), policy_of(other), prompts, [[text] for text in texts], batch=1)
+    together = divergence(policy_of(own), policy_of(other), prompts[:3], [[a, b] for a, b in zip(texts[:3], texts[1:4], strict=True)])  # fmt: skip  # noqa: E501
+    np.testing.assert_allclose(together.kl[::2], whole.kl[:3], rtol=1e-4, atol=1e-5)
     assert whole.kl.min() > 0
     for name in ("kl", "entropy", "logp", "ref_logp"):
         np.testing.assert_allclose(getattr(whole, name), getattr(single, name), rtol=1e-4, atol=1e-5)
@@ -91,6 +93,6 @@ def test_token_kl_of_a_token_that_the_policy_never_writes_is_zero_there():
 
 
 def test_an_empty_response_has_no_kl_and_no_entropy():
-    found = divergence(policy_of(llama()), policy_of(llama(seed=1)), [[2, 3], [4]], [[], [5, 1]])
+    found = divergence(policy_of(llama()), policy_of(llama(seed=1)), [[2, 3], [4]], [[[]], [[5, 1]]])
     assert (found.kl[0], found.entropy[0], found.logp[0], found.ref_logp[0]) == (0.0, 0.0, 0.0, 0.0)
     assert found.kl[1] > 0

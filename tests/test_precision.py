@@ -341,7 +341,7 @@ def test_checkpoints_are_the_masters_and_are_measured_in_float32(finished):
     rows = pq.read_table(root / "studies" / "micro" / "rows.parquet").to_pylist()
     rows = [r for r in rows if (r["arm"], r["step"]) == ("online", 6)]
     prompts = find_prompts(next((root / "cells").glob("preferences-*/prompts.parquet")), [r["prompt"] for r in rows])
-    given, responses = [prompts[r["prompt"]].prompt.tokens for r in rows], [r["response"] for r in rows]
+    given, responses = [prompts[r["prompt"]].prompt.tokens for r in rows], [[r["response"]] for r in rows]
     exact = divergence(policy, sft, given, responses)
     assert exact.kl == pytest.approx([r["kl"] for r in rows], abs=1e-5)
     rounded = divergence(policy.at("bfloat16"), sft.at("bfloat16"), given, responses)

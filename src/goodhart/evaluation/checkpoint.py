@@ -58,7 +58,7 @@ def written(
     drawn = policy.sample(prompts, len(samples), seed=seed, purpose="evaluation", first_sample=samples.start)
     responses = [response for row in drawn for response in row]
     asked = [p for p in prompts for _ in samples]
-    found = divergence(policy, sft, [p.tokens for p in asked], responses)
+    found = divergence(policy, sft, [p.tokens for p in prompts], drawn)
     texts = [decode(r) for r in responses]
     return {
         "prompt": [p.id for p in asked],

@@ -43,21 +43,23 @@ def divergence(
     policy: LanguagePolicy,
     reference: LanguagePolicy,
     prompts: Sequence[Tokens],
-    responses: Sequence[Tokens],
+    responses: Sequence[Sequence[Tokens]],
     batch: int = 32,
 ) -> Divergence:
-    """Score responses under both policies, in float32 and in fixed batches."""
+    """Score equally many responses to each prompt under both policies, in float32 and in fixed batches of prompts.
+
+    The responses of a prompt stand together in what is returned; the prompt is computed once for all of them.
+    """
     parts: list[tuple[Tensor, ...]] = []
     for start in range(0, len(prompts), batch):
         cut = slice(start, start + batch)
         parts.append(_part(_laws(policy, prompts[cut], responses[cut]), _laws(reference, prompts[cut], responses[cut])))
-    columns = [torch.cat(column).double().cpu().numpy() for column in zip(*parts, strict=True)]
+    columns = [torch.cat(column).flatten().double().cpu().numpy() for column in zip(*parts, strict=True)]
     return Divergence(*columns)
 
 
-def _laws(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> Laws:
-    rows = [[response] for response in responses]
-    return response_laws(policy.model, prompts, rows, pad=policy.pad, layout=policy.layout)
+def _laws(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]) -> Laws:
+    return response_laws(policy.model, prompts, responses, pad=policy.pad, layout=policy.layout)
 
 
 def _part(own: Laws, other: Laws) -> tuple[Tensor, ...]:
@@ -65,5 +67,5 @@ def _part(own: Laws, other: Laws) -> tuple[Tensor, ...]:
     chosen = own.tokens[:, None]
     entropy = -(log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum(-1)
     values = (token_kl(log_p, log_q), entropy, log_p.gather(-1, chosen)[:, 0], log_q.gather(-1, chosen)[:, 0])
-    kl, entropy, logp, ref_logp = (own.sums(value)[:, 0] for value in values)
-    return kl, entropy / own.counts()[:, 0].clamp(min=1), logp, ref_logp
+    kl, entropy, logp, ref_logp = (own.sums(value) for value in values)
+    return kl, entropy / own.counts().clamp(min=1), logp, ref_logp
