@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from goodhart.analysis.contrasts import Tables, estimate
+from goodhart.analysis.contrasts import estimate
 from goodhart.analysis.crossfit import Draws
+from goodhart.analysis.study_tables import Tables
 from made_rows import TWO, noiseless, row, rows_of
 from test_contrasts import classified, contrast, streamed, tables_of
 

@@ -6,12 +6,13 @@ import pytest
 from scipy import stats
 
 from goodhart.analysis.axes import along
-from goodhart.analysis.contrasts import Tables, estimate, read_budgets
+from goodhart.analysis.contrasts import estimate
 from goodhart.analysis.crossfit import draw
 from goodhart.analysis.gap import at_equal_settings, matched
 from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
 from goodhart.analysis.interval import of_mean
 from goodhart.analysis.rulings import rule, sides
+from goodhart.analysis.study_tables import Tables, read_budgets
 from goodhart.analysis.table import clouds, read
 from goodhart.evaluation.schema import BUDGETS, STREAM_ROWS
 from goodhart.randomness import stream
