@@ -17,7 +17,7 @@ measures what it gives.
 Drawing S seeds with replacement gives (S - 1)/S of their variance and counts the prompts' noise again (Owen 2007,
 arXiv 0712.1111), so the new effects are Gaussian combinations of the observed ones, scaled to the seeds' variance
 component. The interval is the estimate -+ t sqrt(V), with the Satterthwaite degrees of freedom of V_0; the band of a
-whole curve has `band_quantile` in the place of t.
+whole curve has a smaller tail of t (`band_quantile`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import special
 
 from goodhart.analysis.envelope import Choice, Rule, evaluate
 from goodhart.analysis.interval import LEVEL, NO_PRIOR, Components, Interval, Prior, Side, around, components, side
@@ -267,8 +268,13 @@ def band_quantile(replicates: Float[np.ndarray, "resample budget"], freedom: flo
 
 
 def _band(pointwise: Sequence[Interval], replicates: Float[np.ndarray, "resample budget"], seed: int) -> Band:
-    """The curve's band, nowhere inside of the interval at one budget."""
-    widest = band_quantile(replicates, float(np.median([at.freedom for at in pointwise])), seed)
-    half = [max(widest * at.se, at.high - at.estimate) for at in pointwise]
+    """The curve's band, with the same tail of t at every budget whatever its degrees of freedom.
+
+    The tail is that of `band_quantile` with the median of the degrees of freedom; where they are all equal the band is
+    that many standard errors wide.
+    """
+    median = float(np.median([at.freedom for at in pointwise]))
+    tail = min(float(special.stdtr(median, -band_quantile(replicates, median, seed))), (1 - LEVEL) / 2)
+    half = [float(special.stdtrit(at.freedom, 1 - tail)) * at.se for at in pointwise]
     centre = np.array([at.estimate for at in pointwise])
     return Band(centre - half, centre + half)
