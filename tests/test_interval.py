@@ -187,7 +187,7 @@ def test_the_mean_of_a_difference_has_a_side_for_each_arm():
 
 
 def false_claims(ratio, seeds, first=1.0):
-    """How often Holm claims one of nine comparisons of neighbours among ten equal arms, and how often the first is covered.
+    """How often Holm claims one of nine comparisons of neighbours among ten equal arms; how often the first is covered.
 
     The interaction's part n of a seed's mean has variance 1, the seeds' own `ratio`, that of the first arm `first`
     times as much; prompts cancel in a difference, so by_prompt is 2 n / S.
