@@ -88,6 +88,19 @@ def _same(found: FrontierPoint, point: Point) -> bool:
     return (found.point.setting, found.point.step) == (point.setting, point.step)
 
 
+def tables_of(contents: Contents) -> Tables:
+    """What contrasts are computed from."""
+    matrices = {split: read(contents.rows, split, anchors=contents.anchors) for split in SPLITS}
+    resamples = int(contents.record["study"]["resamples"])
+    return Tables(matrices, contents.pairs, read_budgets(contents.budgets), contents.streams, resamples)
+
+
+def ruled(folder: Path) -> tuple[Ruling, ...]:
+    """The verdicts on a study's hypotheses alone. Raises GoodhartError as `analyse` does."""
+    contents = read_contents(folder)
+    return rule(tables_of(contents), contents.hypotheses, contents.plan)
+
+
 def analyse(folder: Path) -> Findings:
     """Read a study's folder and compute everything that its report says.
 
@@ -97,10 +110,9 @@ def analyse(folder: Path) -> Findings:
     contents = read_contents(folder)
     resamples = int(contents.record["study"]["resamples"])
     summary = summarise(contents.rows, contents.pairs, contents.arms, resamples, 0, contents.anchors, contents.few)
-    matrices = {split: read(contents.rows, split, anchors=contents.anchors) for split in SPLITS}
-    baseline = {measure: checkpoint_points(matrices["held_out"], GOLDEN_POLICY, measure) for measure in MEASURES}
+    tables = tables_of(contents)
+    baseline = {name: checkpoint_points(tables.matrix("held_out"), GOLDEN_POLICY, name) for name in MEASURES}
     last = {name: max(found, key=lambda p: p.checkpoint.step, default=None) for name, found in baseline.items()}
-    tables = Tables(matrices, contents.pairs, read_budgets(contents.budgets), contents.streams, resamples)
     axes = (along(tables, name, axis) for name, axis in contents.axes.items())
-    rulings = rule(tables, contents.hypotheses)
+    rulings = rule(tables, contents.hypotheses, contents.plan)
     return Findings(contents, summary, last, tables, rulings, tuple(found for found in axes if found))

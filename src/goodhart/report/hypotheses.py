@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from goodhart.analysis.axes import AxisFound, Place
-from goodhart.analysis.hypotheses import OF_RESPONSES
+from goodhart.analysis.hypotheses import OF_RESPONSES, Contrast
 from goodhart.analysis.interval import Interval
 from goodhart.analysis.rulings import Decision, Ruling
 from goodhart.paper.results import Result, result
@@ -109,9 +109,13 @@ def contrast_grid(rulings: Sequence[Ruling]) -> Grid:
 
 
 def described(decision: Decision) -> str:
+    """A decision's contrast in words."""
+    return named(decision.contrast)
+
+
+def named(contrast: Contrast) -> str:
     """A contrast in words."""
-    contrast = decision.contrast
-    arms = ", ".join(contrast.arms) if contrast.statistic == "correlation" else _difference(decision)
+    arms = ", ".join(contrast.arms) if contrast.statistic == "correlation" else _difference(contrast)
     where = [] if contrast.measure == "golden_vs_policy" else [MEASURES[contrast.measure]]
     where += [f"{contrast.split.replace('_', '-')} pairs"] if contrast.statistic in ("accuracy", *_SHIFTS) else []
     if contrast.statistic in OF_RESPONSES and contrast.split == "train":
@@ -120,8 +124,7 @@ def described(decision: Decision) -> str:
     return f"{contrast.statistic}: {arms}" + (f" ({', '.join(where)})" if where else "")
 
 
-def _difference(decision: Decision) -> str:
-    contrast = decision.contrast
+def _difference(contrast: Contrast) -> str:
     ratio = contrast.statistic == "best possible"
     sign = "÷" if ratio else "−"
     gap = f"{contrast.first} {sign} {contrast.second}" + (" − 1" if ratio and not contrast.baseline else "")
