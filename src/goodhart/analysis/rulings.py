@@ -10,8 +10,9 @@ from scipy import special
 
 from goodhart.analysis.contrasts import Estimate, Tables, estimate
 from goodhart.analysis.hypotheses import Contrast, Hypothesis
-from goodhart.analysis.interval import LEVEL, Interval
+from goodhart.analysis.interval import Interval
 from goodhart.analysis.looks import Family, Outcome, Plan, Spent, of_seeds, reached, widened
+from goodhart.analysis.power import ERROR, visible
 
 NO_DIFFERENCE: Final = "no difference"
 """The verdict on a value that is shown to be smaller than the size of interest."""
@@ -37,6 +38,9 @@ class Decision:
     """The look that the estimate is of, counted from 1; 0 where the study has none or has not reached the first."""
     within: float | None = None
     """The p-value of a value that is not smaller than the size of interest, corrected as `adjusted` is."""
+    visible: float | None = None
+    """The smallest difference that the shown test would have found with 80% power, at the error that Holm's method
+    leaves it at worst; None for a prediction that a value is near 0."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,11 @@ class _Test:
     """Two-sided."""
     supports: bool
     within: float | None
+
+    def visible(self, error: float) -> float:
+        """What the test would have found with 80% power."""
+        assert self.found.interval is not None
+        return visible(self.found.interval, error)
 
     @property
     def shown(self) -> Estimate:
@@ -184,22 +193,20 @@ def _decision(
 ) -> Decision:
     if not line.tests:
         return Decision(line.contrast, line.last, None, None, "undecided", line.companion)
-    test = line.tests[-1]
-    if at not in apart:  # it does not decide
-        verdict = _verdict(test, test.p <= 1 - LEVEL, test.within is not None and test.within <= 1 - LEVEL)
-        return Decision(line.contrast, test.shown, test.p, None, verdict, line.companion, _number(test, plan))
-    first, second = apart[at], alike.get(at)
-    deciding = first if first.decided else second if second and second.decided else None
-    if deciding:
-        test = next(each for each in line.tests if each.look == deciding.spent.look)
-    verdict = _verdict(test, first.decided, bool(second and second.decided))
-    smaller = second.adjusted if second else None
-    sequential = first.spent.sequential
-    return Decision(line.contrast, test.shown, sequential, first.adjusted, verdict, False, _number(test, plan), smaller)
-
-
-def _number(test: _Test, plan: Plan | None) -> int:
-    return 0 if plan is None else test.look + 1
+    test, error = line.tests[-1], ERROR
+    p, adjusted, smaller = test.p, None, None
+    differs, similar = p <= ERROR, test.within is not None and test.within <= ERROR
+    if at in apart:
+        first, second = apart[at], alike.get(at)
+        p, adjusted, smaller = first.spent.sequential, first.adjusted, second.adjusted if second else None
+        differs, similar = first.decided, second is not None and second.decided
+        deciding = first if differs else second if second and similar else None
+        test = next((each for each in line.tests if deciding and each.look == deciding.spent.look), test)
+        error = ERROR * test.share / len(apart)
+    verdict = _verdict(test, differs, similar)
+    look = 0 if plan is None else test.look + 1
+    seen = None if line.contrast.predicted == "near" else test.visible(error)
+    return Decision(line.contrast, test.shown, p, adjusted, verdict, line.companion, look, smaller, seen)
 
 
 def _verdict(test: _Test, apart: bool, alike: bool) -> Verdict:
