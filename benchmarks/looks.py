@@ -1,9 +1,9 @@
 """How often a study that is looked at several times errs, and how many seeds it takes.
 
 Run: python benchmarks/looks.py [replications] [name filter]. Worlds are Gaussian summaries: arms with a mean, effects
-of runs, of prompts and of responses, nine contrasts of one arm with each other one, or one contrast. Looks at 3, 5 and 8
-seeds with shares .1, .3 and .6 of the error; an arm whose contrast is decided gets no more seeds; the size of interest
-is .03. Intervals are those of the recipe in docs/intervals.md, families those of `goodhart.analysis.looks`.
+of runs, of prompts and of responses; nine contrasts of one arm with each other one, or one contrast. Looks at 3, 5 and
+8 seeds with shares .1, .3 and .6 of the error; an arm whose contrast is decided gets no more seeds; the size of
+interest is .03. Intervals are of `goodhart.analysis.interval.combine`, families of `goodhart.analysis.looks`.
 
 Columns: share of replications with any false difference among contrasts of no gap (family), of false differences per
 such contrast (each), of found differences per contrast with a gap (power), of "no difference" per contrast (small),
@@ -19,10 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from goodhart.analysis.interval import STRONGEST, Side, combine
 from goodhart.analysis.looks import Family, Spent
 from goodhart.randomness import stream
 
 SMALLEST = 0.03
+ARMS = (slice(0, 1), slice(1, None))
+"""The first arm of every contrast, and the second of each."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +92,20 @@ def draw(world: World, replications: int) -> Drawn:
 def tests(world: World, drawn: Drawn, seeds: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two-sided p, p of a value that is not small, and estimate, per replication and contrast, with so many seeds.
 
-    `seeds` are those that each arm has [replication, arm]; the study's prior is of all of them.
+    `seeds` are those that each arm has [replication, arm]; the study's prior is of all of them, and has two degrees of
+    freedom: so many have two arms of three seeds.
     """
     between, mixed = sides(world, drawn, seeds)
     degrees = seeds - 1.0
     tau = np.maximum(((between - mixed) * degrees).sum(axis=1) / degrees.sum(axis=1), 0.0)[:, None]
-    prior = np.minimum(2.0, (degrees.sum(axis=1) - degrees.max(axis=1)))[:, None]
-    own = number - 1.0
-    part = np.maximum(between, (prior * (tau + mixed) + own * between) / (prior + own))
-    both, noise = part[:, 1:] + part[:, :1], mixed[:, 1:] + mixed[:, :1]
     flat = (world.prompt**2 + world.mixed**2 / number) / world.prompts
-    by_prompt = flat * drawn.rng.chisquare(world.prompts - 1, both.shape) / (world.prompts - 1)
-    variance = np.maximum(both - noise, 0.0) / number + by_prompt
-    spread = (part[:, 1:] ** 2 + part[:, :1] ** 2) / number**2 / (prior + own) + by_prompt**2 / (world.prompts - 1)
-    freedom = np.maximum(variance**2 / spread, 1.0)
+    shape = (len(seeds), len(world.gaps))
+    by_prompt = flat * drawn.rng.chisquare(world.prompts - 1, shape) / (world.prompts - 1)
+    both = [Side(np.broadcast_to(between[:, at], shape), np.broadcast_to(mixed[:, at], shape)) for at in ARMS]
+    noise = mixed[:, 1:] + mixed[:, :1]
+    size = {"seeds": number, "prompts": world.prompts}
+    parts = combine(both, noise, by_prompt, **size, variance=np.broadcast_to(tau, shape), freedom=STRONGEST)
+    variance, freedom = parts.seeds + parts.prompts, parts.freedom
     means = drawn.means[..., :number].mean(axis=-1)
     estimate, se = means[:, 1:] - means[:, :1], np.sqrt(variance)
     p = 2 * special.stdtr(freedom, -np.abs(estimate) / se)

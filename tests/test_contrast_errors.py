@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from goodhart.analysis.contrasts import Tables, estimate
+from goodhart.analysis.contrasts import estimate
 from goodhart.analysis.crossfit import Draws
+from goodhart.analysis.study_tables import Tables
 from made_rows import TWO, noiseless, row, rows_of
 from test_contrasts import classified, contrast, streamed, tables_of
 
@@ -17,10 +18,13 @@ def stream_interval(proxy, online):
 
 
 def test_the_error_along_a_stream_is_that_of_its_prompts_where_seeds_agree():
-    """Differences (.5, 0, 1) and (0, -.5, 1): variance 11/30 over 6, more than (1/3)^2 / 2 over 2 between the seeds."""
+    """Differences (.5, 0, 1) and (0, -.5, 1): variance 11/30 over 6, more than (1/3)^2 / 2 over 2 between the seeds.
+
+    That two seeds agree is no evidence that seeds do: they leave one degree of freedom, whatever they show.
+    """
     found = stream_interval([[1, 1, 1, 0], [1, 0.5, 1, 1]], [[0, 1, 0, 0], [1, 1, 0, 1]])
     assert found.interval.se == pytest.approx(np.sqrt(11 / 180))
-    assert (found.interval.freedom, found.interval.seeds, found.interval.prompts) == (5.0, 2, 6)
+    assert (found.interval.freedom, found.interval.seeds, found.interval.prompts) == (1.0, 2, 6)
     assert found.over == "6 pairs along the stream"
 
 
@@ -126,3 +130,17 @@ def test_an_arm_that_wins_so_rarely_that_a_replicate_has_none_of_it_has_no_ratio
     found = estimate(tables_of(rows_of(rows)), contrast("best possible"))
     assert found.interval is None
     assert "offline wins nothing" in found.over
+
+
+def test_the_error_of_an_accuracy_rests_on_the_seeds_of_all_arms():
+    """Shifts by seed: variances 2 and 0 of two seeds each, n = 0; a third arm of 0 makes tau^2 (2 + 0 + 0) / 3, g = 2.
+
+    s = max(2, (2 * 2/3 + 2) / 3) and (2 * 2/3 + 0) / 3, V = (2 + 4/9) / 2; no prompt differs.
+    """
+    margins = {"online": [[1.0] * 3, [3.0] * 3], "offline": [[1.0] * 3] * 2, "other": [[2.0] * 3] * 2}
+    arms = tuple(margins)
+    found = estimate(
+        tables_of(noiseless(TWO), pairs=classified("train", margins, arms)), contrast("winner shift", split="train")
+    ).interval
+    assert (found.estimate, found.se) == (1.0, pytest.approx(np.sqrt(11 / 9)))
+    assert found.freedom == pytest.approx((22 / 9) ** 2 / ((4 + 16 / 81) / 3))

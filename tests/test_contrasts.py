@@ -1,17 +1,21 @@
 """Contrasts: each statistic against its closed form, the frontier's own functions, or what must not change it."""
 
+import functools
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from scipy import stats
 
 from goodhart.analysis.axes import along
-from goodhart.analysis.contrasts import Tables, estimate, read_budgets
+from goodhart.analysis.contrasts import estimate
 from goodhart.analysis.crossfit import draw
+from goodhart.analysis.envelope import hull, trajectory
 from goodhart.analysis.gap import at_equal_settings, matched
 from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
-from goodhart.analysis.interval import of_mean
+from goodhart.analysis.interval import of_mean, prior, side
 from goodhart.analysis.rulings import rule, sides
+from goodhart.analysis.study_tables import Tables, read_budgets
 from goodhart.analysis.table import clouds, read
 from goodhart.evaluation.schema import BUDGETS, STREAM_ROWS
 from goodhart.randomness import stream
@@ -51,13 +55,15 @@ def test_the_gap_at_equal_kl_is_that_of_the_frontiers():
     tables = tables_of(rows_of(noisy()))
     found = clouds(tables.matrix("held_out"), ["online", "offline"], MAIN)
     one, two, draws = found.arms["online"], found.arms["offline"], draw(3, 40, 60, 0)
-    gap = matched(one, two, MAIN, draws)
+    named = frozenset(point.setting for point in one.points[1:])
+    gap = matched(one, two, MAIN, draws, tables.prior("held_out", MAIN, hull, named))
     assert estimate(tables, contrast("gap at equal KL")).interval == gap.mean
     assert (
         estimate(tables, contrast("gap at equal KL")).over == f"KL {gap.common.low:.1f} to {gap.common.high:.1f} nats"
     )
     equal = estimate(tables, contrast("gap at equal setting")).interval
-    assert equal == at_equal_settings(one, two, MAIN, draws).mean
+    along = functools.partial(tables.prior, "held_out", MAIN, trajectory, named)
+    assert equal == at_equal_settings(one, two, MAIN, draws, along).mean
     assert 0 < gap.mean.se < 1
     assert gap.mean.estimate != equal.estimate
 
@@ -241,7 +247,8 @@ def test_accuracy_and_shifts_are_means_over_the_pairs_of_the_last_checkpoints(sp
     }
     for statistic, cells in (("accuracy", correct), ("winner shift", MARGINS)):
         found = estimate(tables, contrast(statistic, split=split))
-        expected = of_mean(np.array(cells["online"], dtype=float) - np.array(cells["offline"], dtype=float))
+        one, two = (np.array(cells[arm], dtype=float) for arm in ("online", "offline"))
+        expected = of_mean(one - two, (side(one), side(two)), prior([one[None], two[None]]))
         assert found.interval == expected
         assert found.over == f"3 prompts of {split.replace('_', '-')} pairs"
     assert estimate(tables, contrast("loser shift", split=split)).interval.estimate == 0.0

@@ -8,9 +8,20 @@ from scipy import stats
 from scipy.optimize import linprog
 
 from goodhart.analysis import crossfit
-from goodhart.analysis.crossfit import FOLDS, Draws, Term, _replicates, _sums, _with_new_seeds, curve, draw
+from goodhart.analysis.crossfit import (
+    FOLDS,
+    Draws,
+    Term,
+    _replicates,
+    _scale,
+    _sums,
+    _with_new_seeds,
+    band_quantile,
+    curve,
+    draw,
+)
 from goodhart.analysis.envelope import highest, hull, trajectory
-from goodhart.analysis.interval import Components, components
+from goodhart.analysis.interval import Components, Prior, components
 from goodhart.analysis.table import Cloud, Point
 from goodhart.randomness import stream
 
@@ -125,41 +136,98 @@ LINEAR = np.array([[[1.0, 2, 3, 6], [2, 4, 3, 7], [3, 3, 6, 12]], [[9.0, 2, 0, 1
     ],
 )
 def test_the_error_of_a_linear_statistic_is_its_closed_form(grid, estimate, squares, freedom):
-    """At the points' own KLs the curve is their means, so the bootstrap has (P - 1)/P of the prompts' variance.
-
-    V = (1 - a) (own + prompts) + a (own + 3/4 prompts), a = (1 + own / (own + prompts)) / 2.
-    """
+    """At the points' own KLs the curve is their means: nothing is picked, and the bootstrap adds nothing."""
     cloud = cloud_of(np.ones_like(LINEAR) * np.array([1.0, 2.0])[:, None, None], LINEAR)
     term = Term(cloud, trajectory, np.arange(2), np.array(grid), 1.0, crossfit=False)
-    found = curve([term], draw(3, 4, 8000, 0)).mean
-    own, prompts = (squares[0] - squares[2]) / 12, squares[1] / 12
-    variance = own + prompts * (1 - (1 + own / (own + prompts)) / 8)
+    found = curve([term], draw(3, 4, 800, 0)).mean
     assert found.estimate == pytest.approx(estimate)
-    assert found.se == pytest.approx(np.sqrt(variance), rel=0.02)
+    assert found.se == pytest.approx(np.sqrt((squares[0] - squares[2] + squares[1]) / 12))
     assert found.freedom == pytest.approx(freedom)
     half = stats.t.ppf(0.975, freedom) * found.se
     assert (found.low, found.high) == pytest.approx((estimate - half, estimate + half))
 
 
+def test_a_prior_is_joined_with_each_arms_side():
+    """One arm at weight 2: v = 4 * 7/3, n = 4 * 1/2; with tau^2 = 5, w^2 = 4, g = 2 it is (2 * 22 + 2 * 28/3) / 4."""
+    term = Term(cloud_of(np.ones_like(LINEAR[:1]), LINEAR[:1]), highest, np.arange(1), np.ones(1), 2.0)
+    found = curve([term], draw(3, 4, 800, 0), Prior(5.0, 3.0, 2.0))
+    joined, prompts = (2 * 22 + 2 * 28 / 3) / 4, 4 * 70 / 3 / 12
+    own = (joined - 2) / 3
+    assert found.mean.se == pytest.approx(np.sqrt(own + prompts))
+    assert found.mean.freedom == pytest.approx((own + prompts) ** 2 / ((joined / 3) ** 2 / 4 + prompts**2 / 3))
+    joined = (2 * (12 + 2) + 2 * 28 / 3) / 4
+    assert found.pointwise[0].se == pytest.approx(np.sqrt((joined - 2) / 3 + prompts)), "at one budget tau^2 is 3"
+
+
+def test_an_arms_weights_add_up_by_their_signs_but_for_the_same_term():
+    cloud, other = noisy_cloud(), dataclasses.replace(noisy_cloud(), arm="other")
+    first, second = (Term(cloud, hull, np.arange(n), GRID, 1.0) for n in (5, 4))
+
+    def weighed(*terms):
+        return _scale([dataclasses.replace(term, weight=weight) for term, weight in terms], "arm")
+
+    assert weighed((first, 0.5), (second, 0.5)) == 1.0
+    assert weighed((first, 1.0), (second, -1.0)) == 2.0
+    assert weighed((first, 1.0), (first, -1.0)) == 0.0
+    assert weighed((first, 1.0), (first, 1.0)) == 4.0
+    assert weighed((first, 2.0), (Term(other, hull, np.arange(5), GRID, 1.0), 3.0)) == 4.0
+
+
 def test_seeds_that_are_all_alike_add_nothing_to_the_error():
     cells = np.broadcast_to(np.array([1.0, 2, 3, 6]), (1, 3, 4))
     term = Term(cloud_of(np.ones_like(cells), cells), highest, np.arange(1), np.ones(1), 1.0)
-    found = curve([term], draw(3, 4, 6000, 0)).mean
-    prompts = 14 / 3 / 4
-    assert found.se == pytest.approx(np.sqrt(prompts * (1 - 0.5 / 4)), rel=0.03), "a = 1/2 where seeds have no share"
+    found = curve([term], draw(3, 4, 800, 0)).mean
+    assert found.se == pytest.approx(np.sqrt(14 / 3 / 4))
     assert found.freedom == 3.0
 
 
-def test_the_error_joins_the_variance_with_the_picks_fixed_and_that_with_them_drawn_again():
-    """V_fixed = 1 + 3 with a = (1 + 1/4)/2 = 5/8, V_bootstrap = 8: V = 3/8 * 4 + 5/8 * 8."""
-    cells = np.zeros((3, 2, 2))
+def test_the_error_has_a_share_of_what_drawing_the_picks_again_adds():
+    """a = (1 + 1/4)/2 of V_bootstrap - V_fixed = 8 - 4 beside 2 + 3; where less is drawn than fixed, nothing."""
+    cells = np.zeros((4, 2, 2))
     cells[0] = [[1.0, 2.0], [3.0, 6.0]]
-    parts = Components(np.zeros(3), np.array([1.0, 0.0, 0.1]), np.array([3.0, 0.0, 0.3]), np.array([5.0, 1.0, 1.0]))
-    first, second, third = crossfit._intervals(cells, parts, np.array([8.0, 2.0, 0.8]))
-    assert third.se == pytest.approx(np.sqrt(0.65)), "the same in a tenth of the unit"
-    assert (first.estimate, first.se, first.freedom) == pytest.approx((3.0, np.sqrt(6.5), 5.0))
+    zero = np.zeros(4)
+    fixed = Components(zero, np.array([1.0, 0.0, 0.1, 1.0]), np.array([3.0, 0.0, 0.3, 3.0]), zero)
+    parts = Components(zero, np.array([2.0, 0.0, 0.2, 2.0]), np.array([3.0, 0.0, 0.3, 3.0]), np.array([5.0, 1, 1, 7]))
+    first, second, third, fourth = crossfit._intervals(cells, parts, fixed, np.array([8.0, 2.0, 0.8, 1.0]))
+    assert third.se == pytest.approx(np.sqrt(0.75)), "the same in a tenth of the unit"
+    assert (first.estimate, first.se, first.freedom) == pytest.approx((3.0, np.sqrt(7.5), 5.0))
     assert (first.seeds, first.prompts) == (2, 2)
     assert second.se == pytest.approx(1.0), "where nothing is fixed, half of what is drawn"
+    assert (fourth.se, fourth.freedom) == (pytest.approx(np.sqrt(5.0)), 7.0)
+
+
+def test_the_quantile_of_a_band_of_one_budget_is_the_t_quantile():
+    rng = stream(0, "test/band")
+    replicates = rng.normal(size=(300, 1))
+    assert band_quantile(replicates, 5.0, 0) == pytest.approx(stats.t.ppf(0.975, 5), rel=0.06)
+    assert band_quantile(np.repeat(replicates, 9, axis=1) * np.arange(1, 10) + 3.0, 5.0, 0) == pytest.approx(
+        band_quantile(replicates, 5.0, 0), rel=0.06
+    ), "what goes together is one budget, whatever its unit"
+
+
+def test_the_quantile_of_a_band_of_independent_budgets_is_sidaks():
+    replicates = np.linalg.qr(stream(0, "test/independent").normal(size=(400, 20)))[0] + 1.0
+    replicates -= replicates.mean(axis=0)
+    replicates = np.linalg.qr(replicates)[0]
+    expected = stats.norm.ppf((1 + 0.95 ** (1 / 20)) / 2)
+    assert band_quantile(replicates, 1e9, 0) == pytest.approx(expected, rel=0.03)
+    assert band_quantile(replicates, 4.0, 0) > 1.3 * expected, "an error from few seeds widens it"
+
+
+def test_budgets_that_do_not_vary_have_no_part_in_a_band():
+    replicates = stream(0, "test/band").normal(size=(300, 1))
+    still = np.concatenate([replicates, np.ones((300, 3))], axis=1)
+    assert band_quantile(still, 5.0, 0) == band_quantile(replicates, 5.0, 0)
+    assert band_quantile(np.ones((10, 3)), 5.0, 0) == 0.0
+
+
+def test_the_band_is_around_the_curve_and_never_inside_of_its_intervals():
+    found = curve([Term(noisy_cloud(), hull, np.arange(5), GRID, 1.0)], draw(3, 10, 200, 0))
+    for low, high, at in zip(found.simultaneous.low, found.simultaneous.high, found.pointwise, strict=True):
+        assert (low + high) / 2 == pytest.approx(at.estimate)
+        assert low < at.low < at.high < high
+    again = curve([Term(noisy_cloud(), hull, np.arange(5), GRID, 1.0)], draw(3, 10, 200, 0))
+    assert np.array_equal(again.simultaneous.low, found.simultaneous.low), "keyed"
 
 
 def test_new_effects_take_the_place_of_a_share_of_the_seeds_own():

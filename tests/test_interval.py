@@ -7,7 +7,7 @@ variance is the textbook's (MS_seed + MS_prompt - MS_residual) / (S P) for two c
 import numpy as np
 import pytest
 
-from goodhart.analysis.interval import around, components, of_mean
+from goodhart.analysis.interval import NO_PRIOR, Prior, Side, around, combine, components, of_mean, prior, side
 from goodhart.errors import GoodhartError
 
 
@@ -46,11 +46,11 @@ def test_the_interval_of_a_mean_by_hand():
     ]
 
 
-def test_where_seeds_have_no_part_their_degrees_of_freedom_have_none():
-    """Mean squares 1/9, 37/9 and 28/9: the seeds differ by less than the interaction makes them."""
+def test_seeds_that_agree_by_chance_keep_their_term():
+    """Mean squares 1/9, 37/9 and 28/9: (37/81)^2 / ((1/81)^2 / 2 + (37/81)^2 / 2), though they have no part."""
     between, own, prompts, freedom = parts_of([[4, 2, 6], [2, 6, 4], [3, 4, 6]])
     assert (between, own, prompts) == pytest.approx((1 / 81, 0.0, 37 / 81))
-    assert freedom == pytest.approx(2.0, abs=1e-12)
+    assert freedom == pytest.approx(1369 / 685)
 
 
 def test_two_seeds_that_agree_are_no_evidence_that_seeds_do():
@@ -102,3 +102,83 @@ def test_an_interval_of_known_error():
     found = around(0.5, 0.1, 7.0, seeds=2, prompts=9)
     assert (found.low, found.high) == pytest.approx((0.5 - 0.2364624, 0.5 + 0.2364624))
     assert (found.se, found.freedom, found.seeds, found.prompts) == (0.1, 7.0, 2, 9)
+
+
+def test_a_side_has_the_mean_squares_over_the_prompts():
+    found = side(np.array([THREE, np.multiply(THREE, 2)], dtype=float), 4.0)
+    assert found.between == pytest.approx(np.array([7 / 3, 28 / 3]))
+    assert found.mixed == pytest.approx(np.array([0.5, 2.0]))
+    assert found.scale == 4.0
+    alone = side(np.array(THREE[:1], dtype=float))
+    assert (float(alone.between), float(alone.mixed)) == (0.0, 0.0)
+
+
+ONE, OTHER = Side(1.0, 0.2), Side(0.1, 0.2, 4.0)
+"""With tau^2 = 1/2, g = d = 2: joined .85, below its own 1; and (2 (4/2 + .2) + .2) / 4 = 1.15."""
+
+
+def test_sides_are_joined_with_the_prior_and_never_below_their_own():
+    found = combine([ONE, OTHER], 0.4, 0.3, seeds=3, prompts=101, variance=0.5, freedom=2.0)
+    assert float(found.between_seeds) == pytest.approx((1 + 1.15) / 3)
+    assert (float(found.seeds), float(found.prompts)) == pytest.approx((1.75 / 3, 0.3))
+    assert float(found.freedom) == pytest.approx((1.75 / 3 + 0.3) ** 2 / ((1 + 1.15**2) / 9 / 4 + 0.09 / 100))
+
+
+def test_without_a_prior_each_side_stands_for_itself():
+    found = combine([ONE, OTHER], 0.4, 0.3, seeds=3, prompts=101, variance=9.0)
+    assert float(found.seeds) == pytest.approx((1.1 - 0.4) / 3)
+    assert float(found.freedom) == pytest.approx((0.7 / 3 + 0.3) ** 2 / (1.01 / 9 / 2 + 0.09 / 100))
+
+
+def test_an_endless_prior_is_what_counts_and_is_known_without_error():
+    """With g without end s = w^2 tau^2 + n, and the prompts alone have degrees of freedom to lose."""
+    found = combine([Side(0.1, 0.2), OTHER], 0.4, 0.3, seeds=3, prompts=101, variance=0.5, freedom=1e12)
+    assert float(found.seeds) == pytest.approx((0.7 + 2.2 - 0.4) / 3)
+    assert float(found.freedom) == pytest.approx((2.5 / 3 + 0.3) ** 2 / (0.09 / 100))
+
+
+def test_one_seed_has_no_sides():
+    found = combine([ONE, OTHER], 0.4, 0.3, seeds=1, prompts=101, variance=0.5, freedom=2.0)
+    assert tuple(float(part) for part in (found.seeds, found.prompts, found.freedom)) == (0.0, 0.3, 100.0)
+
+
+@pytest.mark.parametrize("freedom", [0.0, 2.0])
+def test_nothing_jumps_where_the_seeds_part_comes_to_nothing(freedom):
+    """The seeds' part becomes 0 at one variance between seeds; on both sides of it the error is nearly the same."""
+    at = [combine([Side(v, 1.0)], 1.0, 0.3, seeds=3, prompts=256, freedom=freedom) for v in np.linspace(0.9, 1.1, 201)]
+    degrees = np.array([float(found.freedom) for found in at])
+    assert min(float(found.seeds) for found in at) == 0.0
+    assert np.abs(np.diff(degrees)).max() < 0.2
+    assert degrees.max() < 10
+
+
+def test_the_prior_is_the_mean_over_arms_of_what_seeds_have_beyond_the_interaction():
+    """7/3 - 1/2 with two degrees of freedom, 9/2 - 1/2 with one: (2 * 11/6 + 4) / 3; all arms but one have 1."""
+    arms = [np.array([table], dtype=float) for table in (THREE, TWO)]
+    known = prior(arms)
+    assert (known.variance, known.at_budget, known.freedom) == pytest.approx((23 / 9, 23 / 9, 1.0))
+    assert prior([*arms, arms[0]]).freedom == 2.0
+    assert prior([*arms, arms[0], arms[0]]).freedom == 2.0, "and no more, whatever the number of arms"
+    assert prior([*arms, np.ones((1, 1, 4))]) == known, "one seed says nothing"
+    assert prior(arms[:1]) == prior([]) == NO_PRIOR, "one arm alone says nothing of others"
+
+
+def test_the_prior_at_one_budget_is_not_that_of_the_mean():
+    """At twice and four times the table a budget has (4 + 16) / 2 times its variance, and their mean has 9 times."""
+    known = prior([np.array([np.multiply(THREE, 2), np.multiply(THREE, 4)], dtype=float)] * 2)
+    assert (known.variance, known.at_budget) == pytest.approx((9 * 11 / 6, 10 * 11 / 6))
+    assert known.each(2).tolist() == pytest.approx([10 * 11 / 6, 10 * 11 / 6, 9 * 11 / 6])
+
+
+def test_a_prior_is_not_negative():
+    crossed = np.array([[[4, 2, 6], [2, 6, 4], [3, 4, 6]]], dtype=float)
+    assert prior([crossed, crossed]) == Prior(0.0, 0.0, 2.0)
+
+
+def test_the_mean_of_a_difference_has_a_side_for_each_arm():
+    """Of equal cells nothing is left but what the sides and the prior say: s = 7/3 twice, from v = 7/3 and n = 1/2."""
+    cells = np.array(THREE, dtype=float)
+    found = of_mean(cells - cells, (side(cells), side(cells)), Prior(11 / 6, 11 / 6, 2.0))
+    assert found.estimate == 0.0
+    assert found.se == pytest.approx(np.sqrt(2 * 7 / 3 / 3))
+    assert found.freedom == pytest.approx((14 / 3) ** 2 / (2 * (7 / 3) ** 2 / 4))

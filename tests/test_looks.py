@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 
 from goodhart.analysis import rulings
-from goodhart.analysis.contrasts import Estimate, Tables
 from goodhart.analysis.hypotheses import Contrast, Hypothesis, Looks, implied
 from goodhart.analysis.interval import around
 from goodhart.analysis.looks import Family, Plan, Spent, of_seeds, reached, widened
 from goodhart.analysis.rulings import NO_DIFFERENCE, rule, within
+from goodhart.analysis.study_tables import Estimate, Tables
 from goodhart.analysis.table import read
 from goodhart.errors import GoodhartError
 from goodhart.evaluation.schema import PAIR_ROWS, STREAM_ROWS

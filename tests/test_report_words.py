@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from goodhart.analysis.crossfit import Curve
+from goodhart.analysis.crossfit import Band, Curve
 from goodhart.analysis.gap import Gap, Range, SettingGaps
 from goodhart.analysis.interval import Interval
 from goodhart.report.cost import STAGES, cost_grid, shares
@@ -35,7 +35,7 @@ def found(estimate, low, high, seeds=2):
 
 def gap_of(mean):
     reach = Range(1.0, 9.0) if mean else Range(9.0, 1.0)
-    curve = Curve(np.array([2.0, 6.0]), (mean, mean), mean) if mean else None
+    curve = Curve(np.array([2.0, 6.0]), (mean, mean), Band(np.zeros(2), np.ones(2)), mean) if mean else None
     return Gap("online", "offline", "golden_vs_policy", reach, curve)
 
 
@@ -161,7 +161,9 @@ def test_every_file_of_every_cell_has_its_digest():
 
 def test_json_has_no_nan_and_keeps_keys():
     mean = dataclasses.replace(found(0.1, 0.0, 0.2), se=math.nan)
-    plain = _plain({("held_out", "hidden"): Curve(np.array([1.0, math.inf]), (mean,), mean)})
+    plain = _plain(
+        {("held_out", "hidden"): Curve(np.array([1.0, math.inf]), (mean,), Band(np.zeros(1), np.ones(1)), mean)}
+    )
     assert plain["held_out/hidden"]["budgets"] == [1.0, None]
     assert plain["held_out/hidden"]["mean"]["se"] is None
     assert plain["held_out/hidden"]["mean"]["estimate"] == 0.1

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from goodhart.analysis import rulings
-from goodhart.analysis.contrasts import Estimate, Tables
 from goodhart.analysis.hypotheses import Contrast, Hypothesis
 from goodhart.analysis.interval import around
 from goodhart.analysis.looks import holm
 from goodhart.analysis.rulings import Decision, Ruling, rule, sides
+from goodhart.analysis.study_tables import Estimate, Tables
 from goodhart.evaluation.schema import PAIR_ROWS, STREAM_ROWS
 
 GREATER = Contrast("peak", "a", "b")

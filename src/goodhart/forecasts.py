@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from goodhart.analysis.contrasts import Tables
 from goodhart.analysis.hypotheses import Contrast, implied
 from goodhart.analysis.noise import Found, by_statistic, found
 from goodhart.analysis.power import ERROR, Design, Variances, forecast, known, sides
+from goodhart.analysis.study_tables import Tables
 from goodhart.config import build
 from goodhart.report.contents import Contents, read_contents
 from goodhart.report.findings import tables_of

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from goodhart.analysis.contrasts import Tables
 from goodhart.analysis.crossfit import Term, curve
 from goodhart.analysis.envelope import highest, hull
 from goodhart.analysis.gap import Range, budgets
 from goodhart.analysis.hypotheses import Axis
 from goodhart.analysis.interval import Interval
+from goodhart.analysis.study_tables import Tables
 from goodhart.analysis.table import clouds, shared_settings
 
 
@@ -49,13 +49,14 @@ def along(tables: Tables, name: str, axis: Axis, measure: str = "golden_vs_polic
     means = {arm: cloud.kl[cloud.trained].mean(axis=(1, 2)) for arm, cloud in found.arms.items()}
     common = Range(max(float(m.min()) for m in means.values()), min(float(m.max()) for m in means.values()))
     draws = tables.draws(found)
+    of_level, of_peak = (tables.prior(matrix.split, measure, rule, settings) for rule in (hull, highest))
     levels: dict[str, Interval | None] = dict.fromkeys(found.arms)
     if not common.empty:
         grid = budgets(common)
         for arm, cloud in found.arms.items():
-            levels[arm] = curve([Term(cloud, hull, np.arange(len(cloud.points)), grid, 1.0)], draws).mean
+            levels[arm] = curve([Term(cloud, hull, np.arange(len(cloud.points)), grid, 1.0)], draws, of_level).mean
     peaks = {
-        arm: curve([Term(cloud, highest, cloud.trained, np.zeros(1), 1.0)], draws).mean
+        arm: curve([Term(cloud, highest, cloud.trained, np.zeros(1), 1.0)], draws, of_peak).mean
         for arm, cloud in found.arms.items()
     }
     placed = [(line, arm, x) for line, points in axis.lines.items() for arm, x in points.items()]

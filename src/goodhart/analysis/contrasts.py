@@ -2,67 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Float, Int
 
-from goodhart.analysis.classification import classify, correct, correlate
-from goodhart.analysis.crossfit import Draws, Term, curve, draw
-from goodhart.analysis.envelope import highest, hull
-from goodhart.analysis.frontier import checkpoint_points
-from goodhart.analysis.gap import Range, along_settings, budgets, common_range, over_settings
+from goodhart.analysis.crossfit import Term, curve
+from goodhart.analysis.envelope import Rule, highest, hull, trajectory
+from goodhart.analysis.gap import Range, Setting, along_settings, budgets, common_range, over_settings
 from goodhart.analysis.hypotheses import Contrast
-from goodhart.analysis.interval import Interval, around, of_mean
+from goodhart.analysis.interval import Prior, around
+from goodhart.analysis.pair_contrasts import classified, correlation, stream_accuracy
+from goodhart.analysis.study_tables import Estimate, Tables, settings_of, spending
 from goodhart.analysis.table import (
-    Checkpoint,
     Cloud,
     Clouds,
-    Matrix,
-    by_checkpoint,
     clouds,
-    floats,
-    of_split,
-    shared_settings,
 )
 
 BEST_POSSIBLE = 0.9
 """The quantile over checkpoints that stands for the best that a method can do (arXiv 2405.08448, section 5.5)."""
-
-
-@dataclass(frozen=True)
-class Tables:
-    """What contrasts are computed from."""
-
-    matrices: Mapping[str, Matrix]
-    """By split."""
-    pairs: pa.Table
-    """Columns of PAIR_ROWS."""
-    budgets: Mapping[Checkpoint, Mapping[str, float]]
-    """What each checkpoint took, by the column of BUDGETS."""
-    streams: pa.Table
-    """Columns of STREAM_ROWS."""
-    resamples: int = 1000
-    seed: int = 0
-
-    def matrix(self, split: str) -> Matrix:
-        """The numbers of one split."""
-        return self.matrices[split]
-
-    def draws(self, found: Clouds) -> Draws:
-        """The random part of a bootstrap over the clouds."""
-        return draw(len(found.seeds), len(found.prompts), self.resamples, self.seed)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A contrast's interval and what it is over; or why there is none."""
-
-    interval: Interval | None
-    over: str
 
 
 def estimate(tables: Tables, contrast: Contrast) -> Estimate:
@@ -70,18 +30,16 @@ def estimate(tables: Tables, contrast: Contrast) -> Estimate:
     return _STATISTICS[contrast.statistic](tables, contrast)
 
 
-def read_budgets(table: pa.Table) -> dict[Checkpoint, dict[str, float]]:
-    """The table of BUDGETS by checkpoint."""
-    names = ("operations", "pairs", "labels", "drift", "drift_spread")
-    columns = {name: floats(table, name) for name in names}
-    return {at: {name: float(columns[name][rows[0]]) for name in names} for at, rows in by_checkpoint(table)}
-
-
 def _common(tables: Tables, contrast: Contrast) -> Clouds | None:
     """The arms' clouds at the settings that all of them have, or at all settings where they share none."""
-    matrix = tables.matrix(contrast.split)
-    found = clouds(matrix, contrast.arms, contrast.measure, shared_settings(matrix, contrast.arms))
+    found = clouds(tables.matrix(contrast.split), contrast.arms, contrast.measure, settings_of(tables, contrast))
     return found if found is not None and len(found.prompts) > 1 else None
+
+
+def _known(
+    tables: Tables, contrast: Contrast, rule: Rule, among: Collection[Setting] = (), column: str | None = None
+) -> Prior:
+    return tables.prior(contrast.split, contrast.measure, rule, settings_of(tables, contrast), among, column)
 
 
 def _sides(contrast: Contrast) -> list[tuple[str, str, float]]:
@@ -98,7 +56,7 @@ def _gap(tables: Tables, contrast: Contrast) -> Estimate:
     untrained = [arm for arm in contrast.arms if not any(at.arm == arm for at in tables.budgets)] if column else []
     if untrained:
         return Estimate(None, f"{untrained[0]} is not trained")
-    arms = {name: _spending(cloud, found.seeds, tables, column) for name, cloud in found.arms.items()}
+    arms = {name: spending(cloud, found.seeds, tables, column) for name, cloud in found.arms.items()}
     terms: list[Term] = []
     ranges: list[Range] = []
     for first, second, weight in _sides(contrast):
@@ -111,7 +69,8 @@ def _gap(tables: Tables, contrast: Contrast) -> Estimate:
             Term(arms[name], hull, np.arange(len(arms[name].points)), grid, sign * weight)
             for name, sign in ((first, 1.0), (second, -1.0))
         ]
-    return Estimate(curve(terms, tables.draws(found)).mean, "; ".join(_spelled(each, column) for each in ranges))
+    interval = curve(terms, tables.draws(found), _known(tables, contrast, hull, column=column)).mean
+    return Estimate(interval, "; ".join(_spelled(each, column) for each in ranges))
 
 
 def _spelled(found: Range, column: str | None) -> str:
@@ -120,19 +79,6 @@ def _spelled(found: Range, column: str | None) -> str:
     if column == "pairs":
         return f"{found.low:.0f} to {found.high:.0f} pairs"
     return f"KL {found.low:.1f} to {found.high:.1f} nats"
-
-
-def _spending(cloud: Cloud, seeds: Sequence[int], tables: Tables, column: str | None) -> Cloud:
-    """The cloud with another budget in the place of KL; the SFT policy has spent none of it."""
-    if column is None:
-        return cloud
-    cost = np.zeros(cloud.kl.shape[:2])
-    for i in cloud.trained:
-        point = cloud.points[int(i)]
-        for j, seed in enumerate(seeds):
-            at = Checkpoint(cloud.arm, point.setting, point.beta, point.lr, seed, point.step)
-            cost[i, j] = tables.budgets[at][column]
-    return replace(cloud, kl=np.broadcast_to(cost[:, :, None], cloud.kl.shape))
 
 
 def _equal_setting(tables: Tables, contrast: Contrast) -> Estimate:
@@ -146,7 +92,7 @@ def _equal_setting(tables: Tables, contrast: Contrast) -> Estimate:
         return Estimate(None, "no setting with a KL in common")
     gaps = [[replace(term, weight=weight * term.weight) for at, weight in sides for term in at[s][1]] for s in shared]
     over = _over(len(shared), [[at[s][0] for s in shared] for at, _ in sides])
-    return Estimate(over_settings(gaps, tables.draws(found)), over)
+    return Estimate(over_settings(gaps, tables.draws(found), _known(tables, contrast, trajectory, shared)), over)
 
 
 def _over(settings: int, sides: Sequence[Sequence[Range]]) -> str:
@@ -164,7 +110,7 @@ def _peak(tables: Tables, contrast: Contrast) -> Estimate:
         for first, second, weight in _sides(contrast)
         for name, sign in ((first, 1.0), (second, -1.0))
     ]
-    return Estimate(curve(terms, tables.draws(found)).mean, "at any KL")
+    return Estimate(curve(terms, tables.draws(found), _known(tables, contrast, highest)).mean, "at any KL")
 
 
 def _best_possible(tables: Tables, contrast: Contrast) -> Estimate:
@@ -204,83 +150,6 @@ def _quantiles(
     )
 
 
-def _classified(tables: Tables, contrast: Contrast) -> Estimate:
-    """The difference of the arms' means over golden pairs at each run's last checkpoint, by seed and prompt."""
-    settings = shared_settings(tables.matrix(contrast.split), contrast.arms)
-    sides = [_pair_cells(tables, arm, contrast, settings) for arm in (contrast.first, contrast.second)]
-    seeds = sorted(set(sides[0]) & set(sides[1]))
-    prompts = sorted(set.intersection(*(set(side[seed]) for side in sides for seed in seeds))) if seeds else []
-    if len(prompts) < 2:
-        return Estimate(None, "no pairs in common")
-    cells = np.array([[sides[0][s][p] - sides[1][s][p] for p in prompts] for s in seeds])
-    return Estimate(of_mean(cells), f"{len(prompts)} prompts of {contrast.split.replace('_', '-')} pairs")
-
-
-def _pair_cells(tables: Tables, arm: str, contrast: Contrast, settings: frozenset[str]) -> dict[int, dict[str, float]]:
-    """By seed and prompt, the mean over the last checkpoints of the arm's settings."""
-    table = of_split(tables.pairs, contrast.split)
-    found = [(at, rows) for at, rows in by_checkpoint(table) if at.arm == arm and at.step > 0]
-    found = [(at, rows) for at, rows in found if not settings or at.setting in settings]
-    last: dict[tuple[str, int], int] = {}
-    for at, _ in found:
-        last[at.setting, at.seed] = max(at.step, last.get((at.setting, at.seed), 0))
-    label, rho_w, rho_l = (floats(table, name) for name in ("label", "rho_w", "rho_l"))
-    values = {"accuracy": correct(label, rho_w, rho_l), "winner shift": rho_w, "loser shift": rho_l}[contrast.statistic]
-    kept = np.ones(len(label), dtype=bool) if contrast.statistic == "accuracy" else label != 0.5
-    names = table.column("prompt").to_pylist()
-    gathered: dict[int, dict[str, list[float]]] = {}
-    for at, rows in found:
-        if at.step == last[at.setting, at.seed]:
-            for row in rows[kept[rows]]:
-                gathered.setdefault(at.seed, {}).setdefault(names[row], []).append(float(values[row]))
-    return {seed: {p: float(np.mean(v)) for p, v in own.items()} for seed, own in gathered.items()}
-
-
-def _stream_accuracy(tables: Tables, contrast: Contrast) -> Estimate:
-    """Agreement with golden on the recorded pairs, the first classifier's less the second's, by seed and prompt."""
-    by: dict[str, dict[tuple[str, int, int, str], tuple[str, float]]] = {}
-    for row in tables.streams.filter(pc.field("arm") == contrast.stream).to_pylist():
-        pair = (row["setting"], row["seed"], row["step"], row["pair"])
-        by.setdefault(row["classifier"], {})[pair] = row["prompt"], row["correct"]
-    first, second = (by.get(name, {}) for name in (contrast.first, contrast.second))
-    # A classifier may lack a setting of the stream, so only the pairs that both classified are compared.
-    gathered: dict[tuple[int, str], list[float]] = {}
-    for pair in sorted(set(first) & set(second)):
-        prompt, answer = first[pair]
-        gathered.setdefault((pair[1], prompt), []).append(answer - second[pair][1])
-    keys = sorted(gathered)
-    if len(keys) < 2:
-        return Estimate(None, "the study keeps no classified stream of them")
-    difference = np.array([np.mean(gathered[key]) for key in keys])
-    seeds = len({seed for seed, _ in keys})
-    clusters = [difference[[i for i, (seed, _) in enumerate(keys) if seed == s]] for s in sorted({s for s, _ in keys})]
-    between = float(np.var([c.mean() for c in clusters], ddof=1) / seeds) if seeds > 1 else 0.0
-    within = float(difference.var(ddof=1) / len(difference))
-    se, freedom = float(np.sqrt(max(between, within))), float(seeds - 1 if between > within else len(keys) - 1)
-    interval = around(float(difference.mean()), se, freedom, seeds=seeds, prompts=len(keys))
-    return Estimate(interval, f"{len(keys)} pairs along the stream")
-
-
-def _correlation(tables: Tables, contrast: Contrast) -> Estimate:
-    matrix = tables.matrix("held_out")
-    arms = contrast.arms
-    rates = {
-        at.checkpoint: at.value.estimate for arm in arms for at in checkpoint_points(matrix, arm, contrast.measure)
-    }
-    found = correlate(
-        classify(tables.pairs, contrast.split),
-        rates,
-        arms=arms,
-        name=" ".join(arms),
-        resamples=tables.resamples,
-        seed=tables.seed,
-    )
-    if found is None or not np.isfinite(found.low + found.high):
-        return Estimate(None, "too few checkpoints")
-    interval = Interval(found.estimate, found.low, found.high, found.se, float(found.runs - 1), found.runs, 0)
-    return Estimate(interval, f"{found.checkpoints} checkpoints of {found.runs} runs")
-
-
 _STATISTICS: dict[str, Callable[[Tables, Contrast], Estimate]] = {
     "gap at equal KL": _gap,
     "gap at equal compute": _gap,
@@ -288,9 +157,9 @@ _STATISTICS: dict[str, Callable[[Tables, Contrast], Estimate]] = {
     "gap at equal setting": _equal_setting,
     "peak": _peak,
     "best possible": _best_possible,
-    "accuracy": _classified,
-    "winner shift": _classified,
-    "loser shift": _classified,
-    "stream accuracy": _stream_accuracy,
-    "correlation": _correlation,
+    "accuracy": classified,
+    "winner shift": classified,
+    "loser shift": classified,
+    "stream accuracy": stream_accuracy,
+    "correlation": correlation,
 }

@@ -5,17 +5,19 @@ A maximum over noisy means is biased upwards, and more for the bigger sweep. Her
 out; the estimate is the mean over all of these cells (cross-fitting: Chernozhukov et al. 2018, arXiv 1608.00060,
 definition 3.1). Its mean cannot exceed the truth; where the pick is clear it equals it. One seed is not left out.
 
-The variance is V = (1 - a) V_fixed + a V_bootstrap with a = (1 + r)/2, r the seeds' share of V_fixed. V_fixed holds
-the picks (`interval.components`) and so misses that two cells are dependent through each other's picks; V_bootstrap
-picks again in every replicate, drawing prompts jointly for all arms and seeds and a new effect for each seed, and
-overstates it, because observed differences between points are larger than true ones. For a statistic of second order
-V_fixed holds half of the variance and a resampled variance two to three times it (Efron and Stein 1981, Annals of
-Statistics 9(3), for the excess of the jackknife), so the truth lies between. The weight is this project's own, chosen
-in simulated worlds; it is no theorem, and `benchmarks/coverage.py` measures what it gives.
+The variance is V = V_0 + a max(V_bootstrap - V_fixed, 0) with a = (1 + r)/2, r the seeds' share of V_fixed. V_0 and
+V_fixed hold the picks (`interval.combine`, with the study's prior and its sides, and without) and so miss that two
+cells are dependent through each other's picks; V_bootstrap picks again in every replicate, drawing prompts jointly for
+all arms and seeds and a new effect for each seed, and overstates it, because observed differences between points are
+larger than true ones. For a statistic of second order V_fixed holds half of the variance and a resampled variance two
+to three times it (Efron and Stein 1981, Annals of Statistics 9(3), for the excess of the jackknife), so the truth lies
+between. The weight is this project's own, chosen in simulated worlds; it is no theorem, and `benchmarks/coverage.py`
+measures what it gives.
 
 Drawing S seeds with replacement gives (S - 1)/S of their variance and counts the prompts' noise again (Owen 2007,
 arXiv 0712.1111), so the new effects are Gaussian combinations of the observed ones, scaled to the seeds' variance
-component. The interval is the estimate -+ t sqrt(V), with the components' Satterthwaite degrees of freedom.
+component. The interval is the estimate -+ t sqrt(V), with the Satterthwaite degrees of freedom of V_0; the band of a
+whole curve has a smaller tail of t (`band_quantile`).
 """
 
 from __future__ import annotations
@@ -25,14 +27,18 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import special
 
 from goodhart.analysis.envelope import Choice, Rule, evaluate
-from goodhart.analysis.interval import Components, Interval, around, components
+from goodhart.analysis.interval import LEVEL, NO_PRIOR, Components, Interval, Prior, Side, around, components, side
 from goodhart.analysis.table import Cloud
 from goodhart.randomness import permutation, stream
 
 FOLDS = 4
 """Parts that the prompts are cut into."""
+
+BAND_DRAWS = 4000
+"""Gaussian curves that a band's quantile is of: its Monte Carlo error is about 1%."""
 
 _CHUNK = 4096
 """Batch rows (replicate, seed, fold) that are worked on at once, so that they stay in the cache."""
@@ -45,6 +51,8 @@ class Draws:
     fold: Int[np.ndarray, " prompt"]
     prompts: Float[np.ndarray, "resample prompt"]
     seeds: Float[np.ndarray, "resample seed seed"]
+    seed: int = 0
+    """What the draws of a band are keyed by."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,20 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Band:
+    """The ends of a band that contains the whole curve with 95%, at each budget."""
+
+    low: Float[np.ndarray, " budget"]
+    high: Float[np.ndarray, " budget"]
+
+
+@dataclass(frozen=True)
 class Curve:
-    """A statistic at each budget (nats) and its mean over them."""
+    """A statistic at each budget (nats) and its mean over them; an interval at one budget, and a band for all."""
 
     budgets: Float[np.ndarray, " budget"]
     pointwise: tuple[Interval, ...]
+    simultaneous: Band
     mean: Interval
 
 
@@ -73,7 +90,12 @@ def draw(seeds: int, prompts: int, resamples: int, seed: int) -> Draws:
     rng = stream(seed, "analysis/bootstrap", seeds, prompts)
     counts = rng.multinomial(prompts, np.full(prompts, 1.0 / prompts), size=resamples).astype(np.float64)
     mixing = rng.standard_normal((resamples, seeds, seeds)) / np.sqrt(max(seeds - 1, 1))
-    return Draws(permutation(prompts, seed, "analysis/folds") % min(FOLDS, prompts), counts, mixing)
+    return Draws(folds(prompts, seed), counts, mixing, seed)
+
+
+def folds(prompts: int, seed: int) -> Int[np.ndarray, " prompt"]:
+    """The fold of every prompt."""
+    return permutation(prompts, seed, "analysis/folds") % min(FOLDS, prompts)
 
 
 @dataclass(frozen=True)
@@ -147,7 +169,7 @@ def _replicates(term: Term, sums: _Sums) -> Float[np.ndarray, "resample budget"]
     return np.einsum("bfk,bf->bk", by_fold, sums.count / sums.count.sum(axis=1, keepdims=True))
 
 
-def _contributions(term: Term, fold: Int[np.ndarray, " prompt"]) -> Float[np.ndarray, "budget seed prompt"]:
+def contributions(term: Term, fold: Int[np.ndarray, " prompt"]) -> Float[np.ndarray, "budget seed prompt"]:
     """What each seed and prompt adds to the estimate: its Lagrangian under the choice made without it."""
     seeds, prompts = term.cloud.kl.shape[1:]
     sums = _sums(term, fold, np.ones((1, prompts)))
@@ -162,36 +184,97 @@ def _contributions(term: Term, fold: Int[np.ndarray, " prompt"]) -> Float[np.nda
     return evaluate(each, rows_kl, rows_value, term.budgets).T.reshape(-1, seeds, prompts)
 
 
-def curve(terms: Sequence[Term], draws: Draws) -> Curve:
-    """The weighted sum of the terms at every budget and on average over the budgets, with intervals.
+def curve(terms: Sequence[Term], draws: Draws, prior: Prior = NO_PRIOR) -> Curve:
+    """The weighted sum of the terms at every budget and on average over the budgets, with intervals and a band.
 
-    Terms have equally many budgets; the curve is labelled with those of the first.
+    Terms have equally many budgets; the curve is labelled with those of the first. The prior is that of the same rule.
 
     Raises:
         GoodhartError: fewer than two prompts.
     """
-    cells = np.zeros((len(terms[0].budgets), *terms[0].cloud.kl.shape[1:]))
-    for term in terms:
-        cells += term.weight * _contributions(term, draws.fold)
-    every = np.concatenate([cells, cells.mean(axis=0, keepdims=True)])
-    parts = components(every)
-    between, own = float(parts.between_seeds[-1]), float(parts.seeds[-1])
+    arms = _by_arm(terms, draws.fold)
+    every = np.sum(list(arms.values()), axis=0)
+    fixed = components(every)
+    own, between = float(fixed.seeds[-1]), float(fixed.between_seeds[-1])
     share = float(np.sqrt(own / between)) if between > 0 else 0.0
     replicates = np.zeros((len(draws.prompts), len(terms[0].budgets)))
     for term in terms:
         sums = _with_new_seeds(term, _sums(term, draws.fold, draws.prompts), draws.seeds, share)
         replicates += term.weight * _replicates(term, sums)
     drawn = np.concatenate([replicates, replicates.mean(axis=1, keepdims=True)], axis=1)
-    *pointwise, mean = _intervals(every, parts, drawn.var(axis=0, ddof=1))
-    return Curve(terms[0].budgets, tuple(pointwise), mean)
+    sides: list[Side] = [side(cells, _scale(terms, arm)) for arm, cells in arms.items()]
+    parts = components(every, sides, prior.each(len(terms[0].budgets)), prior.freedom)
+    *pointwise, mean = _intervals(every, parts, fixed, drawn.var(axis=0, ddof=1))
+    return Curve(terms[0].budgets, tuple(pointwise), _band(pointwise, replicates, draws.seed), mean)
+
+
+def _by_arm(
+    terms: Sequence[Term], fold: Int[np.ndarray, " prompt"]
+) -> dict[str, Float[np.ndarray, "budget_and_mean seed prompt"]]:
+    """Each arm's weighted contributions at every budget and, last, their mean."""
+    found: dict[str, Float[np.ndarray, "budget seed prompt"]] = {}
+    for term in terms:
+        cells = term.weight * contributions(term, fold)
+        found[term.cloud.arm] = found[term.cloud.arm] + cells if term.cloud.arm in found else cells
+    return {arm: np.concatenate([cells, cells.mean(axis=0, keepdims=True)]) for arm, cells in found.items()}
+
+
+def _scale(terms: Sequence[Term], arm: str) -> float:
+    """How many times the variance of an arm's seeds its terms have: (sum of weights > 0)^2 + (sum of weights < 0)^2.
+
+    Weights of one sign belong to points that may share a run; those of opposite signs are never taken to cancel, but
+    where they belong to the same term.
+    """
+    weights: dict[tuple[object, ...], float] = {}
+    for term in terms:
+        if term.cloud.arm == arm:
+            name = (term.rule, term.crossfit, term.points.tobytes(), term.budgets.tobytes())
+            weights[name] = weights.get(name, 0.0) + term.weight
+    signed = np.array(list(weights.values()))
+    return float(signed[signed > 0].sum() ** 2 + signed[signed < 0].sum() ** 2)
 
 
 def _intervals(
-    cells: Float[np.ndarray, "budget seed prompt"], parts: Components, drawn: Float[np.ndarray, " budget"]
+    cells: Float[np.ndarray, "budget seed prompt"],
+    parts: Components,
+    fixed: Components,
+    drawn: Float[np.ndarray, " budget"],
 ) -> list[Interval]:
     """The interval at each budget, from the variances with the picks fixed and with the picks drawn again."""
-    fixed = parts.seeds + parts.prompts
-    part = (1 + parts.seeds / np.where(fixed > 0, fixed, 1.0)) / 2
-    se, centre = np.sqrt((1 - part) * fixed + part * drawn), cells.mean(axis=(1, 2))
+    held = fixed.seeds + fixed.prompts
+    weight = (1 + fixed.seeds / np.where(held > 0, held, 1.0)) / 2
+    variance = parts.seeds + parts.prompts + np.maximum(weight * (drawn - held), 0.0)
+    se, centre = np.sqrt(variance), cells.mean(axis=(1, 2))
     size = {"seeds": cells.shape[1], "prompts": cells.shape[2]}
     return [around(float(centre[i]), float(se[i]), float(parts.freedom[i]), **size) for i in range(len(cells))]
+
+
+def band_quantile(replicates: Float[np.ndarray, "resample budget"], freedom: float, seed: int) -> float:
+    """The 95% quantile of max_k |G_k| / sqrt(chi2_f / f), G Gaussian with the replicates' correlation (sup-t).
+
+    A band of so many standard errors contains the whole curve with 95% where estimates are Gaussian and f is that of
+    all standard errors together (Montiel Olea and Plagborg-Moller 2019, doi 10.1002/jae.2656, algorithm 1, with an
+    estimated scale). Budgets at which the replicates do not vary have no part.
+    """
+    centred = replicates - replicates.mean(axis=0)
+    norm = np.sqrt((centred**2).sum(axis=0))
+    unit = centred[:, norm > 0] / norm[norm > 0]
+    if not unit.shape[1]:
+        return 0.0
+    _, size, axes = np.linalg.svd(unit, full_matrices=False)
+    rng = stream(seed, "analysis/band", unit.shape[1])
+    highest = np.abs(rng.standard_normal((BAND_DRAWS, len(size))) @ (size[:, None] * axes)).max(axis=1)
+    return float(np.quantile(highest / np.sqrt(rng.chisquare(freedom, BAND_DRAWS) / freedom), LEVEL))
+
+
+def _band(pointwise: Sequence[Interval], replicates: Float[np.ndarray, "resample budget"], seed: int) -> Band:
+    """The curve's band, with the same tail of t at every budget whatever its degrees of freedom.
+
+    The tail is that of `band_quantile` with the median of the degrees of freedom; where they are all equal the band is
+    that many standard errors wide.
+    """
+    median = float(np.median([at.freedom for at in pointwise]))
+    tail = min(float(special.stdtr(median, -band_quantile(replicates, median, seed))), (1 - LEVEL) / 2)
+    half = [float(special.stdtrit(at.freedom, 1 - tail)) * at.se for at in pointwise]
+    centre = np.array([at.estimate for at in pointwise])
+    return Band(centre - half, centre + half)

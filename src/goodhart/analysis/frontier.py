@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from goodhart.analysis.crossfit import Curve, Draws, Term, curve
 from goodhart.analysis.envelope import highest, hull
 from goodhart.analysis.gap import BUDGETS
-from goodhart.analysis.interval import Interval, of_mean
+from goodhart.analysis.interval import NO_PRIOR, Interval, Prior, of_mean
 from goodhart.analysis.table import Checkpoint, Cloud, Matrix, Point
 
 
@@ -84,20 +84,20 @@ def points(matrix: Matrix, arm: str, measure: str) -> tuple[FrontierPoint, ...]:
     return tuple(found)
 
 
-def envelope(cloud: Cloud, draws: Draws) -> Curve:
+def envelope(cloud: Cloud, draws: Draws, prior: Prior = NO_PRIOR) -> Curve:
     """The best that the arm can do at each KL budget from its lowest to its largest trained KL, cross-fitted.
 
-    E(k) of `goodhart.analysis.envelope`, with its band.
+    E(k) of `goodhart.analysis.envelope`, with its band; the prior is that of `hull`.
     """
     kl = cloud.kl[cloud.trained].mean(axis=(1, 2))
     budgets = np.linspace(float(kl.min()), float(kl.max()), BUDGETS)
-    return curve([Term(cloud, hull, np.arange(len(cloud.points)), budgets, 1.0)], draws)
+    return curve([Term(cloud, hull, np.arange(len(cloud.points)), budgets, 1.0)], draws, prior)
 
 
-def peak(cloud: Cloud, draws: Draws) -> Peak:
-    """The best trained point of an arm, at any KL."""
+def peak(cloud: Cloud, draws: Draws, prior: Prior = NO_PRIOR) -> Peak:
+    """The best trained point of an arm, at any KL; the prior is that of `highest`."""
     trained = cloud.trained
-    found = curve([Term(cloud, highest, trained, np.zeros(1), 1.0)], draws).mean
+    found = curve([Term(cloud, highest, trained, np.zeros(1), 1.0)], draws, prior).mean
     at = _best(cloud, trained)
     return Peak(cloud.points[at], of_mean(cloud.kl[at]), float(cloud.value[at].mean()), found)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from goodhart.analysis.crossfit import Curve, Draws, Term, curve
 from goodhart.analysis.envelope import hull, trajectory
-from goodhart.analysis.interval import Interval
+from goodhart.analysis.interval import NO_PRIOR, Interval, Prior
 from goodhart.analysis.table import Cloud
 
 BUDGETS = 25
@@ -80,10 +80,10 @@ def budgets(common: Range) -> Float[np.ndarray, " budget"]:
     return common.low + (common.high - common.low) * (np.arange(BUDGETS) + 0.5) / BUDGETS
 
 
-def matched(first: Cloud, second: Cloud, measure: str, draws: Draws) -> Gap:
+def matched(first: Cloud, second: Cloud, measure: str, draws: Draws, prior: Prior = NO_PRIOR) -> Gap:
     """The gap between the arms' envelopes, each cross-fitted.
 
-    gap = mean over k in the common range of E_first(k) - E_second(k).
+    gap = mean over k in the common range of E_first(k) - E_second(k); the prior is that of `hull`.
     """
     common = common_range(first, second)
     if common.empty:
@@ -92,10 +92,11 @@ def matched(first: Cloud, second: Cloud, measure: str, draws: Draws) -> Gap:
     terms = [
         Term(cloud, hull, np.arange(len(cloud.points)), grid, sign) for cloud, sign in ((first, 1.0), (second, -1.0))
     ]
-    return Gap(first.arm, second.arm, measure, common, curve(terms, draws))
+    return Gap(first.arm, second.arm, measure, common, curve(terms, draws, prior))
 
 
-def _settings(cloud: Cloud) -> dict[Setting, Int[np.ndarray, " trained"]]:
+def settings(cloud: Cloud) -> dict[Setting, Int[np.ndarray, " trained"]]:
+    """The trained points of each beta and learning rate of an arm."""
     found: dict[Setting, list[int]] = {}
     for i in cloud.trained:
         point = cloud.points[int(i)]
@@ -103,34 +104,50 @@ def _settings(cloud: Cloud) -> dict[Setting, Int[np.ndarray, " trained"]]:
     return {name: np.array(at) for name, at in found.items()}
 
 
-def _along(cloud: Cloud, points: Int[np.ndarray, " trained"], common: Range, sign: float) -> Term:
+def along(cloud: Cloud, points: Int[np.ndarray, " trained"], common: Range, weight: float) -> Term:
     """An arm along its own trajectory, from the SFT policy on."""
     allowed = np.concatenate([np.arange(int(cloud.anchored)), points])
-    return Term(cloud, trajectory, allowed, budgets(common), sign, crossfit=False)
+    return Term(cloud, trajectory, allowed, budgets(common), weight, crossfit=False)
 
 
 def along_settings(first: Cloud, second: Cloud) -> dict[Setting, tuple[Range, tuple[Term, ...]]]:
     """At each (beta, lr) of both arms, their common range and the terms of their gap; no terms where it is empty."""
-    ours, theirs = _settings(first), _settings(second)
+    ours, theirs = settings(first), settings(second)
     found: dict[Setting, tuple[Range, tuple[Term, ...]]] = {}
     for name in sorted(set(ours) & set(theirs), key=lambda name: [(part is None, part or 0.0) for part in name]):
         common = common_range(first, second, (ours[name], theirs[name]))
-        terms = (_along(first, ours[name], common, 1.0), _along(second, theirs[name], common, -1.0))
+        terms = (along(first, ours[name], common, 1.0), along(second, theirs[name], common, -1.0))
         found[name] = common, () if common.empty else terms
     return found
 
 
-def over_settings(gaps: Sequence[Sequence[Term]], draws: Draws) -> Interval | None:
+def over_settings(gaps: Sequence[Sequence[Term]], draws: Draws, prior: Prior = NO_PRIOR) -> Interval | None:
     """The mean of gaps at several settings; None where there are none."""
     parts = [replace(term, weight=term.weight / len(gaps)) for gap in gaps for term in gap]
-    return curve(parts, draws).mean if parts else None
+    return curve(parts, draws, prior).mean if parts else None
 
 
-def at_equal_settings(first: Cloud, second: Cloud, measure: str, draws: Draws) -> SettingGaps:
-    """The gap at each (beta, lr) of both arms, matched by KL along the arms' own trajectories; nothing is selected."""
+def at_equal_settings(
+    first: Cloud,
+    second: Cloud,
+    measure: str,
+    draws: Draws,
+    prior: Callable[[Collection[Setting]], Prior] = lambda among: NO_PRIOR,  # noqa: ARG005
+) -> SettingGaps:
+    """The gap at each (beta, lr) of both arms, matched by KL along the arms' own trajectories; nothing is selected.
+
+    `prior` gives that of `trajectory` over the settings it is asked for.
+    """
     found = along_settings(first, second)
     each = tuple(
-        SettingGap(beta, lr, Gap(first.arm, second.arm, measure, common, curve(terms, draws) if terms else None))
-        for (beta, lr), (common, terms) in found.items()
+        SettingGap(
+            *name,
+            Gap(
+                *(first.arm, second.arm, measure, common),
+                curve(terms, draws, prior([name])) if terms else None,
+            ),
+        )
+        for name, (common, terms) in found.items()
     )
-    return SettingGaps(each, over_settings([terms for _, terms in found.values() if terms], draws))
+    kept = {name: terms for name, (_, terms) in found.items() if terms}
+    return SettingGaps(each, over_settings(list(kept.values()), draws, prior(kept)))

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import special
 
-from goodhart.analysis.contrasts import Tables
 from goodhart.analysis.hypotheses import Contrast, Looks
 from goodhart.analysis.interval import LEVEL, Interval
+from goodhart.analysis.study_tables import Tables
 from goodhart.analysis.table import Matrix
 
 Key = TypeVar("Key")

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from goodhart.analysis.contrasts import Tables, estimate
-from goodhart.analysis.crossfit import Term
-from goodhart.analysis.crossfit import _contributions as contributions  # pyright: ignore[reportPrivateUsage]
+from goodhart.analysis.contrasts import estimate
+from goodhart.analysis.crossfit import Term, contributions, folds
 from goodhart.analysis.envelope import highest, hull
 from goodhart.analysis.gap import along_settings, budgets, common_range
 from goodhart.analysis.hypotheses import Contrast
 from goodhart.analysis.interval import Interval
 from goodhart.analysis.power import Design, Variances, forecast, key, pooled, sides
-from goodhart.analysis.table import Clouds, clouds, shared_settings
+from goodhart.analysis.prior import trained
+from goodhart.analysis.study_tables import Tables, settings_of
+from goodhart.analysis.table import Clouds, clouds
 
 Sides = dict[str, Float[np.ndarray, "seed prompt"]]
 """What each seed and prompt adds to a contrast, by arm; their sum is the whole."""
@@ -42,7 +43,7 @@ def found(tables: Tables, contrasts: Iterable[Contrast], single: Sequence[Tables
 
     `single` are the same tables with one response to each prompt; none where there is no more than one.
     """
-    arms = len({at.arm for at in tables.matrix("held_out").checkpoints if at.step > 0})
+    arms = len(trained(tables.matrix("held_out"), tables.untrained))
     made: list[Found] = []
     for contrast in contrasts:
         interval = estimate(tables, contrast).interval
@@ -106,10 +107,10 @@ def _sides(tables: Tables, contrast: Contrast) -> Sides | None:
     matrix = tables.matrix(contrast.split)
     if contrast.statistic not in ("gap at equal KL", "gap at equal setting", "peak"):
         return None
-    common = clouds(matrix, contrast.arms, contrast.measure, shared_settings(matrix, contrast.arms))
+    common = clouds(matrix, contrast.arms, contrast.measure, settings_of(tables, contrast))
     if common is None or len(common.prompts) < 2 or len(common.seeds) < 2:
         return None
-    terms, fold = _terms(common, contrast), tables.draws(common).fold
+    terms, fold = _terms(common, contrast), folds(len(common.prompts), tables.seed)
     cells: Sides = {}
     for term in terms:
         own = term.weight * contributions(term, fold).mean(axis=0)

@@ -9,14 +9,12 @@ import numpy as np
 from scipy import special, stats
 
 from goodhart.analysis.hypotheses import Contrast
-from goodhart.analysis.interval import LEVEL, Interval
+from goodhart.analysis.interval import LEVEL, STRONGEST, Interval, Side, combine
 
 POWER = 0.8
 """The probability with which a difference is to be found."""
 ERROR = 1 - LEVEL
 """Of a test that stands alone."""
-STRONGEST_PRIOR = 2.0
-"""Degrees of freedom that a study's arms lend one another at most, as intervals take them."""
 
 
 @dataclass(frozen=True)
@@ -79,28 +77,26 @@ def sides(contrast: Contrast) -> int:
 
 
 def forecast(found: Variances, design: Design, differences: int = 1) -> Forecast:
-    """The expected standard error of a contrast and its degrees of freedom.
+    """The expected standard error of a contrast and its degrees of freedom, by the intervals' own formula.
 
-    For D differences of two arms, S seeds, P prompts and K responses, with n = (sigma_I^2 + sigma_R^2 / K) / (2 P) and
-    v = tau^2 + n of each of the 2 D sides,
-
-        V = 2 D (e v - n) / S + V_P,  V_P = D (sigma_P^2 / P + 2 n / S),  se^2 = factor V,
-        degrees of freedom = V^2 / (2 D (e v / S)^2 / (g + S - 1) + V_P^2 / (P - 1)),
-
-    the formula of the intervals (`docs/intervals.md`) at expected components; g = min(2, (arms - 1)(S - 1)) and e is
-    `excess`. With one seed the prompts alone vary.
+    For D differences of two arms, S seeds, P prompts and K responses: `interval.combine` of 2 D sides, each with
+    n = (sigma_I^2 + sigma_R^2 / K) / (2 P) of interaction and e (tau^2 + n) between seeds, a prior that is right, and
+    D (sigma_P^2 / P + 2 n / S) for the prompts; e is `excess`. The variance is that times the factor.
     """
-    seeds, prompts = design.seeds, design.prompts
-    own = found.mean_square(design.responses) / (2 * prompts)
-    by_prompt = differences * (found.prompts / prompts + 2 * own / seeds)
-    if seeds == 1:
-        return Forecast(float(np.sqrt(found.factor * by_prompt)), float(prompts - 1))
-    prior = min(STRONGEST_PRIOR, (design.arms - 1.0) * (seeds - 1))
-    side = excess(seeds - 1, prior) * (found.seeds + own)
-    variance = 2 * differences * max(side - own, 0.0) / seeds + by_prompt
-    spread = 2 * differences * (side / seeds) ** 2 / (prior + seeds - 1) + by_prompt**2 / (prompts - 1)
-    freedom = variance**2 / spread if spread > 0 else prompts - 1.0
-    return Forecast(float(np.sqrt(found.factor * variance)), max(float(freedom), 1.0))
+    seeds, own = design.seeds, found.mean_square(design.responses) / (2 * design.prompts)
+    prior = min(STRONGEST, (design.arms - 1.0) * (seeds - 1))
+    between = excess(seeds - 1, prior) * (found.seeds + own) if seeds > 1 else 0.0
+    parts = combine(
+        [Side(between, own)] * (2 * differences),
+        2 * differences * own,
+        differences * (found.prompts / design.prompts + 2 * own / seeds),
+        seeds=seeds,
+        prompts=design.prompts,
+        variance=found.seeds,
+        freedom=prior,
+    )
+    variance = found.factor * float(parts.seeds + parts.prompts)
+    return Forecast(float(np.sqrt(variance)), float(parts.freedom))
 
 
 def excess(own: float, prior: float) -> float:

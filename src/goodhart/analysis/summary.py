@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow as pa
 from goodhart.analysis.classification import Classification, Correlation, classify, correlate
 from goodhart.analysis.crossfit import Curve, draw
 from goodhart.analysis.diagnostics import Diagnostics, diagnose
+from goodhart.analysis.envelope import highest, hull, trajectory
 from goodhart.analysis.frontier import (
     CheckpointPoint,
     FrontierPoint,
@@ -19,7 +21,9 @@ from goodhart.analysis.frontier import (
     peak,
     points,
 )
-from goodhart.analysis.gap import Gap, SettingGaps, at_equal_settings, matched
+from goodhart.analysis.gap import Gap, Setting, SettingGaps, at_equal_settings, matched
+from goodhart.analysis.interval import Prior
+from goodhart.analysis.prior import each_alone, prior
 from goodhart.analysis.table import MEASURES, Checkpoint, Clouds, Matrix, clouds, read
 
 SPLITS = ("held_out", "train")
@@ -58,6 +62,28 @@ class MeasureSummary:
     sft: tuple[CheckpointPoint, ...]
     arms: tuple[ArmFrontier, ...]
     comparisons: tuple[Comparison, ...]
+    prior: Prior
+    """How much the seeds of an arm's envelope differ: a part of its intervals and of those of gaps at equal KL."""
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What all trained arms of a study show of the variance between seeds, by the rule of a statistic."""
+
+    envelope: Prior
+    peak: Prior
+    along: Callable[[Collection[Setting]], Prior]
+
+
+def priors(matrix: Matrix, measure: str, seed: int, untrained: Collection[str] = ()) -> Priors:
+    """The priors of one measure on one split, from every arm that has trained checkpoints but the untrained ones."""
+    arms = [each.arms[arm] for arm, each in each_alone(matrix, measure, untrained).items()]
+
+    @functools.cache
+    def along(among: frozenset[Setting]) -> Prior:
+        return prior(arms, trajectory, seed, among)
+
+    return Priors(prior(arms, hull, seed), prior(arms, highest, seed), lambda among: along(frozenset(among)))
 
 
 @dataclass(frozen=True)
@@ -70,22 +96,25 @@ class Summary:
     diagnostics: Mapping[str, tuple[Diagnostics, ...]]
 
 
-def _frontier(matrix: Matrix, arm: str, measure: str, resamples: int, seed: int) -> ArmFrontier:
+def _frontier(matrix: Matrix, arm: str, measure: str, resamples: int, seed: int, known: Priors) -> ArmFrontier:
     found = clouds(matrix, [arm], measure)
     curve_, best = None, None
     if found and len(found.prompts) > 1:
         draws = draw(len(found.seeds), len(found.prompts), resamples, seed)
-        curve_, best = envelope(found.arms[arm], draws), peak(found.arms[arm], draws)
+        curve_ = envelope(found.arms[arm], draws, known.envelope)
+        best = peak(found.arms[arm], draws, known.peak)
     return ArmFrontier(arm, points(matrix, arm, measure), checkpoint_points(matrix, arm, measure), curve_, best)
 
 
-def compare(found: Clouds, first: str, second: str, measure: str, resamples: int, seed: int) -> Comparison:
+def compare(
+    found: Clouds, first: str, second: str, measure: str, resamples: int, seed: int, known: Priors
+) -> Comparison:
     """The gaps between two arms of the clouds."""
     draws = draw(len(found.seeds), len(found.prompts), resamples, seed)
     one, two = found.arms[first], found.arms[second]
     return Comparison(
-        matched(one, two, measure, draws),
-        at_equal_settings(one, two, measure, draws),
+        matched(one, two, measure, draws, known.envelope),
+        at_equal_settings(one, two, measure, draws, known.along),
         found.seeds,
         len(found.prompts),
         found.left_out_checkpoints,
@@ -100,19 +129,22 @@ def measure_summary(
     resamples: int = 1000,
     seed: int = 0,
     compared: Sequence[str] | None = None,
+    untrained: Collection[str] = (),
 ) -> MeasureSummary:
     """One measure on one split; arms that the table does not have give empty frontiers and no comparison.
 
-    The first arm is compared with those of `compared`, or with all others.
+    The first arm is compared with those of `compared`, or with all others. The seeds of all arms of the matrix but the
+    `untrained` are evidence of how much seeds differ.
     """
+    known = priors(matrix, measure, seed, untrained)
     comparisons: list[Comparison] = []
     for other in (arm for arm in (arms if compared is None else compared) if arm != arms[0]):
         found = clouds(matrix, [arms[0], other], measure)
         if found and len(found.prompts) > 1:
-            comparisons.append(compare(found, arms[0], other, measure, resamples, seed))
-    frontiers = tuple(_frontier(matrix, arm, measure, resamples, seed) for arm in arms)
+            comparisons.append(compare(found, arms[0], other, measure, resamples, seed, known))
+    frontiers = tuple(_frontier(matrix, arm, measure, resamples, seed, known) for arm in arms)
     sft = checkpoint_points(matrix, "sft", measure)
-    return MeasureSummary(measure, matrix.split, sft, frontiers, tuple(comparisons))
+    return MeasureSummary(measure, matrix.split, sft, frontiers, tuple(comparisons), known.envelope)
 
 
 def _win_rates(summary: MeasureSummary) -> dict[Checkpoint, float]:
@@ -141,6 +173,7 @@ def summarise(
     seed: int = 0,
     anchors: Mapping[str, str] | None = None,
     compared: Sequence[str] | None = None,
+    untrained: Collection[str] = (),
 ) -> Summary:
     """Summarise a study's ROWS and PAIR_ROWS.
 
@@ -151,7 +184,7 @@ def summarise(
     """
     matrices = [read(rows, split, anchors=anchors) for split in SPLITS]
     measures = {
-        (matrix.split, name): measure_summary(matrix, name, arms, resamples, seed, compared)
+        (matrix.split, name): measure_summary(matrix, name, arms, resamples, seed, compared, untrained)
         for matrix in matrices
         if matrix.checkpoints
         for name in MEASURES

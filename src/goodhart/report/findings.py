@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from goodhart.analysis.axes import AxisFound, along
-from goodhart.analysis.contrasts import Tables, read_budgets
 from goodhart.analysis.diagnostics import Diagnostics
 from goodhart.analysis.frontier import CheckpointPoint, FrontierPoint, checkpoint_points
 from goodhart.analysis.interval import Interval
 from goodhart.analysis.rulings import Ruling, rule
+from goodhart.analysis.study_tables import Tables, read_budgets
 from goodhart.analysis.summary import SPLITS, ArmFrontier, Comparison, MeasureSummary, Summary, summarise
 from goodhart.analysis.table import MEASURES, SFT, Point, read
 from goodhart.report.contents import Contents, read_contents
@@ -92,7 +92,8 @@ def tables_of(contents: Contents) -> Tables:
     """What contrasts are computed from."""
     matrices = {split: read(contents.rows, split, anchors=contents.anchors) for split in SPLITS}
     resamples = int(contents.record["study"]["resamples"])
-    return Tables(matrices, contents.pairs, read_budgets(contents.budgets), contents.streams, resamples)
+    budgets = read_budgets(contents.budgets)
+    return Tables(matrices, contents.pairs, budgets, contents.streams, resamples, untrained=contents.untrained)
 
 
 def ruled(folder: Path) -> tuple[Ruling, ...]:
@@ -109,7 +110,8 @@ def analyse(folder: Path) -> Findings:
     """
     contents = read_contents(folder)
     resamples = int(contents.record["study"]["resamples"])
-    summary = summarise(contents.rows, contents.pairs, contents.arms, resamples, 0, contents.anchors, contents.few)
+    arms = (contents.arms, resamples, 0, contents.anchors, contents.few, contents.untrained)
+    summary = summarise(contents.rows, contents.pairs, *arms)
     tables = tables_of(contents)
     baseline = {name: checkpoint_points(tables.matrix("held_out"), GOLDEN_POLICY, name) for name in MEASURES}
     last = {name: max(found, key=lambda p: p.checkpoint.step, default=None) for name, found in baseline.items()}

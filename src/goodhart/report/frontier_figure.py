@@ -37,7 +37,7 @@ def frontier_picture(findings: Findings, resolution: int) -> Picture:
         "Golden win rate against KL(policy ‖ SFT) on held-out prompts. A mark is one checkpoint of one setting and "
         "seed, its filling is the setting, a thin line joins the checkpoints of a run. A thick line is the arm's "
         "envelope, the best that it reaches within a KL budget, picked and valued on different seeds and prompts, "
-        "with its pointwise 95% band. Dotted: the SFT policy's win rate."
+        "with a 95% band that contains the whole line at once. Dotted: the SFT policy's win rate."
     )
     return Picture("frontier", "Frontier", caption, drawn)
 
@@ -107,12 +107,11 @@ def draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Sty
 def draw_curve(
     panel: Axes, found: Curve, style: Style, floor: float = float("-inf"), ceiling: float = float("inf")
 ) -> None:
-    """A curve over KL with its pointwise band, which is cut at what the measure can be."""
+    """A curve over KL with the band that contains the whole of it, cut at what the measure can be."""
     panel.plot(
         found.budgets, [at.estimate for at in found.pointwise], color=style.colour, ls=style.line, lw=2.2, zorder=4
     )
-    low = [max(floor, at.low) for at in found.pointwise]
-    high = [min(ceiling, at.high) for at in found.pointwise]
+    low, high = np.maximum(found.simultaneous.low, floor), np.minimum(found.simultaneous.high, ceiling)
     panel.fill_between(found.budgets, low, high, color=style.colour, alpha=0.15, lw=0, zorder=1)
 
 
