@@ -85,7 +85,7 @@ def forecast(found: Variances, design: Design, differences: int = 1) -> Forecast
     """
     seeds, own = design.seeds, found.mean_square(design.responses) / (2 * design.prompts)
     prior = min(STRONGEST, (design.arms - 1.0) * (seeds - 1))
-    between = excess(seeds - 1, prior) * (found.seeds + own) if seeds > 1 else 0.0
+    between = excess(seeds - 1, float(prior)) * (found.seeds + own) if seeds > 1 else 0.0
     parts = combine(
         [Side(between, own)] * (2 * differences),
         2 * differences * own,
@@ -99,7 +99,7 @@ def forecast(found: Variances, design: Design, differences: int = 1) -> Forecast
     return Forecast(float(np.sqrt(variance)), float(parts.freedom))
 
 
-def excess(own: float, prior: float) -> float:
+def excess(own: int, prior: float) -> float:
     """E max(x, (g + d x) / (g + d)) for x chi-square with d degrees of freedom over d, and a prior of g that is right.
 
     How much too large a side's variance is on average, because no interval takes it below its own estimate:
