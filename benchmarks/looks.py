@@ -61,6 +61,8 @@ WORLDS = (
     World("nine, gaps of .03", (0.03,) * 9),
     World("nine, gaps of .03, K 4 J 8", (0.03,) * 9, mixed=0.25),
     World("one, no gap", (0.0,)),
+    World("one, no gap, K 4 J 8, second arm 3 times as variable", (0.0,), mixed=0.25, unlike=3.0),
+    World("nine, no gap, K 4 J 8, runs twice, last arm 3 times", NINE, run=0.03, mixed=0.25, unlike=3.0),
     World("one, no gap, unadjusted looks", (0.0,), shares=(1.0, 1.0, 1.0)),
     *(World(f"one, gap {gap:g}, K 2 J 8", (gap,), mixed=0.32) for gap in (0.0, 0.03, 0.05, 0.08)),
     World("one, gap .05, K 2 J 8, 3 seeds at once", (0.05,), mixed=0.32, looks=(3,), shares=(1.0,)),
@@ -164,7 +166,7 @@ def line(world: World, replications: int) -> str:
         ("false small", small[:, large].any(axis=1).mean() if large.any() else np.nan),
         ("seeds", seeds.mean()),
     ]
-    return f"{world.name:44s} " + "  ".join(f"{name} {value:.3f}" for name, value in cells)
+    return f"{world.name:54s} " + "  ".join(f"{name} {value:.3f}" for name, value in cells)
 
 
 def main(replications: int, wanted: str = "") -> None:

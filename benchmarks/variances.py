@@ -7,7 +7,7 @@ docs/reproduction/paper.
 import sys
 from pathlib import Path
 
-from goodhart.forecasts import SHIPPED, write_shipped
+from goodhart.variances import SHIPPED, write_shipped
 
 if __name__ == "__main__":
     write_shipped([Path(name) for name in sys.argv[1:]])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from goodhart import forecasts
+from goodhart import forecasts, variances
 from goodhart.analysis import noise
 from goodhart.analysis.contrasts import estimate
 from goodhart.analysis.hypotheses import Contrast, Hypothesis, Looks
@@ -140,14 +140,14 @@ def test_one_seed_says_nothing_of_seeds():
 
 
 def test_the_shipped_noise_can_be_read_and_is_of_what_studies_ask():
-    shipped = forecasts.shipped()
+    shipped = variances.shipped()
     for statistic in ("gap at equal KL", "gap at equal setting", "peak"):
         assert known(shipped.variances, replace(GAP, statistic=statistic)) is not None
-    read_again = json.loads(forecasts.SHIPPED.read_text())
+    read_again = json.loads(variances.SHIPPED.read_text())
     assert set(read_again["variances"][key(GAP)]) == {field.name for field in fields(Variances)}
 
 
-NOISE = forecasts.Known({key(GAP): PLAIN}, "made up", single=False)
+NOISE = variances.Known({key(GAP): PLAIN}, "made up", single=False)
 STUDY = Study("s", arms={"on": Arm(), "off": Arm("data", "data"), "late": Arm()}, seeds=(4, 7, 9))
 
 

@@ -1,5 +1,7 @@
 """Going on look by look: which arms, until when, and what is said; and one study that is really run."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,17 +15,20 @@ from goodhart.analysis.interval import around
 from goodhart.analysis.rulings import Decision, Ruling
 from goodhart.analysis.study_tables import Estimate
 from goodhart.errors import GoodhartError
+from goodhart.report import theme
 from goodhart.report.contents import read_contents
 from goodhart.report.findings import ruled
 from goodhart.store import Store
+from goodhart.study import session
 from goodhart.study.engine import Engine
+from goodhart.study.executor import Progress
 from goodhart.study.graph import build_graph
 from goodhart.study.plan import Graph
 from goodhart.study.reach import onward, reach, undecided, whole
 from goodhart.study.results import Unfinished
 from goodhart.study.session import Crew, Outcome, Prospect
 from goodhart.study.spec import Study, read_study
-from micro_study import said, write_micro_study
+from micro_study import make_cells, said, write_micro_study
 
 LOOKS = {"seeds": [2, 3, 4], "shares": [0.1, 0.3, 0.6]}
 SMALL = {"beta": [0.1], "lr": [0.01], "steps": 2, "batch": 4, "checkpoints": 2}
@@ -55,8 +60,8 @@ def test_looks_without_seeds_have_the_first_ones(tmp_path):
     assert (read_study(str(path), []).seeds, read_study(str(path), []).looks) == (tuple(range(8)), Looks())
     with pytest.raises(GoodhartError, match="the last look has 8 seeds"):
         read_study(str(path), ["seeds=[0,1]"])
-    with pytest.raises(GoodhartError, match=r"looks.seeds"):
-        read_study(str(path), ["looks.seeds=[]"])
+    with pytest.raises(GoodhartError, match=r"looks.seeds is \[\]"):
+        read_study(str(path), ["looks.seeds=[]", "seeds=[0]"])
 
 
 def test_a_graph_has_the_seeds_that_each_arm_has_come_to(study):
@@ -73,28 +78,18 @@ def test_a_graph_has_the_seeds_that_each_arm_has_come_to(study):
     assert {c.id for c in build_graph(study, whole(study)).targets} == {c.id for c in every.targets}
 
 
-class Done(Store):
-    """A store that has the cells of some seeds of some arms."""
-
-    def __init__(self, folder, cells):
-        super().__init__(folder)
-        self.cells = cells
-
-    def has(self, cell):
-        return cell in self.cells
-
-
-def test_reach_is_the_last_look_of_which_every_cell_is_there(study, tmp_path):
+def test_reach_is_the_last_look_of_which_every_cell_is_there(study, tmp_path, monkeypatch):
     graph = build_graph(study)
 
     def done(**seeds):
         cells = {m.cell.id for m in graph.measured if m.seed in seeds.get(m.arm, ())}
-        return reach(study, Done(tmp_path, cells), graph)
+        monkeypatch.setattr(Store, "has", lambda store, cell: cell in cells)
+        return reach(study, Store(tmp_path), graph)
 
     assert set(done().values()) == {2}
     found = done(online=(5, 6, 7), offline=(5, 6, 7, 8), replay=(5, 7, 8))
     assert (found["online"], found["offline"], found["replay"]) == (3, 4, 2)
-    assert reach(replace(study, looks=None), Done(tmp_path, set()), graph) == whole(study)
+    assert reach(replace(study, looks=None), Store(tmp_path), graph) == whole(study)
 
 
 def decision(verdict, first="online", second="offline", there=True, decides=True):
@@ -172,7 +167,7 @@ def test_without_the_flag_the_next_look_is_priced_and_not_begun(study, monkeypat
     made, heard = loop(study, monkeypatch, ["undecided"], until_decided=False)
     assert made == [2]
     assert heard == [
-        "the next look (3 seeds of online and offline) takes about 10.0 s; --until-decided goes on with it"
+        "the next look (3 seeds of offline and online) takes about 10.0 s; --until-decided goes on with it"
     ]
     plain = replace(study, looks=None)
     assert loop(plain, monkeypatch, ["undecided"], until_decided=False) == ([2], [])
@@ -190,29 +185,57 @@ def test_a_look_with_failed_cells_ends_the_loop(study, monkeypatch):
     assert loop(study, monkeypatch, ["undecided", "undecided"], missing=(2,)) == ([2, 3], [])
 
 
-def seeds_of(root):
-    table = pq.read_table(root / "studies" / "micro" / "rows.parquet").to_pylist()
-    return {arm: sorted({r["seed"] for r in table if r["arm"] == arm}) for arm in ARMS}
+@pytest.fixture(scope="module")
+def made(path, tmp_path_factory):
+    """A root in which all seeds of two arms are made."""
+    root = tmp_path_factory.mktemp("made")
+    make_cells(read_study(str(path), BOTH), root)
+    return root
 
 
-def test_a_study_goes_on_where_it_stopped_and_its_report_is_of_its_rows(path, tmp_path, capfd):
-    """Models this small decide nothing, so both looks are used up; a kill between them would be the first command."""
-    root, asked = tmp_path / "runs", [str(path), "looks={seeds: [2, 3], shares: [0.5, 0.5]}", "name=micro"]
-    command = ["run", *asked, "--root", str(root), "--workers", "1"]
+BOTH = [
+    "looks={seeds: [2, 3], shares: [0.5, 0.5]}",
+    "seeds=[5,6,7]",
+    "best_of.samples=0",
+    f"arms={json.dumps({arm: ARMS[arm] for arm in ('online', 'offline')})}",
+    "name=micro",
+]
+
+
+def test_a_study_goes_on_where_it_stopped_and_its_report_is_of_its_rows(path, made, tmp_path, capfd, monkeypatch):
+    """Cells are copied in place of being made. Models this small decide nothing, so both looks are used up."""
+
+    def copied(store, cells, *_):
+        for cell in cells:
+            if not store.has(cell.id):
+                shutil.copytree(made / "cells" / cell.id, store.folder(cell.id))
+        return Progress(len(cells))
+
+    monkeypatch.setattr(session, "execute", copied)
+    monkeypatch.setattr(theme, "png", lambda *_: b"")
+    root = tmp_path / "runs"
+    command = ["run", str(path), *BOTH, "--root", str(root), "--workers", "1"]
     first = said(capfd, *command)
     assert first.returncode == 0, first.stderr
-    assert "the next look (3 seeds of" in first.stdout
-    assert seeds_of(root) == {arm: [5, 6] for arm in ARMS}
+    assert "the next look (3 seeds of online and offline)" in first.stdout
+    assert seeds_of(root) == [5, 6]
     rest = said(capfd, *command, "--until-decided")
     assert rest.returncode == 0, rest.stderr
-    assert "the looks are used up" in rest.stdout
+    assert "the looks are used up; undecided: online against offline" in rest.stdout
     folder = root / "studies" / "micro"
     rulings = ruled(folder)
-    assert [r.name for r in rulings] == ["offline against online", "offline against replay"]
-    assert {d.look for r in rulings for d in r.decisions if d.contrast.decides} == {2}
-    assert seeds_of(root) == {arm: [5, 6, 7] for arm in ARMS}
-    again = said(capfd, "report", *asked, "--root", str(root))
+    assert [d.look for d in rulings[0].decisions if d.contrast.decides] == [2]
+    assert seeds_of(root) == [5, 6, 7]
+    again = said(capfd, "report", str(path), *BOTH, "--root", str(root))
     assert again.returncode == 0
+    assert "undecided at look 2, could have seen a difference of" in again.stdout
     assert ruled(folder) == rulings
     assert read_contents(folder).unfinished["missing"] == 0
-    assert "missing" not in said(capfd, "status", *asked, "--root", str(root)).stdout
+    assert "missing" not in said(capfd, "status", str(path), *BOTH, "--root", str(root)).stdout
+
+
+def seeds_of(root):
+    table = pq.read_table(root / "studies" / "micro" / "rows.parquet").to_pylist()
+    found = [sorted({r["seed"] for r in table if r["arm"] == arm}) for arm in ("online", "offline")]
+    assert found[0] == found[1]
+    return found[0]

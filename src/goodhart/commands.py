@@ -211,23 +211,19 @@ def _lacks(folder: Path) -> bool:
 
 def power(name: str, overrides: list[str], root: Path, *, like: str, workers: int, gpus_per_worker: int) -> None:
     """Say what a study could show, with 80% power, as it is written and at other sizes."""
-    from goodhart import forecasts
+    from goodhart import forecasts, variances
     from goodhart.study import session
 
-    console, folder = _console(), _results(name, root)
-    own = forecasts.of_folder(folder) if folder else None
+    console, folder, general = _console(), _results(name, root), variances.shipped()
     study = forecasts.study_of(folder) if folder and not overrides else _asked(name, overrides, root)
-    noise = forecasts.of_folder(study_path(like, root)) if like else own
-    general = forecasts.shipped()
-    noise = forecasts.joined(noise, general)
+    alike = study_path(like, root) if like else folder
+    noise = variances.joined(variances.of_folder(alike) if alike else None, general)
     minutes = forecasts.clock(root, session.Crew.of(workers, gpus_per_worker))
-    for line in forecasts.preface(study, noise):
+    lines, grids = forecasts.said(study, noise, general, minutes)
+    for line in lines:
         _say(console, line)
-    grids = [forecasts.contrast_grid(study, noise), forecasts.design_grid(study, noise, minutes)]
-    grids.append(forecasts.against_found(noise, general, forecasts.deciding(study)))
     for grid in grids:
-        if grid:
-            console.print("", _table(grid))
+        console.print("", _table(grid))
 
 
 def _results(name: str, root: Path) -> Path | None:
