@@ -6,9 +6,11 @@ variance is the textbook's (MS_seed + MS_prompt - MS_residual) / (S P) for two c
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from goodhart.analysis.interval import NO_PRIOR, Prior, Side, around, combine, components, of_mean, prior, side
 from goodhart.errors import GoodhartError
+from goodhart.randomness import stream
 
 
 def parts_of(table):
@@ -182,3 +184,38 @@ def test_the_mean_of_a_difference_has_a_side_for_each_arm():
     assert found.estimate == 0.0
     assert found.se == pytest.approx(np.sqrt(2 * 7 / 3 / 3))
     assert found.freedom == pytest.approx((14 / 3) ** 2 / (2 * (7 / 3) ** 2 / 4))
+
+
+def false_claims(ratio, seeds, first=1.0):
+    """How often Holm claims one of nine comparisons of neighbours among ten equal arms; how often the first is covered.
+
+    The interaction's part n of a seed's mean has variance 1, the seeds' own `ratio`, that of the first arm `first`
+    times as much; prompts cancel in a difference, so by_prompt is 2 n / S.
+    """
+    rng = stream(0, "test/family", seeds)
+    own = np.sqrt(ratio * np.where(np.arange(10) == 0, first, 1.0))
+    means = own * rng.normal(size=(6000, seeds, 10)) + rng.normal(size=(6000, seeds, 10))
+    between = means.var(axis=1, ddof=1)
+    tau = np.maximum((between - 1).mean(axis=1), 0.0)
+    p = []
+    for i in range(9):
+        sides = [Side(between[:, arm], 1.0) for arm in (i, i + 1)]
+        found = combine(sides, 2.0, np.full(6000, 2 / seeds), seeds=seeds, prompts=256, variance=tau, freedom=2.0)
+        difference = np.abs((means[:, :, i] - means[:, :, i + 1]).mean(axis=1))
+        p.append(2 * stats.t.sf(difference / np.sqrt(found.seeds + found.prompts), found.freedom))
+    return float((9 * np.min(p, axis=0) <= 0.05).mean()), float((p[0] > 0.05).mean())
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.35, 1.4])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_nine_comparisons_without_any_gap_are_seldom_claimed(ratio, seeds):
+    """As in recorded rows the seeds' variance is .35 of the interaction's with one response, 1.4 with four."""
+    claimed, covered = false_claims(ratio, seeds)
+    assert claimed < 0.05
+    assert 0.95 <= covered < 0.99
+
+
+def test_an_arm_that_is_unlike_the_others_costs_little():
+    claimed, covered = false_claims(1.4, 3, first=3.0)
+    assert claimed < 0.06
+    assert covered > 0.945

@@ -253,7 +253,7 @@ def band_quantile(replicates: Float[np.ndarray, "resample budget"], freedom: flo
     """The 95% quantile of max_k |G_k| / sqrt(chi2_f / f), G Gaussian with the replicates' correlation (sup-t).
 
     A band of so many standard errors contains the whole curve with 95% where estimates are Gaussian and f is that of
-    all standard errors together (Montiel Olea and Plagborg-Moller 2019, doi 10.1002/jae.2656, algorithm 1, with an
+    all standard errors together (Montiel Olea and Plagborg-Moller 2019, doi 10.1002/jae.2656, here with an
     estimated scale). Budgets at which the replicates do not vary have no part.
     """
     centred = replicates - replicates.mean(axis=0)

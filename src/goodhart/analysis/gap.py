@@ -139,15 +139,10 @@ def at_equal_settings(
     `prior` gives that of `trajectory` over the settings it is asked for.
     """
     found = along_settings(first, second)
+    gaps = {name: curve(terms, draws, prior([name])) if terms else None for name, (_, terms) in found.items()}
     each = tuple(
-        SettingGap(
-            *name,
-            Gap(
-                *(first.arm, second.arm, measure, common),
-                curve(terms, draws, prior([name])) if terms else None,
-            ),
-        )
-        for name, (common, terms) in found.items()
+        SettingGap(*name, Gap(first.arm, second.arm, measure, common, gaps[name]))
+        for name, (common, _) in found.items()
     )
     kept = {name: terms for name, (_, terms) in found.items() if terms}
     return SettingGaps(each, over_settings(list(kept.values()), draws, prior(kept)))

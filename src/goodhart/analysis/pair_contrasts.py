@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow.compute as pc
@@ -15,18 +15,21 @@ from goodhart.analysis.interval import Interval, Prior, around, of_mean, prior, 
 from goodhart.analysis.study_tables import Estimate, Tables, settings_of
 from goodhart.analysis.table import by_checkpoint, floats, of_split
 
+Answers = Mapping[int, Mapping[str, float]]
+"""By seed and prompt, an arm's mean over the golden pairs."""
+
 
 def classified(tables: Tables, contrast: Contrast) -> Estimate:
     """The difference of the arms' means over golden pairs at each run's last checkpoint, by seed and prompt."""
-    settings = settings_of(tables, contrast)
-    own = [_pair_cells(tables, arm, contrast, settings) for arm in (contrast.first, contrast.second)]
+    arms = _answers(tables, contrast)
+    own = [arms.get(arm, {}) for arm in (contrast.first, contrast.second)]
     seeds = sorted(set(own[0]) & set(own[1]))
     prompts = _shared_prompts([each[seed] for each in own for seed in seeds])
     if len(prompts) < 2:
         return Estimate(None, "no pairs in common")
     one, two = (np.array([[each[s][p] for p in prompts] for s in seeds]) for each in own)
     sides = (side(one), side(two)) if contrast.first != contrast.second else (side(one - two),)
-    interval = of_mean(one - two, sides, _classifying(tables, contrast, settings))
+    interval = of_mean(one - two, sides, _known(arms, tables.untrained))
     return Estimate(interval, f"{len(prompts)} prompts of {contrast.split.replace('_', '-')} pairs")
 
 
@@ -34,35 +37,39 @@ def _shared_prompts(each: Sequence[Mapping[str, float]]) -> list[str]:
     return sorted(set.intersection(*(set(one) for one in each))) if each else []
 
 
-def _classifying(tables: Tables, contrast: Contrast, settings: frozenset[str]) -> Prior:
-    """What all arms show of the variance between seeds of a mean over golden pairs."""
-    arms: list[Float[np.ndarray, "1 seed prompt"]] = []
-    for arm in sorted({str(name) for name in tables.pairs.column("arm").unique().to_pylist()} - set(tables.untrained)):
-        own = _pair_cells(tables, arm, contrast, settings)
-        prompts = _shared_prompts(list(own.values()))
+def _known(arms: Mapping[str, Answers], untrained: Collection[str]) -> Prior:
+    """What all trained arms show of the variance between seeds of a mean over golden pairs."""
+    found: list[Float[np.ndarray, "1 seed prompt"]] = []
+    for arm in sorted(set(arms) - set(untrained)):
+        prompts = _shared_prompts(list(arms[arm].values()))
         if len(prompts) > 1:
-            arms.append(np.array([[[own[seed][p] for p in prompts] for seed in sorted(own)]]))
-    return prior(arms)
+            found.append(np.array([[[arms[arm][seed][p] for p in prompts] for seed in sorted(arms[arm])]]))
+    return prior(found)
 
 
-def _pair_cells(tables: Tables, arm: str, contrast: Contrast, settings: frozenset[str]) -> dict[int, dict[str, float]]:
-    """By seed and prompt, the mean over the last checkpoints of the arm's settings."""
-    table = of_split(tables.pairs, contrast.split)
-    found = [(at, rows) for at, rows in by_checkpoint(table) if at.arm == arm and at.step > 0]
+def _answers(tables: Tables, contrast: Contrast) -> dict[str, Answers]:
+    """Every arm's answers at the last checkpoints of those of its settings that the contrast's arms share."""
+    settings, table = settings_of(tables, contrast), of_split(tables.pairs, contrast.split)
+    found = [(at, rows) for at, rows in by_checkpoint(table) if at.step > 0]
     found = [(at, rows) for at, rows in found if not settings or at.setting in settings]
-    last: dict[tuple[str, int], int] = {}
+    last: dict[tuple[str, str, int], int] = {}
     for at, _ in found:
-        last[at.setting, at.seed] = max(at.step, last.get((at.setting, at.seed), 0))
+        last[at.arm, at.setting, at.seed] = max(at.step, last.get((at.arm, at.setting, at.seed), 0))
     label, rho_w, rho_l = (floats(table, name) for name in ("label", "rho_w", "rho_l"))
     values = {"accuracy": correct(label, rho_w, rho_l), "winner shift": rho_w, "loser shift": rho_l}[contrast.statistic]
     kept = np.ones(len(label), dtype=bool) if contrast.statistic == "accuracy" else label != 0.5
     names = table.column("prompt").to_pylist()
-    gathered: dict[int, dict[str, list[float]]] = {}
+    gathered: dict[str, dict[int, dict[str, list[float]]]] = {}
     for at, rows in found:
-        if at.step == last[at.setting, at.seed]:
+        if at.step == last[at.arm, at.setting, at.seed]:
+            own = gathered.setdefault(at.arm, {}).setdefault(at.seed, {})
             for row in rows[kept[rows]]:
-                gathered.setdefault(at.seed, {}).setdefault(names[row], []).append(float(values[row]))
-    return {seed: {p: float(np.mean(v)) for p, v in own.items()} for seed, own in gathered.items()}
+                own.setdefault(names[row], []).append(float(values[row]))
+    return {arm: {seed: _means(own) for seed, own in seeds.items()} for arm, seeds in gathered.items()}
+
+
+def _means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: float(np.mean(each)) for name, each in values.items()}
 
 
 def stream_accuracy(tables: Tables, contrast: Contrast) -> Estimate:

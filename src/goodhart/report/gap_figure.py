@@ -36,8 +36,8 @@ def gap_picture(findings: Findings, resolution: int) -> Picture:
         drawn = theme.png(figure, resolution)
     caption = (
         "The first arm's envelope less the other's at the same KL budget, with a 95% band that contains the whole line "
-        "at once, over the KL that both arms reached; outside it nothing is claimed. Dashed: the mean over that range, which stands above "
-        "each panel with its 95% interval. Above the line at 0 the first arm is ahead."
+        "at once, over the KL that both arms reached; outside it nothing is claimed. Dashed: the mean over that range, "
+        "which stands above each panel with its own 95% interval. Above the line at 0 the first arm is ahead."
     )
     return Picture("gap", "Gap at matched KL", caption, drawn)
 

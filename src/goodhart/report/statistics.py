@@ -25,7 +25,19 @@ def gap_grid(findings: Findings, split: str) -> Grid:
         "The study's answer is in the first line for each two arms, golden against the golden policy; the other "
         "measures are its context, and among so many intervals some miss the truth by chance."
     )
-    return Grid(title, ("arms", "measure", "gap [95%]", "range", "meaning"), tuple(rows), note + _lost(findings, split))
+    note += _between_seeds(findings, split) + _lost(findings, split)
+    return Grid(title, ("arms", "measure", "gap [95%]", "range", "meaning"), tuple(rows), note)
+
+
+def _between_seeds(findings: Findings, split: str) -> str:
+    measure = findings.summary.measures.get((split, MAIN))
+    if measure is None or measure.prior.freedom == 0:
+        return ""
+    spread = number(float(np.sqrt(measure.prior.variance)), 3)
+    return (
+        f" Over all trained arms an envelope's golden win rate has a standard deviation of {spread} between seeds; "
+        "each interval joins its own arms' seeds with that."
+    )
 
 
 def _gap_cells(gap: Gap) -> tuple[str, str, str]:
