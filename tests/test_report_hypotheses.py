@@ -10,7 +10,7 @@ from goodhart.analysis.hypotheses import Contrast, Hypothesis, Published
 from goodhart.analysis.interval import around
 from goodhart.analysis.rulings import Decision, Ruling
 from goodhart.report.findings import analyse
-from goodhart.report.hypotheses import contrast_grid, described, verdict_grid
+from goodhart.report.hypotheses import contrast_grid, described, ruling_line, verdict_grid
 from goodhart.report.report import write_report
 from goodhart.report.theme import file_name
 from synthetic_study import Made, make_study
@@ -78,6 +78,7 @@ def test_a_verdict_stands_beside_what_decides_it_and_what_was_published():
         ("undecided", "contradicted", "cannot tell"),
         ("supported", "mixed", "as some of its tasks"),
         ("supported", "", "not in the paper"),
+        ("no difference", "supported", "no difference of interest here"),
     ],
 )
 def test_agreement_with_the_paper(ours, theirs, said):
@@ -96,10 +97,27 @@ def test_every_contrast_has_a_line_with_its_prediction():
     rows = contrast_grid([ruling(*made), ruling(decision(), name="second")]).rows
     assert [row[0] for row in rows] == ["H", "", "", "", "", "second"]
     assert [row[2] for row in rows] == ["< 0.3", "within ±0.05", "> 0", "> 0", "> 0", "> 0"]
-    assert rows[2][6:] == ("–", "(supported)")
+    assert rows[2][6:] == ("0.010", "–", "–", "–", "(supported)")
     assert rows[3][3].startswith("−2.3 [")
-    assert rows[4][3:] == ("– (nothing in common)", "nothing in common", "–", "–", "undecided")
-    assert rows[0][5:] == ("0.010", "0.020", "supported")
+    assert rows[4][3:] == ("– (nothing in common)", "nothing in common", "–", "–", "–", "–", "–", "undecided")
+    assert rows[0][5:] == ("–", "0.010", "0.020", "–", "–", "supported")
+
+
+def test_the_look_and_what_could_have_been_seen_stand_beside_a_verdict():
+    open_one = replace(decision(verdict="undecided"), look=2, visible=0.0412, within=0.3)
+    done = replace(decision(), look=1, visible=0.05)
+    (first, second) = contrast_grid([ruling(open_one, done)]).rows
+    assert first[5:] == ("2 (2 seeds)", "0.010", "0.020", "0.300", "0.041", "undecided")
+    assert second[5:] == ("1 (2 seeds)", "0.010", "0.020", "–", "0.050", "supported")
+    seen = "undecided at look 2, could have seen a difference of 0.041 with 80% power"
+    assert verdict_grid([ruling(open_one)]).rows[0][3].endswith(f"({seen})")
+    assert ruling_line(ruling(open_one)) == f"H: {seen}"
+    assert ruling_line(ruling(open_one, done)) == f"H: undecided (gap at equal KL: one − two {seen})"
+    assert ruling_line(ruling(done)) == "H: supported at look 1"
+    assert ruling_line(ruling(replace(done, look=0))) == "H: supported"
+    small = ruling(done, replace(done, verdict="no difference", look=2))
+    assert ruling_line(small) == "H: no difference at look 2"
+    assert ruling_line(ruling(decision(estimate=None, verdict="undecided"))) == "H: undecided"
 
 
 def test_companions_are_marked_in_brackets_and_no_part_of_what_decides():
@@ -112,8 +130,8 @@ def test_companions_are_marked_in_brackets_and_no_part_of_what_decides():
         "↳ peak: one − two",
         "↳ peak: one − two (hidden measure)",
     ]
-    assert rows[1][5:] == ("0.010", "–", "(contradicted)")
-    assert (rows[2][2], *rows[2][5:]) == ("–", "–", "–", "–")
+    assert rows[1][5:] == ("–", "0.010", "–", "–", "–", "(contradicted)")
+    assert (rows[2][2], *rows[2][5:]) == ("–",) * 7
     assert rows[2][3] == "+0.123 [+0.101, +0.146]"
     (verdict,) = verdict_grid([made]).rows
     assert verdict[2:4] == ("supported", "gap at equal KL: one − two: +0.123 [+0.101, +0.146] (supported)")

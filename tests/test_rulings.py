@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from goodhart.analysis import rulings
-from goodhart.analysis.contrasts import Estimate, Tables
 from goodhart.analysis.hypotheses import Contrast, Hypothesis
 from goodhart.analysis.interval import around
-from goodhart.analysis.rulings import Decision, Ruling, holm, rule, sides
+from goodhart.analysis.looks import holm
+from goodhart.analysis.rulings import Decision, Ruling, rule, sides
+from goodhart.analysis.study_tables import Estimate, Tables
 from goodhart.evaluation.schema import PAIR_ROWS, STREAM_ROWS
 
 GREATER = Contrast("peak", "a", "b")
@@ -115,6 +116,10 @@ def test_what_is_not_said_to_be_a_companion_is_none():
         (["supported", "undecided"], "undecided"),
         (["undecided", "contradicted"], "contradicted"),
         (["supported", "contradicted"], "contradicted"),
+        (["no difference"], "no difference"),
+        (["supported", "no difference"], "no difference"),
+        (["undecided", "no difference"], "undecided"),
+        (["contradicted", "no difference"], "contradicted"),
     ],
 )
 def test_a_hypothesis_needs_all_and_falls_with_one(verdicts, expected):
@@ -285,7 +290,10 @@ def test_an_estimate_that_is_no_number_decides_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(("p", "verdict"), [(0.05, "supported"), (1 - 0.95, "supported"), (0.0501, "undecided")])
-def test_a_p_value_of_five_percent_decides(p, verdict):
-    for tested, adjusted in ((p, None), (0.0, p)):
-        decision = rulings._decision(GREATER, Estimate(None, ""), (tested, True), adjusted, False)
-        assert decision.verdict == verdict, f"p {tested}, adjusted {adjusted}"
+@pytest.mark.parametrize("decides", [True, False])
+def test_a_p_value_of_five_percent_decides(p, verdict, decides, monkeypatch):
+    """The tests' p-values are halved sides, so that two times the smaller one is p."""
+    monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(1.0, 1.0), ""))
+    monkeypatch.setattr(rulings, "sides", lambda found, contrast: (p / 2, 1 - p / 2))
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (replace(GREATER, decides=decides),))})
+    assert ruling.decisions[0].verdict == verdict

@@ -1,4 +1,4 @@
-"""The command line: `goodhart run`, `status`, `why`, `report`, `compare`, `list`, `data`, `pretrain`."""
+"""The command line: `goodhart run`, `status`, `why`, `report`, `power`, `compare`, `list`, `data`, `pretrain`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ class Run:
     """Only print the cells, which of them are done, and how long the others will take."""
     repair: bool = False
     """Read every finished cell of the study first, and make those anew that are damaged."""
+    until_decided: bool = False
+    """Go on with more seeds, look by look, until every hypothesis is decided or the study's looks are used up; without
+    it a study with looks stops after those that it has begun. The same command again goes on where it stopped."""
+    within: str = ""
+    """With --until-decided: begin no look that would not end within this time, for example 3h, 90m or 1h30m."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,24 @@ class Report:
     """The settings that the study was run with."""
     root: Root = Path("runs")
     """Folder that keeps cells and studies."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """Say what a study could show before it is run, and what other numbers of seeds and prompts would show and cost."""
+
+    study: tyro.conf.Positional[str] = "quick"
+    """A built-in study, the path of a YAML file, or the name or folder of a study that was run."""
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Settings to change, for example seeds=[0,1,2,3,4]."""
+    root: Root = Path("runs")
+    """Folder that keeps cells and studies."""
+    like: str = ""
+    """Name or folder of a finished study whose noise to expect; else the study's own, or that of what ships."""
+    workers: int = 0
+    """Processes that the minutes are for; 0 is one for each core, on a machine with GPUs one for each group of them."""
+    gpus_per_worker: int = 1
+    """GPUs in a group."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +172,7 @@ class Pretrain:
     """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
 
 
-Command = Run | Status | Why | Report | Compare | List | Data | Pretrain
+Command = Run | Status | Why | Report | Power | Compare | List | Data | Pretrain
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -225,6 +248,8 @@ def _dispatch(command: Command) -> int | None:
                 only=command.only,
                 dry_run=command.dry_run,
                 repair=command.repair,
+                until_decided=command.until_decided,
+                within=command.within,
             )
         case Status():
             return commands.status(command.study, list(command.overrides), command.root, verify=command.verify)
@@ -232,6 +257,15 @@ def _dispatch(command: Command) -> int | None:
             commands.why(command.cell, command.study, list(command.overrides), command.root)
         case Report():
             commands.report(command.study, list(command.overrides), command.root)
+        case Power():
+            commands.power(
+                command.study,
+                list(command.overrides),
+                command.root,
+                like=command.like,
+                workers=command.workers,
+                gpus_per_worker=command.gpus_per_worker,
+            )
         case Compare():
             commands.compare(command.study, command.first, command.second, command.root)
         case List():

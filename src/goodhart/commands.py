@@ -17,7 +17,8 @@ from goodhart.errors import GoodhartError
 from goodhart.printable import printable
 
 if TYPE_CHECKING:
-    from goodhart.study.session import Crew, Prospect
+    from goodhart.report.grid import Grid
+    from goodhart.study.session import Crew
     from goodhart.study.spec import Study
 
 
@@ -35,8 +36,11 @@ def run(
     only: Sequence[str],
     dry_run: bool,
     repair: bool,
+    until_decided: bool = False,
+    within: str = "",
 ) -> int:
     """Run a study to its report; returns 1 if a cell could not be made."""
+    from goodhart import rounds
     from goodhart.store import Store
     from goodhart.study import session
     from goodhart.study.engine import settle
@@ -44,6 +48,7 @@ def run(
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
+    limit = rounds.limit(study, until_decided=until_decided, within=within)
     console, crew = _console(), session.Crew.of(workers, gpus_per_worker)
     session.check_before(study, root)
     if dry_run:
@@ -56,16 +61,15 @@ def run(
     _, cells = session.plan(study, root)
     for what in session.damaged_cells([cell for cell, _ in cells], Store(root), repair=repair):
         _say(console, f"damaged, to be made anew: {what}")
-    _, cells = session.plan(study, root)
-    ahead = session.prospect(study, cells, crew, root, keep=True)
-    _say(console, _ahead(ahead, len(cells), crew))
-    outcome = session.run_study(study, engine, root, crew, console, ahead)
+    job = rounds.Job(study, engine, root, crew, console, lambda sentence: _say(console, sentence))
+    outcome = rounds.run(job, until_decided=until_decided, limit=limit)
     _show(outcome.folder, console)
     _say(console, f"log: {folder / 'log.txt'}")
     return 1 if outcome.unfinished.failed else 0
 
 
 def _dry_run(study: Study, root: Path, crew: Crew, console: Console) -> None:
+    from goodhart import rounds
     from goodhart.study import session
     from goodhart.study.engine import settle, settled
 
@@ -73,16 +77,7 @@ def _dry_run(study: Study, root: Path, crew: Crew, console: Console) -> None:
     _, cells = session.plan(study, root)
     for cell, done in cells:
         _say(console, f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}")
-    ahead = session.prospect(study, cells, crew, root, keep=False)
-    _say(console, _ahead(ahead, len(cells), crew))
-
-
-def _ahead(ahead: Prospect, cells: int, crew: Crew) -> str:
-    from goodhart.report.grid import duration
-
-    line = f"{cells - ahead.missing} of {cells} cells are done"
-    about = f"; the others take about {duration(ahead.wall)} with {crew.workers} workers on this machine"
-    return line + (about if ahead.missing else "")
+    _say(console, rounds.ahead(session.prospect(study, cells, crew, root, keep=False), len(cells), crew))
 
 
 def _say(console: Console, sentence: str) -> None:
@@ -168,9 +163,9 @@ def _asked(name: str, overrides: list[str], root: Path) -> Study:
 
 def study_path(name: str, root: Path) -> Path:
     """The folder of a study that has tables. Raises GoodhartError if there is none."""
-    for folder in (root / "studies" / name, Path(name)):
-        if (folder / "rows.parquet").is_file():
-            return folder
+    found = _results(name, root)
+    if found:
+        return found
     known = sorted(p.parent.name for p in (root / "studies").glob("*/rows.parquet"))
     raise GoodhartError(
         f"there is no study {name!r} with results below {root}",
@@ -212,6 +207,39 @@ def _lacks(folder: Path) -> bool:
     from goodhart.report.contents import read_contents
 
     return bool(read_contents(folder).unfinished.get("missing"))
+
+
+def power(name: str, overrides: list[str], root: Path, *, like: str, workers: int, gpus_per_worker: int) -> None:
+    """Say what a study could show, with 80% power, as it is written and at other sizes."""
+    from goodhart import forecasts, variances
+    from goodhart.study import session
+
+    console, folder, general = _console(), _results(name, root), variances.shipped()
+    study = forecasts.study_of(folder) if folder and not overrides else _asked(name, overrides, root)
+    alike = study_path(like, root) if like else folder
+    noise = variances.joined(variances.of_folder(alike) if alike else None, general)
+    minutes = forecasts.clock(root, session.Crew.of(workers, gpus_per_worker))
+    lines, grids = forecasts.said(study, noise, general, minutes)
+    for line in lines:
+        _say(console, line)
+    for grid in grids:
+        console.print("", _table(grid))
+
+
+def _results(name: str, root: Path) -> Path | None:
+    """The folder of a study's tables, where it has been run."""
+    folders = (root / "studies" / name, Path(name))
+    return next((folder for folder in folders if (folder / "rows.parquet").is_file()), None)
+
+
+def _table(grid: Grid) -> Table:
+    """A grid for a terminal."""
+    table = Table(title=Text(printable(grid.title)), title_justify="left", box=None, pad_edge=False)
+    for title, numeric in zip(grid.header, grid.numeric, strict=True):
+        table.add_column(title, justify="right" if numeric else "left", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
 
 
 def compare(name: str, first: str, second: str, root: Path) -> None:

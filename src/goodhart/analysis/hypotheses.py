@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from goodhart.config import Count, Positive, Range
 from goodhart.errors import GoodhartError
 
 Statistic = Literal[
@@ -38,6 +39,9 @@ OF_RESPONSES = (
 )
 """The statistics that compare arms by a measure of what they write."""
 
+FEWEST_SEEDS = 2
+"""Of a first look: with one seed an interval covers the prompts alone."""
+_ROUNDING = 1e-9
 _AT_EQUAL_KL = ("gap at equal KL", "gap at equal setting")
 _JUDGED_BY = ("golden_vs_policy", "golden_vs_sft", "hidden")
 
@@ -62,6 +66,23 @@ class Contrast:
     than: float = 0.0
     decides: bool = True
     """Whether the hypothesis' verdict rests on it; all others are shown beside it."""
+    smallest: Annotated[float, Range(0)] = 0.0
+    """Its own size of interest, in its unit: a value shown to be nearer to 0 is decided; 0: that of the study's looks,
+    where the value is a win rate."""
+
+    def interest(self, usual: float) -> float:
+        """The size of interest, `usual` being the study's, in win rate; 0 where there is none.
+
+        What is predicted to be near 0 has none: its prediction says how near.
+        """
+        if self.predicted not in ("greater", "less"):
+            return 0.0
+        return self.smallest or (usual if self.in_win_rate else 0.0)
+
+    @property
+    def in_win_rate(self) -> bool:
+        """Whether it is a difference of win rates."""
+        return self.statistic in OF_RESPONSES and not any(self._unit)
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -86,11 +107,13 @@ class Contrast:
             return ()
         made = [replace(self, statistic=statistic, decides=False) for statistic in _AT_EQUAL_KL]
         made += [replace(self, measure=measure, decides=False) for measure in _JUDGED_BY]
-        return tuple(
-            each if not self.than or each._unit == self._unit else replace(each, predicted="nothing", than=0.0)
-            for each in made
-            if each.question != self.question
-        )
+        return tuple(self._without_margins(each) for each in made if each.question != self.question)
+
+    def _without_margins(self, companion: Contrast) -> Contrast:
+        if companion._unit == self._unit:
+            return companion
+        plain = replace(companion, smallest=0.0)
+        return replace(plain, predicted="nothing", than=0.0) if self.than else plain
 
     @property
     def _unit(self) -> tuple[bool, bool]:
@@ -117,6 +140,10 @@ class Contrast:
             raise GoodhartError(f"{where} has a baseline, which {self.statistic!r} cannot take off", "leave it out")
         if self.predicted == "near" and self.than <= 0:
             raise GoodhartError(f"{where} predicts a value near 0 within {self.than}", "give a positive `than`")
+        if self.smallest and self.predicted in ("near", "nothing"):
+            raise GoodhartError(
+                f"{where} predicts {self.predicted!r} and has a smallest value of interest", "leave `smallest` out"
+            )
         if self.predicted == "nothing" and self.decides:
             raise GoodhartError(f"{where} decides and predicts nothing", "give a prediction, or `decides: false`")
 
@@ -139,10 +166,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A statement with the contrasts that decide on it.
-
-    Supported if every deciding contrast is supported, contradicted if one of them is, undecided else.
-    """
+    """A statement with the contrasts that decide on it: `rulings.Ruling` has the rule."""
 
     statement: str
     contrasts: tuple[Contrast, ...]
@@ -168,6 +192,46 @@ class Hypothesis:
                 raise GoodhartError(f"hypotheses.{name}.paper draws arm {arm!r}", f"known: {', '.join(known)}")
         for i, contrast in enumerate(self.contrasts):
             contrast.validate(f"hypotheses.{name}.contrasts[{i}]", known)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """When a study is looked at, and the smallest difference that it cares for."""
+
+    seeds: tuple[Count, ...] = (3, 5, 8)
+    """Numbers of seeds, growing; a look has the first so many of the study's `seeds`."""
+    shares: tuple[Positive, ...] = (0.1, 0.3, 0.6)
+    """What each look may spend of the 5% error; they add up to 1."""
+    smallest: Annotated[float, Range(0, 1, open_high=True)] = 0.0
+    """The size of interest, in win rate: a contrast shown to be smaller is decided too; 0: there is none."""
+
+    def validate(self, seeds: int) -> None:
+        """Raises GoodhartError for looks that are none, or that ask for more seeds than the study lists."""
+        if not self.seeds or list(self.seeds) != sorted(set(self.seeds)) or self.seeds[0] < FEWEST_SEEDS:
+            raise GoodhartError(
+                f"looks.seeds is {list(self.seeds)}",
+                f"give growing numbers of seeds from {FEWEST_SEEDS} on, for example [3, 5, 8]",
+            )
+        if len(self.shares) != len(self.seeds) or abs(sum(self.shares) - 1) > _ROUNDING:
+            raise GoodhartError(
+                f"looks.shares is {list(self.shares)} for {len(self.seeds)} looks",
+                "give one share for each look; they are positive and add up to 1",
+            )
+        if self.seeds[-1] > seeds:
+            raise GoodhartError(
+                f"the last look has {self.seeds[-1]} seeds, and the study lists {seeds}",
+                "list as many seeds, or leave `seeds` out",
+            )
+
+
+def implied(arms: Sequence[str]) -> dict[str, Hypothesis]:
+    """What a study without hypotheses asks: does the first arm win more often than each other at equal KL?"""
+    return {
+        f"{arms[0]} against {other}": Hypothesis(
+            f"At equal KL {arms[0]} wins more often than {other}.", (Contrast("gap at equal KL", arms[0], other),)
+        )
+        for other in arms[1:]
+    }
 
 
 @dataclass(frozen=True)

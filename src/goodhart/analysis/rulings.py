@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
-import numpy as np
 from scipy import special
 
-from goodhart.analysis.contrasts import Estimate, Tables, estimate
+from goodhart.analysis.contrasts import estimate
 from goodhart.analysis.hypotheses import Contrast, Hypothesis
-from goodhart.analysis.interval import LEVEL, Interval
+from goodhart.analysis.interval import Interval
+from goodhart.analysis.looks import Family, Outcome, Plan, Spent, of_seeds, reached, widened
+from goodhart.analysis.power import ERROR, visible
+from goodhart.analysis.study_tables import Estimate, Tables
 
-Verdict = Literal["supported", "contradicted", "undecided"]
+NO_DIFFERENCE: Final = "no difference"
+"""The verdict on a value that is shown to be smaller than the size of interest."""
+Verdict = Literal["supported", "contradicted", "undecided", "no difference"]
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,22 @@ class Decision:
 
     contrast: Contrast
     found: Estimate
+    """At the look that decided, or at the last one; its interval is what that look's share of the error leaves."""
     p: float | None
-    """Two-sided, of the prediction or its opposite, whichever the estimate is nearer to."""
+    """Two-sided, of the prediction or its opposite, whichever the estimate is nearer to; with looks the sequential one.
+    """
     adjusted: float | None
     """By Holm's method over all deciding contrasts of the study; None where the contrast does not decide."""
     verdict: Verdict
     companion: bool = False
     """Whether it stands beside the deciding contrast before it, and in no study file; it never decides."""
+    look: int = 0
+    """The look that the estimate is of, counted from 1; 0 where the study has none or has not reached the first."""
+    within: float | None = None
+    """The p-value of a value that is not smaller than the size of interest, corrected as `adjusted` is."""
+    visible: float | None = None
+    """The smallest difference that the shown test would have found with 80% power, at the error that Holm's method
+    leaves it at worst; None for a prediction that a value is near 0."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +54,13 @@ class Ruling:
 
     @property
     def verdict(self) -> Verdict:
-        """Supported if every deciding contrast is, contradicted if one is, else undecided."""
-        deciding = [decision.verdict for decision in self.decisions if decision.contrast.decides]
+        """Contradicted if a deciding contrast is; supported if all are; undecided if one is; else no difference."""
+        deciding = {decision.verdict for decision in self.decisions if decision.contrast.decides}
         if "contradicted" in deciding:
             return "contradicted"
-        return "undecided" if "undecided" in deciding else "supported"
+        if deciding == {"supported"}:
+            return "supported"
+        return "undecided" if "undecided" in deciding else NO_DIFFERENCE
 
 
 def sides(found: Interval, contrast: Contrast) -> tuple[float, float]:
@@ -54,69 +69,148 @@ def sides(found: Interval, contrast: Contrast) -> tuple[float, float]:
     The contrast predicts something. greater, less: t tests against `than`. near: two one-sided tests of |value| <
     `than` (Schuirmann 1987), and the smaller p of the two tests of |value| > `than`.
     """
-
-    def above(bound: float) -> float:
-        """P-value against value <= bound."""
-        if found.se == 0:
-            return 0.5 if found.estimate == bound else float(found.estimate < bound)
-        return float(special.stdtr(found.freedom, -(found.estimate - bound) / found.se))
-
     if contrast.predicted == "near":
-        upper, lower = above(contrast.than), above(-contrast.than)
+        upper, lower = _above(found, contrast.than), _above(found, -contrast.than)
         return max(lower, 1 - upper), min(upper, 1 - lower)
-    over = above(contrast.than)
+    over = _above(found, contrast.than)
     return (over, 1 - over) if contrast.predicted == "greater" else (1 - over, over)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values (Holm 1979): max over smaller ones of (number left) times p, at most 1."""
-    order = np.argsort(np.asarray(p), kind="stable")
-    adjusted, highest = [0.0] * len(p), 0.0
-    for place, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p) - place) * p[i]))
-        adjusted[int(i)] = highest
-    return adjusted
+def within(found: Interval, smallest: float) -> float:
+    """The p-value against |value| >= smallest, by two one-sided t tests (Schuirmann 1987)."""
+    return max(_above(found, -smallest), 1 - _above(found, smallest))
 
 
-def rule(tables: Tables, hypotheses: Mapping[str, Hypothesis]) -> tuple[Ruling, ...]:
+def _above(found: Interval, bound: float) -> float:
+    """P-value against value <= bound."""
+    if found.se == 0:
+        return 0.5 if found.estimate == bound else float(found.estimate < bound)
+    return float(special.stdtr(found.freedom, -(found.estimate - bound) / found.se))
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A contrast at one look."""
+
+    look: int
+    """Counted from 0."""
+    share: float
+    found: Estimate
+    p: float
+    """Two-sided."""
+    supports: bool
+    within: float | None
+
+    def visible(self, error: float) -> float:
+        """What the test would have found with 80% power."""
+        assert self.found.interval is not None
+        return visible(self.found.interval, error)
+
+    @property
+    def shown(self) -> Estimate:
+        """The estimate with the interval that the look's share leaves."""
+        assert self.found.interval is not None
+        return replace(self.found, interval=widened(self.found.interval, self.share))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A contrast with its tests at the looks that it has reached, or with what there is of it."""
+
+    contrast: Contrast
+    companion: bool
+    last: Estimate
+    tests: tuple[_Test, ...]
+
+
+def rule(tables: Tables, hypotheses: Mapping[str, Hypothesis], plan: Plan | None = None) -> tuple[Ruling, ...]:
     """The verdicts on all hypotheses; an adjusted p of at most 5% decides a contrast, by the side of the estimate.
 
-    Companions of deciding contrasts stand behind them where they have a number.
+    With looks (`plan`) a p-value is the sequential one of `looks.py`, and Holm's method is used at every look over all
+    deciding contrasts. Another family, treated alike, are the tests of a value smaller than the size of interest; they
+    count where the first family leaves a contrast undecided. Without looks all seeds that there are make one look.
+    Companions of deciding contrasts stand behind them where they have a number; they and all that does not decide have
+    the tests of the last look alone, and are not corrected.
     """
-    asked = {name: _estimated(tables, hypothesis) for name, hypothesis in hypotheses.items()}
-    tested: dict[tuple[str, int], tuple[float, bool]] = {}
-    for name, lines in asked.items():
-        for i, (contrast, found, _) in enumerate(lines):
-            if found.interval is not None and contrast.predicted != "nothing":
-                supports, contradicts = sides(found.interval, contrast)
-                tested[name, i] = min(1.0, 2 * min(supports, contradicts)), supports <= contradicts
-    deciding = [(name, i) for name, i in tested if asked[name][i][0].decides]
-    adjusted = dict(zip(deciding, holm([tested[at][0] for at in deciding]), strict=True))
+    views = _views(tables, plan)
+    asked = {
+        name: [
+            line
+            for contrast, companion in hypothesis.asked()
+            if (line := _line(views, contrast, companion, plan)).last.interval or not companion
+        ]
+        for name, hypothesis in hypotheses.items()
+    }
+    lines = {(name, i): line for name, own in asked.items() for i, line in enumerate(own)}
+    deciding = {at: line.tests for at, line in lines.items() if line.contrast.decides and line.tests}
+    apart = Family({at: [Spent(t.look, t.share, t.p) for t in own] for at, own in deciding.items()}).outcomes()
+    alike = Family({at: spent for at, own in deciding.items() if (spent := _within(own))}).outcomes()
     return tuple(
         Ruling(
-            name,
-            hypothesis,
-            tuple(
-                _decision(contrast, found, tested.get((name, i)), adjusted.get((name, i)), companion)
-                for i, (contrast, found, companion) in enumerate(asked[name])
-            ),
+            name, hypothesis, tuple(_decision(lines[name, i], (name, i), apart, alike, plan) for i in range(len(own)))
         )
-        for name, hypothesis in hypotheses.items()
+        for (name, hypothesis), own in zip(hypotheses.items(), asked.values(), strict=True)
     )
 
 
-def _estimated(tables: Tables, hypothesis: Hypothesis) -> list[tuple[Contrast, Estimate, bool]]:
-    """What a hypothesis asks with its estimates; a companion without a number would only repeat that there is none."""
-    found = [(contrast, estimate(tables, contrast), companion) for contrast, companion in hypothesis.asked()]
-    return [(contrast, each, companion) for contrast, each, companion in found if each.interval or not companion]
+def _within(tests: tuple[_Test, ...]) -> list[Spent]:
+    return [Spent(test.look, test.share, test.within) for test in tests if test.within is not None]
+
+
+def _views(tables: Tables, plan: Plan | None) -> list[tuple[float, Tables]]:
+    """What each look sees, and its share."""
+    if plan is None:
+        return [(1.0, tables)]
+    return [(share, of_seeds(tables, plan.arms, plan.first(k))) for k, share in enumerate(plan.looks.shares)]
+
+
+def _line(views: list[tuple[float, Tables]], contrast: Contrast, companion: bool, plan: Plan | None) -> _Line:
+    """A contrast at its looks: one that decides at all of them, another at the last alone."""
+    known = 1 if plan is None else reached(views[-1][1], contrast, plan)
+    if known == 0:
+        return _Line(contrast, companion, estimate(views[0][1], contrast), ())
+    looks = range(known) if contrast.decides else range(known - 1, known)
+    found = [(look, views[look][0], estimate(views[look][1], contrast)) for look in looks]
+    interest = contrast.interest(plan.looks.smallest if plan else 0.0)
+    tests = tuple(test for each in found if (test := _test(contrast, interest, *each)))
+    return _Line(contrast, companion, found[-1][2], tests)
+
+
+def _test(contrast: Contrast, interest: float, look: int, share: float, found: Estimate) -> _Test | None:
+    if found.interval is None or contrast.predicted == "nothing":
+        return None
+    supports, contradicts = sides(found.interval, contrast)
+    p = min(1.0, 2 * min(supports, contradicts))
+    share = share if contrast.decides else 1.0
+    return _Test(look, share, found, p, supports <= contradicts, within(found.interval, interest) if interest else None)
 
 
 def _decision(
-    contrast: Contrast, found: Estimate, tested: tuple[float, bool] | None, adjusted: float | None, companion: bool
+    line: _Line,
+    at: tuple[str, int],
+    apart: Mapping[tuple[str, int], Outcome],
+    alike: Mapping[tuple[str, int], Outcome],
+    plan: Plan | None,
 ) -> Decision:
-    if tested is None:
-        return Decision(contrast, found, None, None, "undecided", companion)
-    p, supported = tested
-    decided = (p if adjusted is None else adjusted) <= 1 - LEVEL
-    verdict = ("supported" if supported else "contradicted") if decided else "undecided"
-    return Decision(contrast, found, p, adjusted, verdict, companion)
+    if not line.tests:
+        return Decision(line.contrast, line.last, None, None, "undecided", line.companion)
+    test, error = line.tests[-1], ERROR
+    p, adjusted, smaller = test.p, None, None
+    differs, similar = p <= ERROR, test.within is not None and test.within <= ERROR
+    if at in apart:
+        first, second = apart[at], alike.get(at)
+        p, adjusted, smaller = first.spent.sequential, first.adjusted, second.adjusted if second else None
+        differs, similar = first.decided, second is not None and second.decided
+        deciding = first if differs else second if second and similar else None
+        test = next((each for each in line.tests if deciding and each.look == deciding.spent.look), test)
+        error = ERROR * test.share / len(apart)
+    verdict = _verdict(test, differs, similar)
+    look = 0 if plan is None else test.look + 1
+    seen = None if line.contrast.predicted == "near" else test.visible(error)
+    return Decision(line.contrast, test.shown, p, adjusted, verdict, line.companion, look, smaller, seen)
+
+
+def _verdict(test: _Test, apart: bool, alike: bool) -> Verdict:
+    if apart:
+        return "supported" if test.supports else "contradicted"
+    return NO_DIFFERENCE if alike else "undecided"

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodhart.analysis.hypotheses import Axis, Hypothesis
+from goodhart.analysis.hypotheses import Axis, Hypothesis, Looks, implied
+from goodhart.analysis.looks import Plan
 from goodhart.config import build
 from goodhart.errors import GoodhartError
 from goodhart.evaluation import schema
@@ -80,8 +81,18 @@ class Contents:
 
     @property
     def hypotheses(self) -> dict[str, Hypothesis]:
-        """What the study tests."""
-        return {name: build(Hypothesis, each) for name, each in self.record["study"]["hypotheses"].items()}
+        """What the study tests; with looks and no word of it, the first arm against each other."""
+        said = {name: build(Hypothesis, each) for name, each in self.record["study"]["hypotheses"].items()}
+        if said or not self.plan:
+            return said
+        return implied([arm for arm in self.arms if arm not in self.untrained])
+
+    @property
+    def plan(self) -> Plan | None:
+        """When the study is looked at; None for once."""
+        looks = self.record["study"].get("looks")
+        seeds = tuple(int(seed) for seed in self.record["study"]["seeds"])
+        return Plan(build(Looks, looks, "looks"), seeds, self.arms) if looks else None
 
     @property
     def axes(self) -> dict[str, Axis]:

@@ -88,6 +88,20 @@ def _same(found: FrontierPoint, point: Point) -> bool:
     return (found.point.setting, found.point.step) == (point.setting, point.step)
 
 
+def tables_of(contents: Contents) -> Tables:
+    """What contrasts are computed from."""
+    matrices = {split: read(contents.rows, split, anchors=contents.anchors) for split in SPLITS}
+    resamples = int(contents.record["study"]["resamples"])
+    budgets = read_budgets(contents.budgets)
+    return Tables(matrices, contents.pairs, budgets, contents.streams, resamples, untrained=contents.untrained)
+
+
+def ruled(folder: Path) -> tuple[Ruling, ...]:
+    """The verdicts on a study's hypotheses alone. Raises GoodhartError as `analyse` does."""
+    contents = read_contents(folder)
+    return rule(tables_of(contents), contents.hypotheses, contents.plan)
+
+
 def analyse(folder: Path) -> Findings:
     """Read a study's folder and compute everything that its report says.
 
@@ -98,11 +112,9 @@ def analyse(folder: Path) -> Findings:
     resamples = int(contents.record["study"]["resamples"])
     arms = (contents.arms, resamples, 0, contents.anchors, contents.few, contents.untrained)
     summary = summarise(contents.rows, contents.pairs, *arms)
-    matrices = {split: read(contents.rows, split, anchors=contents.anchors) for split in SPLITS}
-    baseline = {measure: checkpoint_points(matrices["held_out"], GOLDEN_POLICY, measure) for measure in MEASURES}
+    tables = tables_of(contents)
+    baseline = {name: checkpoint_points(tables.matrix("held_out"), GOLDEN_POLICY, name) for name in MEASURES}
     last = {name: max(found, key=lambda p: p.checkpoint.step, default=None) for name, found in baseline.items()}
-    budgets = read_budgets(contents.budgets)
-    tables = Tables(matrices, contents.pairs, budgets, contents.streams, resamples, untrained=contents.untrained)
     axes = (along(tables, name, axis) for name, axis in contents.axes.items())
-    rulings = rule(tables, contents.hypotheses)
+    rulings = rule(tables, contents.hypotheses, contents.plan)
     return Findings(contents, summary, last, tables, rulings, tuple(found for found in axes if found))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from goodhart.analysis.axes import AxisFound, Place
-from goodhart.analysis.hypotheses import OF_RESPONSES
+from goodhart.analysis.hypotheses import OF_RESPONSES, Contrast
 from goodhart.analysis.interval import Interval
-from goodhart.analysis.rulings import Decision, Ruling
+from goodhart.analysis.rulings import NO_DIFFERENCE, Decision, Ruling
 from goodhart.paper.results import Result, result
 from goodhart.report import theme
 from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.theme import Picture, shown
-from goodhart.report.verdict import MEASURES, spelled
+from goodhart.report.verdict import MEASURES, could_see, spelled
 
 COMPANION = "↳ "
 """What stands before a companion of a deciding contrast."""
@@ -30,20 +31,34 @@ def verdict_grid(rulings: Sequence[Ruling]) -> Grid:
             ruling.name,
             ruling.hypothesis.statement,
             ruling.verdict,
-            "; ".join(f"{described(d)}: {_number(d)} ({d.verdict})" for d in ruling.decisions if d.contrast.decides),
+            "; ".join(f"{described(d)}: {_number(d)} ({said(d)})" for d in ruling.decisions if d.contrast.decides),
             ruling.hypothesis.paper.verdict or NONE,
             agreement(ruling),
         )
         for ruling in rulings
     ]
     note = (
-        "A hypothesis is supported if every deciding contrast is, contradicted if one of them is, else undecided. A "
-        "contrast is decided where Holm's p over all deciding contrasts of the study is at most 0.05. Contrasts, "
+        "A hypothesis is supported if every deciding contrast is, contradicted if one of them is, else undecided if "
+        f"one is, else there is {NO_DIFFERENCE}. A contrast is decided where Holm's p over all deciding contrasts of "
+        f"the study is at most 0.05; {NO_DIFFERENCE}: it was shown to be smaller than the size of interest. Contrasts, "
         "predictions and margins stood in the study file before the run. The paper is arXiv 2405.08448, which has one "
         "run per setting and no intervals; mixed: its tasks differ."
     )
     header = ("hypothesis", "statement", "verdict", "what decides", "in the paper", "agreement")
     return Grid("Verdicts", header, tuple(rows), note)
+
+
+def ruling_line(ruling: Ruling) -> str:
+    """A verdict in one line: at which look, and of an undecided one what its contrasts could have shown at worst."""
+    deciding = [d for d in ruling.decisions if d.contrast.decides]
+    if ruling.verdict != "undecided":
+        looks = {d.look for d in deciding if d.look and d.verdict == ruling.verdict}
+        return f"{ruling.name}: {ruling.verdict}" + (f" at look {max(looks)}" if looks else "")
+    open_ones = [d for d in deciding if d.verdict == "undecided" and d.found.interval and d.visible is not None]
+    if len(deciding) == 1 and open_ones:
+        return f"{ruling.name}: {said(open_ones[0])}"
+    each = "; ".join(f"{described(d)} {said(d)}" for d in open_ones)
+    return f"{ruling.name}: undecided" + (f" ({each})" if each else "")
 
 
 def agreement(ruling: Ruling) -> str:
@@ -53,6 +68,8 @@ def agreement(ruling: Ruling) -> str:
         return "not in the paper"
     if ruling.verdict == "undecided":
         return "cannot tell"
+    if ruling.verdict == NO_DIFFERENCE:
+        return "no difference of interest here"
     if theirs == "mixed":
         return "as some of its tasks"
     return "agree" if ruling.verdict == theirs else "disagree"
@@ -90,8 +107,11 @@ def contrast_grid(rulings: Sequence[Ruling]) -> Grid:
             _prediction(decision),
             _number(decision),
             decision.found.over,
+            _look(decision),
             number(decision.p),
             number(decision.adjusted),
+            number(decision.within),
+            number(decision.visible, _digits(decision)),
             _verdict(decision),
         )
         for ruling in rulings
@@ -102,16 +122,27 @@ def contrast_grid(rulings: Sequence[Ruling]) -> Grid:
         "others, in brackets, are not corrected and decide nothing. Nor do companions (↳), which stand behind every "
         "deciding contrast: its arms at equal setting, against SFT and by the hidden measure, and between envelopes at "
         "equal KL where it is something else. A companion without a number is left out, and one in another unit than a "
-        "margin has no prediction."
+        "margin has no prediction. With looks, estimate and interval are of the look that decided, or of the last "
+        "one, p is the smallest one over the looks, each divided by its share of the error, and the intervals of "
+        "deciding contrasts are as wide as the share of their look asks. Smaller: Holm's p of a value that is not "
+        "smaller than the size of interest. Could see: the smallest difference that the test would have found with "
+        "80% power, as one of all that decide (those in brackets: alone)."
     )
-    header = ("hypothesis", "contrast", "predicted", "estimate", "over", "p", "Holm p", "verdict")
+    header = (
+        *("hypothesis", "contrast", "predicted", "estimate", "over", "look"),
+        *("p", "Holm p", "smaller", "could see", "verdict"),
+    )
     return Grid("Contrasts", header, tuple(rows), note)
 
 
 def described(decision: Decision) -> str:
+    """A decision's contrast in words."""
+    return named(decision.contrast)
+
+
+def named(contrast: Contrast) -> str:
     """A contrast in words."""
-    contrast = decision.contrast
-    arms = ", ".join(contrast.arms) if contrast.statistic == "correlation" else _difference(decision)
+    arms = ", ".join(contrast.arms) if contrast.statistic == "correlation" else _difference(contrast)
     where = [] if contrast.measure == "golden_vs_policy" else [MEASURES[contrast.measure]]
     where += [f"{contrast.split.replace('_', '-')} pairs"] if contrast.statistic in ("accuracy", *_SHIFTS) else []
     if contrast.statistic in OF_RESPONSES and contrast.split == "train":
@@ -120,8 +151,7 @@ def described(decision: Decision) -> str:
     return f"{contrast.statistic}: {arms}" + (f" ({', '.join(where)})" if where else "")
 
 
-def _difference(decision: Decision) -> str:
-    contrast = decision.contrast
+def _difference(contrast: Contrast) -> str:
     ratio = contrast.statistic == "best possible"
     sign = "÷" if ratio else "−"
     gap = f"{contrast.first} {sign} {contrast.second}" + (" − 1" if ratio and not contrast.baseline else "")
@@ -139,6 +169,24 @@ def _prediction(decision: Decision) -> str:
     return f"{'>' if contrast.predicted == 'greater' else '<'} {contrast.than:g}"
 
 
+def said(decision: Decision) -> str:
+    """The verdict on a contrast, at which look, and of an undecided one what would have been seen."""
+    words = decision.verdict + (f" at look {decision.look}" if decision.look else "")
+    if decision.verdict != "undecided" or decision.visible is None or not math.isfinite(decision.visible):
+        return words
+    return f"{words}, {could_see(decision.visible, _digits(decision))}"
+
+
+def _look(decision: Decision) -> str:
+    if not decision.look or decision.found.interval is None:
+        return NONE
+    return f"{decision.look} ({decision.found.interval.seeds} seeds)"
+
+
+def _digits(decision: Decision) -> int:
+    return 1 if decision.contrast.statistic in _SHIFTS else 3
+
+
 def _verdict(decision: Decision) -> str:
     if decision.contrast.predicted == "nothing":
         return NONE
@@ -148,7 +196,7 @@ def _verdict(decision: Decision) -> str:
 def _number(decision: Decision) -> str:
     if decision.found.interval is None:
         return f"{NONE} ({decision.found.over})"
-    return spelled(decision.found.interval, 1 if decision.contrast.statistic in _SHIFTS else 3, sign=True)
+    return spelled(decision.found.interval, _digits(decision), sign=True)
 
 
 def axis_picture(found: AxisFound, resolution: int) -> Picture:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
+from goodhart.analysis.rulings import Verdict
 from goodhart.paper.points import panels
 from goodhart.report import provenance, statistics
 from goodhart.report.classification_figure import accuracy_picture, shift_picture
@@ -106,7 +108,7 @@ def _hypotheses(found: Findings, resolution: int) -> list[Section]:
     sections: list[Section] = []
     if found.rulings:
         counts = Counter(ruling.verdict for ruling in found.rulings)
-        lead = ", ".join(f"{counts[v]} {v}" for v in ("supported", "contradicted", "undecided") if counts[v])
+        lead = ", ".join(f"{counts[v]} {v}" for v in get_args(Verdict) if counts[v])
         grids = (verdict_grid(found.rulings), contrast_grid(found.rulings))
         sections.append(Section("hypotheses", "Hypotheses", f"Verdicts: {lead}.", grids=grids))
     if found.axes:

@@ -11,6 +11,7 @@ from goodhart.printable import printable
 from goodhart.report.findings import MAIN, Findings
 from goodhart.report.grid import NONE, number
 from goodhart.report.headline import headlines
+from goodhart.report.hypotheses import ruling_line
 from goodhart.report.judges import doubts
 from goodhart.report.unfinished import lacking
 from goodhart.report.verdict import gap_line, seeds_note, spelled, spelled_share
@@ -44,7 +45,7 @@ def _lines(findings: Findings) -> list[str]:
             gap = comparison.gap
             equal = spelled(comparison.settings.mean, sign=True)
             lines.append(f"{gap.first} − {gap.second} at equal β and learning rate: {equal}")
-    lines += [f"{ruling.name}: {ruling.verdict}" for ruling in findings.rulings]
+    lines += [ruling_line(ruling) for ruling in findings.rulings]
     lines.append(_NOTE)
     note = seeds_note(findings.contents.record["study"]["seeds"])
     notices = [*lacking(findings.contents.unfinished), *doubts(findings.contents.record)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from goodhart.analysis.gap import Gap, SettingGaps
 from goodhart.analysis.interval import Interval
+from goodhart.analysis.power import visible
 from goodhart.report.grid import interval, number
 
 MEASURES = {
@@ -39,7 +40,12 @@ def verdict(found: Interval, first: str, second: str) -> str:
         return f"{first} is ahead"
     if found.high < 0:
         return f"{second} is ahead"
-    return "interval contains 0: undecided"
+    return f"interval contains 0: undecided, {could_see(visible(found))}"
+
+
+def could_see(size: float, digits: int = 3) -> str:
+    """What an undecided comparison would have shown, had it been there."""
+    return f"could have seen a difference of {number(size, digits)} with 80% power"
 
 
 def kl_range(gap: Gap) -> str:
@@ -79,7 +85,10 @@ def _meaning(found: Interval, gap: Gap) -> str:
     if found.low > 0 or found.high < 0:
         winner, loser = (gap.first, gap.second) if found.low > 0 else (gap.second, gap.first)
         return f"at the same budget {winner} wins more often than {loser}, by {size} on average."
-    return "the interval contains 0, so it is undecided which of the two is better at the same budget."
+    return (
+        "the interval contains 0, so it is undecided which of the two is better at the same budget; the study "
+        f"{could_see(visible(found))}."
+    )
 
 
 def _same_setting(settings: SettingGaps | None) -> str:

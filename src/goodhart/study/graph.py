@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,19 +28,21 @@ STREAM_PAIRS = 64
 """Pairs before each checkpoint of a stream that are classified (arXiv 2405.08448, figure 6)."""
 
 
-def build_graph(study: Study) -> Graph:
+def build_graph(study: Study, reach: Mapping[str, int] | None = None) -> Graph:
     """The cells of a study, each found by the digest of what it is made of.
 
-    Raises GoodhartError for models or data that cannot be found.
+    `reach` is how many of the study's seeds each arm has; without it all have all of them. What reads the runs of
+    several arms has the seeds that all of these have. Raises GoodhartError for models or data that cannot be found.
     """
-    return _Builder(study).graph()
+    return _Builder(study, reach or {}).graph()
 
 
 class _Builder:
     """Makes the cells of one study; a cell that two arms need is one cell."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, reach: Mapping[str, int]) -> None:
         self.study = study
+        self.reach = reach
         self.tokenizer = find(study.policy)
         self.small = {"max_response": study.task.max_response}
         self.lowered = {"precision": study.precision} if study.precision == "bfloat16" else {}
@@ -66,7 +69,7 @@ class _Builder:
         steps = baseline.checkpoint_steps()
         measured += self._measure(GOLDEN_POLICY, self.trunks[""], self.golden_policy, baseline, 0, steps)
         for name, arm in self.study.arms.items():
-            for seed in self.study.seeds:
+            for seed in self._seeds([name]):
                 for setting, single in settings_of(arm):
                     run, steps = self._run(name, setting, single, seed), single.checkpoint_steps()
                     measured += self._measure(name, self.trunks[arm.variant], run, single, seed, steps)
@@ -83,6 +86,11 @@ class _Builder:
             measured,
             self._streams(),
         )
+
+    def _seeds(self, arms: Iterable[str]) -> tuple[int, ...]:
+        """The seeds that all of the arms have."""
+        every = self.study.seeds
+        return every[: min(self.reach.get(arm, len(every)) for arm in arms)]
 
     @property
     def panel(self) -> dict[str, int]:
@@ -255,7 +263,7 @@ class _Builder:
         for name, others in classifiers.items():
             arm = self.study.arms[name]
             for setting, single in settings_of(arm):
-                for seed in self.study.seeds:
+                for seed in self._seeds([name, *others]):
                     found.append(Streamed(self._stream(name, single, setting, seed, list(others)), name, setting, seed))
         return found
 
@@ -280,7 +288,7 @@ class _Builder:
         inputs = {"sft": own.sft, "prompts": self.prompts, "labels": own.labels, "golden": self.golden}
         inputs |= {"proxy": own.proxy, "opponents": own.opponents}
         found: list[Measured] = []
-        for seed in self.study.seeds:
+        for seed in self.study.seeds[: max(len(self._seeds([best_of_arm(judge)])) for judge in best.judges)]:
             spec = {"best_of": best, "seed": seed, "panel": self.panel, **self.small}
             cell = Cell("best of n", spec, inputs, f"best of n seed {seed}")
             found += [

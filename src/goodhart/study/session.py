@@ -21,6 +21,8 @@ from goodhart.study.display import Screen
 from goodhart.study.engine import Engine
 from goodhart.study.executor import Groups, Progress, cores, execute
 from goodhart.study.graph import Graph, build_graph
+from goodhart.study.reach import Reach
+from goodhart.study.reach import reach as reach_of
 from goodhart.study.spec import Study
 from goodhart.study.study_file import PREFERENCES
 
@@ -41,10 +43,14 @@ class Outcome:
     unfinished: Unfinished
 
 
-def plan(study: Study, root: Path) -> tuple[Graph, list[tuple[Cell, bool]]]:
-    """The study's cells in order, and whether each is done."""
-    graph = build_graph(study)
-    store = Store(root)
+def plan(study: Study, root: Path, reach: Reach | None = None) -> tuple[Graph, list[tuple[Cell, bool]]]:
+    """The study's cells in order, and whether each is done.
+
+    Of a study with looks: as far as `reach` says for every arm, else as far as its looks have come.
+    """
+    store, graph = Store(root), build_graph(study)
+    if study.looks:
+        graph = build_graph(study, reach or reach_of(study, store, graph))
     return graph, [(cell, store.has(cell.id)) for cell in closure(graph.targets)]
 
 
@@ -158,12 +164,13 @@ def damaged_cells(cells: list[Cell], store: Store, *, repair: bool) -> list[str]
     return [cell.label or cell.id for cell in broken]
 
 
-def run_study(study: Study, engine: Engine, root: Path, crew: Crew, console: Console, ahead: Prospect) -> Outcome:
+def run_study(
+    study: Study, graph: Graph, engine: Engine, root: Path, crew: Crew, console: Console, ahead: Prospect
+) -> Outcome:
     """Make what is missing, then the study's tables of what is there; goes on where an earlier call stopped."""
     from goodhart.study.results import Unfinished, write_results
 
     store = Store(root)
-    graph = build_graph(study)
     cells = closure(graph.targets)
     began = time.monotonic()
     folder = store.study(study.name)

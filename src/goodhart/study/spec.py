@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from goodhart.analysis.hypotheses import PROXY, Axis, Hypothesis
+from goodhart.analysis.hypotheses import PROXY, Axis, Hypothesis, Looks
 from goodhart.config import (
     MOST,
     NOT_READ,
@@ -35,6 +35,7 @@ from goodhart.study.study_file import (
     refuse_unread,
     unnamed,
     with_kind,
+    with_seeds,
     with_template,
 )
 from goodhart.training.settings import Preference, Supervised
@@ -214,6 +215,8 @@ class Study:
     else, measurements above all, is float32."""
     seeds: tuple[Seed, ...] = (0, 1)
     """Seeds of the arms."""
+    looks: Looks | None = None
+    """When the study is looked at: with how many of its seeds; without, once, with all of them."""
     resamples: Annotated[int, Range(FEWEST_RESAMPLES, MOST)] = 1000
     """Of the bootstrap."""
     unnamed: tuple[str, ...] = field(default=(), metadata=NOT_READ)
@@ -229,6 +232,8 @@ class Study:
         for name in taken & set(self.arms):
             raise GoodhartError(f"arm {name!r} has the name of something else in the tables", "rename it")
         validate_arms(self.arms, set(self.variants))
+        if self.looks:
+            self.looks.validate(len(self.seeds))
         self._validate_best_of()
         for name, hypothesis in self.hypotheses.items():
             hypothesis.validate(name, tuple(self.all_arms))
@@ -388,7 +393,7 @@ def read_study(name: str, overrides: list[str]) -> Study:
     if data != as_written and not any(assignment.startswith("name=") for assignment in overrides):
         data = {**data, "name": _named_after(str(data["name"]), overrides)}
     refuse_unread(data)
-    data = inheriting(with_template(with_kind(data)))
+    data = with_seeds(inheriting(with_template(with_kind(data))))
     study = build(Study, data)
     return replace(study, unnamed=unnamed(inheriting(named), list(study.arms))).validate()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from goodhart.analysis.hypotheses import Looks
 from goodhart.errors import GoodhartError
 from goodhart.models.model_files import BASE_MODELS
 
@@ -82,6 +83,17 @@ def with_kind(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(task, dict) and task.get("data") and "kind" not in task:
         return {**data, "task": {**task, "kind": PREFERENCES}}
     return data
+
+
+def with_seeds(data: dict[str, Any]) -> dict[str, Any]:
+    """Who says when to look and names no seeds means the first ones."""
+    looks = data.get("looks")
+    if not isinstance(looks, dict) or "seeds" in data:
+        return data
+    numbers = looks.get("seeds", Looks().seeds)
+    if not isinstance(numbers, list | tuple) or not all(isinstance(number, int) for number in numbers):
+        return data
+    return {**data, "seeds": list(range(max(numbers, default=0)))}
 
 
 def with_template(data: dict[str, Any]) -> dict[str, Any]:
