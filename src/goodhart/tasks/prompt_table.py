@@ -57,8 +57,9 @@ def read_ranked(path: Path, ranks: range) -> list[PromptRow]:
     rows = pq.read_table(
         path, columns=["prompt", "rank"], filters=[("rank", ">=", ranks.start), ("rank", "<", ranks.stop)]
     )
-    order = dict(zip(rows.column("prompt").to_pylist(), rows.column("rank").to_pylist(), strict=True))
-    return sorted(read_held_out(path, ranks), key=lambda row: order[row.prompt.id])
+    order: dict[str, int] = dict(zip(rows.column("prompt").to_pylist(), rows.column("rank").to_pylist(), strict=True))
+    by_id = {row.prompt.id: row for row in read_held_out(path, ranks)}
+    return [by_id[prompt] for prompt in sorted(order, key=order.__getitem__)]
 
 
 def held_out_number(path: Path) -> int:
