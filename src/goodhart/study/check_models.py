@@ -62,10 +62,13 @@ def _of(study: Study, key: str) -> list[str]:
         variant = study.arms[".".join(rest[:-1])].variant
         other = variant and study.variants[variant].policy
         return [f"variants.{variant}.policy" if other else "policy"]
-    name = next(name for name in study.variants if key.startswith((f"variants.{name}.sft.", f"variants.{name}.proxy.")))
-    if key.startswith(f"variants.{name}.proxy."):
-        return [f"variants.{name}.proxy.model"]
-    return [f"variants.{name}.policy" if study.variants[name].policy else "policy"]
+    for name, variant in study.variants.items():
+        for judge in ("proxy", "golden"):
+            if key.startswith(f"variants.{name}.{judge}."):
+                return [f"variants.{name}.{judge}.model"]
+        if key.startswith(f"variants.{name}.sft."):
+            return [f"variants.{name}.policy" if variant.policy else "policy"]
+    raise ValueError(key)
 
 
 def _suggested(study: Study, keys: list[str]) -> str:

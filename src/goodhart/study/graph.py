@@ -7,21 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from goodhart.analysis.hypotheses import PROXY
-from goodhart.models.checkpoint import find
 from goodhart.study.arm import SFT_WRITER, Arm, settings_of, written_by
 from goodhart.study.arms import shares_of
 from goodhart.study.cell import Cell
-from goodhart.study.data_cells import data_cells
-from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk, sft_of
-from goodhart.study.spec import Labels, Pool, Study, Variant, best_of_arm
-from goodhart.training.settings import Preference, Supervised
+from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk
+from goodhart.study.spec import Labels, Study, best_of_arm
+from goodhart.study.trunks import PANEL, Trunks
 
 PAIRS = 128
 """Pairs of each split that every checkpoint classifies."""
-PANEL = ("panel.evaluation", "panel.train")
-"""Sizes of a measurement that grow."""
-LENGTH = ("arm.steps", "arm.checkpoints", "arm.spacing", "arm.first")
-"""Of a run, what decides how far it goes and what is kept of it."""
 BEST_OF = "best of n"
 """The setting of best-of-n among those of a table."""
 STREAM_PAIRS = 64
@@ -43,31 +37,21 @@ class _Builder:
     def __init__(self, study: Study, reach: Mapping[str, int]) -> None:
         self.study = study
         self.reach = reach
-        self.tokenizer = find(study.policy)
-        self.small = {"max_response": study.task.max_response}
-        self.lowered = {"precision": study.precision} if study.precision == "bfloat16" else {}
-        self.prompts, people, tests = data_cells(study, self.tokenizer)
-        own = self._sft(study.policy, study.sft)
-        self.pairs, self.test_pairs = people or self._pool(own), tests or self._test_pool(own)
-        self.golden = self._preference("golden", study.golden, self.pairs)
-        labels, proxy = self._supervision(study.labels, study.proxy, own)
-        inputs = {"prompts": self.prompts, "sft": own, "labels": labels}
-        self.golden_policy = self._run_cell(study.golden_policy, 0, {**inputs, "judge": self.golden}, GOLDEN_POLICY)
-        opponents = self._opponents(own, labels, proxy, study.proxy)
-        self.trunks = {"": Trunk(own, labels, self._test_labels(own), proxy, opponents, SFT)}
-        for name, variant in study.variants.items():
-            self.trunks[name] = self._trunk(name, variant)
+        self.base = Trunks(study)
+        self.small, self.lowered = self.base.small, self.base.lowered
+        self.prompts, self.trunks = self.base.prompts, self.base.all()
         self.runs: dict[tuple[str, str, int], Cell] = {}
 
     def graph(self) -> Graph:
         """All of it."""
-        measured = self._measure(SFT, self.trunks[""], self.trunks[""].sft, None, 0, [0])
-        for trunk in self.trunks.values():
-            if trunk.anchor != SFT:
-                measured += self._measure(trunk.anchor, trunk, trunk.sft, None, 0, [0])
+        own = self.trunks[""]
+        starts = {trunk.anchor: trunk for trunk in reversed(self.trunks.values())}
+        measured = [
+            item for name in (SFT, *(n for n in starts if n != SFT)) for item in self._start(name, starts[name])
+        ]
         baseline = self.study.golden_policy
         steps = baseline.checkpoint_steps()
-        measured += self._measure(GOLDEN_POLICY, self.trunks[""], self.golden_policy, baseline, 0, steps)
+        measured += self._measure(GOLDEN_POLICY, own, own.golden_policy, baseline, 0, steps)
         for name, arm in self.study.arms.items():
             for seed in self._seeds([name]):
                 for setting, single in settings_of(arm):
@@ -76,10 +60,8 @@ class _Builder:
         measured += self._best_of()
         return Graph(
             self.prompts,
-            self.pairs,
-            self.test_pairs,
-            self.golden,
-            self.golden_policy,
+            self.base.pairs,
+            self.base.test_pairs,
             self.trunks,
             self._qualities(),
             self.runs,
@@ -87,84 +69,13 @@ class _Builder:
             self._streams(),
         )
 
+    def _start(self, name: str, trunk: Trunk) -> list[Measured]:
+        return self._measure(name, trunk, trunk.sft, None, 0, [0])
+
     def _seeds(self, arms: Iterable[str]) -> tuple[int, ...]:
         """The seeds that all of the arms have."""
         every = self.study.seeds
         return every[: min(self.reach.get(arm, len(every)) for arm in arms)]
-
-    @property
-    def panel(self) -> dict[str, int]:
-        """The prompts that checkpoints are measured on."""
-        task = self.study.task
-        return {"validation": task.validation, "evaluation": task.evaluation, "train": task.train_evaluation}
-
-    def _sft(self, policy: str, settings: Supervised) -> Cell:
-        spec = {"sft": settings, "model": find(policy).digest, **self.small}
-        label = "SFT" if policy == self.study.policy else f"SFT {policy}"
-        return Cell("sft", spec, {"prompts": self.prompts}, label, {"model": policy})
-
-    def _pool(self, sft: Cell) -> Cell:
-        spec = {"task": self.study.task, "pool": self.study.pool, "validation": self.study.task.validation}
-        return Cell("pairs", spec, {"prompts": self.prompts, "sft": sft}, "initial pairs")
-
-    def _test_pool(self, sft: Cell) -> Cell:
-        task, pool = self.study.task, replace(self.study.pool, pairs=Pool().pairs)
-        spec = {"task": task, "pool": pool, "validation": task.validation, "test": task.test}
-        return Cell("test pairs", spec, {"prompts": self.prompts, "sft": sft}, "test pairs")
-
-    def _preference(self, role: str, settings: Preference, pairs: Cell) -> Cell:
-        common = {"tokenizer": self.tokenizer.digest, "seed": 0}
-        if settings.rule:
-            own = {"tokenizer": self.study.policy}
-            return Cell("rule", {"rule": settings.rule, **common}, {"prompts": self.prompts}, f"{role} rule", own)
-        spec: dict[str, Any] = {"preference": settings, "model": find(settings.model).digest, **common}
-        places = {"model": settings.model, "tokenizer": self.study.policy}
-        return Cell("preference", spec, {"prompts": self.prompts, "pairs": pairs}, f"{role} model", places)
-
-    def _labels(self, labels: Labels, sft: Cell) -> Cell:
-        inputs = {"prompts": self.prompts, "pairs": self.pairs, "golden": self.golden, "sft": sft}
-        return Cell("labels", {"labels": labels}, inputs, f"{labels.number} golden labels")
-
-    def _test_labels(self, sft: Cell) -> Cell:
-        inputs = {"prompts": self.prompts, "tests": self.test_pairs, "golden": self.golden, "sft": sft}
-        return Cell("test labels", {}, inputs, "golden labels of test pairs")
-
-    def _supervision(self, labels: Labels, proxy: Preference, sft: Cell) -> tuple[Cell, Cell]:
-        """The golden data set, and the proxy that learns from it."""
-        data = self._labels(labels, sft)
-        return data, self._preference("proxy", proxy, data)
-
-    def _opponents(self, sft: Cell, labels: Cell, proxy: Cell, settings: Preference) -> Cell:
-        measured = self.study.measurement
-        numbers = {
-            "golden": measured.opponents_of(self.study.golden.kind),
-            "proxy": measured.opponents_of(settings.kind),
-        }
-        spec = {
-            "step": self.study.golden_policy.checkpoint_steps()[-1],
-            "panel": self.panel,
-            "opponents": numbers,
-            **self.small,
-        }
-        inputs = {"prompts": self.prompts, "sft": sft, "labels": labels, "golden": self.golden, "proxy": proxy}
-        inputs |= {"golden_policy": self.golden_policy}
-        return Cell("opponents", spec, inputs, "opponents", grows=(*PANEL, "opponents"))
-
-    def _trunk(self, name: str, variant: Variant) -> Trunk:
-        """Judge, baseline and opponents' responses are the study's; another policy has its own start and reference."""
-        study, own = self.study, self.trunks[""]
-        judge = variant.proxy or study.proxy
-        labels, proxy = self._supervision(variant.labels or study.labels, judge, own.sft)
-        opponents = self._opponents(own.sft, labels, proxy, judge)
-        sft = self._sft(variant.policy or study.policy, variant.sft or study.sft)
-        if sft.id == own.sft.id:
-            return Trunk(own.sft, labels, own.tests, proxy, opponents, SFT)
-        labels = self._labels(variant.labels or study.labels, sft)
-        return Trunk(sft, labels, self._test_labels(sft), proxy, opponents, sft_of(name))
-
-    def _run_cell(self, arm: Arm, seed: int, inputs: dict[str, Cell], label: str, **more: Any) -> Cell:
-        spec = {"arm": arm, "seed": seed, **self.small, **self.lowered, **more}
-        return Cell("run", spec, inputs, label, grows=LENGTH if arm.grows else ())
 
     def _run(self, name: str, setting: str, arm: Arm, seed: int) -> Cell:
         """The training run of an arm at one setting and seed, with the runs that it reads."""
@@ -181,7 +92,7 @@ class _Builder:
             for number, part in enumerate(parts):
                 own = self._sources(part, setting, seed)
                 inputs |= {f"part {number}/{key}": cell for key, cell in own.items()}
-            self.runs[at] = self._run_cell(arm, seed, inputs, f"{name} {setting} seed {seed}", **more)
+            self.runs[at] = self.base.run(arm, seed, inputs, f"{name} {setting} seed {seed}", **more)
         return self.runs[at]
 
     @staticmethod
@@ -199,7 +110,7 @@ class _Builder:
 
     def _written(self, arm: Arm, seed: int) -> Cell:
         trunk = self.trunks[arm.variant]
-        inputs = {"prompts": self.prompts, "labels": trunk.labels, "golden": self.golden, "sft": trunk.sft}
+        inputs = {"prompts": self.prompts, "labels": trunk.labels, "golden": trunk.golden, "sft": trunk.sft}
         steps: list[int] = []
         for number, writer in enumerate(arm.writers):
             author, step = ("", 0) if writer == SFT_WRITER else written_by(writer)
@@ -217,10 +128,13 @@ class _Builder:
 
     def _qualities(self) -> dict[str, Cell]:
         own = self.trunks[""]
-        roles = {"golden": (self.golden, self.pairs, self.test_pairs), "proxy": (own.proxy, own.labels, own.tests)}
+        pairs, tests = self.base.pairs, self.base.test_pairs
+        roles = {"golden": (own.golden, pairs, tests), "proxy": (own.proxy, own.labels, own.tests)}
         for name, trunk in self.trunks.items():
+            if trunk.golden.id not in {model.id for model, _, _ in roles.values()}:
+                roles[f"golden ({name})"] = (trunk.golden, pairs, tests)
             if trunk.proxy.id != own.proxy.id:
-                roles[f"proxy ({name})"] = (trunk.proxy, trunk.opponents.inputs["labels"], own.tests)
+                roles[f"proxy ({name})"] = (trunk.proxy, trunk.opponents.inputs["labels"], self.base.tests_of(trunk))
         return {role: self._quality(role, *cells) for role, cells in roles.items()}
 
     def _quality(self, role: str, model: Cell, pairs: Cell, tests: Cell) -> Cell:
@@ -236,7 +150,7 @@ class _Builder:
             "prompts": self.prompts,
             "labels": trunk.labels,
             "tests": trunk.tests,
-            "golden": self.golden,
+            "golden": trunk.golden,
             "proxy": trunk.proxy,
             "opponents": trunk.opponents,
         }
@@ -244,7 +158,7 @@ class _Builder:
         beta = arm.beta[0] if arm is not None and arm.beta else None
         found: list[Measured] = []
         for step in steps:
-            spec = {"step": step, "seed": 0, "pairs": PAIRS, "panel": self.panel, **self.small}
+            spec = {"step": step, "seed": 0, "pairs": PAIRS, "panel": self.base.panel, **self.small}
             spec |= {"responses": self.study.measurement.responses}
             label, grows = f"measure {run.label} step {step}", (*PANEL, "responses")
             cell = Cell("evaluation", spec, inputs, label, grows=grows, follows=("policy", "opponents"))
@@ -269,7 +183,7 @@ class _Builder:
 
     def _stream(self, name: str, arm: Arm, setting: str, seed: int, others: list[str]) -> Cell:
         trunk = self.trunks[arm.variant]
-        inputs = {"prompts": self.prompts, "golden": self.golden, "sft": trunk.sft}
+        inputs = {"prompts": self.prompts, "golden": trunk.golden, "sft": trunk.sft}
         inputs["stream"] = self._run(name, setting, arm, seed)
         last: dict[str, int] = {}
         for other in others:
@@ -285,11 +199,11 @@ class _Builder:
         best, own = self.study.best_of, self.trunks[""]
         if not best.samples:
             return []
-        inputs = {"sft": own.sft, "prompts": self.prompts, "labels": own.labels, "golden": self.golden}
+        inputs = {"sft": own.sft, "prompts": self.prompts, "labels": own.labels, "golden": own.golden}
         inputs |= {"proxy": own.proxy, "opponents": own.opponents}
         found: list[Measured] = []
         for seed in self.study.seeds[: max(len(self._seeds([best_of_arm(judge)])) for judge in best.judges)]:
-            spec = {"best_of": best, "seed": seed, "panel": self.panel, **self.small}
+            spec = {"best_of": best, "seed": seed, "panel": self.base.panel, **self.small}
             cell = Cell("best of n", spec, inputs, f"best of n seed {seed}")
             found += [
                 Measured(

@@ -53,6 +53,10 @@ class Trunk:
     """The golden data set with log-probabilities of this SFT policy."""
     tests: Cell
     """Pairs that only measure, with golden labels and the same log-probabilities."""
+    golden: Cell
+    """The judge."""
+    golden_policy: Cell
+    """The baseline of its win rates."""
     proxy: Cell
     opponents: Cell
     anchor: str
@@ -66,8 +70,6 @@ class Graph:
     prompts: Cell
     pairs: Cell
     test_pairs: Cell
-    golden: Cell
-    golden_policy: Cell
     trunks: dict[str, Trunk]
     """By variant; the study's own has the empty name."""
     quality: dict[str, Cell]
@@ -82,6 +84,16 @@ class Graph:
     def sft(self) -> Cell:
         """The study's own SFT policy."""
         return self.trunks[""].sft
+
+    @property
+    def golden(self) -> Cell:
+        """The study's own judge."""
+        return self.trunks[""].golden
+
+    @property
+    def golden_policy(self) -> Cell:
+        """The study's own baseline."""
+        return self.trunks[""].golden_policy
 
     @property
     def labels(self) -> Cell:

@@ -130,9 +130,10 @@ class Labels:
 
 @dataclass(frozen=True)
 class Variant:
-    """What some arms have instead of the study's own; judge, baseline, prompts and initial pairs stay the same.
+    """What some arms have instead of the study's own; prompts and initial pairs stay the same.
 
-    In a study file a variant's section names only what differs from the study's own section.
+    Arms of different judges have different measures, and are not compared with one another. In a study file a variant's
+    section names only what differs from the study's own section.
     """
 
     policy: str = ""
@@ -143,6 +144,8 @@ class Variant:
     """Another number, mode or noise of golden labels."""
     proxy: Preference | None = None
     """Another proxy: its kind, or the axis of proxy scale."""
+    golden: Preference | None = None
+    """Another judge: it labels and measures these arms, with a golden policy of its own as their baseline."""
 
 
 @dataclass(frozen=True)
@@ -364,7 +367,8 @@ class Study:
 def judges_of(study: Study) -> dict[str, Preference]:
     """The settings of all judges by the keys that name them."""
     own = {"golden": study.golden, "proxy": study.proxy}
-    return own | {f"variants.{name}.proxy": v.proxy for name, v in study.variants.items() if v.proxy}
+    named = {f"variants.{name}.{role}": getattr(v, role) for name, v in study.variants.items() for role in own}
+    return own | {key: judge for key, judge in named.items() if judge}
 
 
 def best_of_arm(judge: str) -> str:

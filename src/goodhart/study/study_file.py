@@ -24,6 +24,8 @@ OF_SIZE = {
 """By section, the keys whose right value depends on how large the section's model is."""
 
 
+JUDGES = ("golden", "proxy")
+"""The sections of preference models."""
 PRESETS_SHIPPED = frozenset(path.parent.name for path in BASE_MODELS.glob("*/config.json"))
 """The models that ship with the package."""
 
@@ -48,6 +50,7 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     for name in variants if isinstance(variants, dict) else ():
         found = _changed(found, ["variants", name, "policy"], model)
         found = _changed(found, ["variants", name, "proxy", "model"], model)
+        found = _changed(found, ["variants", name, "golden", "model"], model)
     return found
 
 
@@ -127,8 +130,8 @@ def inheriting(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _inherited(key: str, value: Any, own: Any) -> Any:
-    """The study's own section; nothing for a proxy where one of the two is a rule and the other a model."""
-    if key != "proxy" or not isinstance(value, dict) or not isinstance(own, dict):
+    """The study's own section; nothing for a judge where one of the two is a rule and the other a model."""
+    if key not in JUDGES or not isinstance(value, dict) or not isinstance(own, dict):
         return own
     other = "kind" in value and (value["kind"] == "rule") != (own.get("kind") == "rule")
     return {} if other else own
@@ -155,10 +158,10 @@ def refuse_unread(data: dict[str, Any]) -> None:
 
 def _refuse_beside_rules(data: dict[str, Any]) -> None:
     """Raises GoodhartError for what is said of a model's training where the judge is a rule."""
-    judges = {name: (data.get(name), "") for name in ("golden", "proxy")}
-    own = _kind(data.get("proxy"), "")
+    judges = {name: (data.get(name), "") for name in JUDGES}
     for where, variant in _named(data, "variants"):
-        judges[f"{where}.proxy"] = (variant.get("proxy") if isinstance(variant, dict) else None, own)
+        for role in JUDGES if isinstance(variant, dict) else ():
+            judges[f"{where}.{role}"] = variant.get(role), _kind(data.get(role), "")
     for where, (judge, inherited) in judges.items():
         for key in judge if isinstance(judge, dict) and _kind(judge, inherited) == "rule" else ():
             if key not in ("kind", "rule"):
@@ -182,7 +185,7 @@ def unnamed(data: dict[str, Any], arms: list[str]) -> tuple[str, ...]:
     for arm in arms:
         sections[f"arms.{arm}"], keys[f"arms.{arm}"] = given.get(f"arms.{arm}"), OF_SIZE["arms"]
     for where, variant in _named(data, "variants"):
-        for part in ("sft", "proxy"):
+        for part in ("sft", *JUDGES):
             if isinstance(variant, dict) and isinstance(variant.get(part), dict):
                 sections[f"{where}.{part}"], keys[f"{where}.{part}"] = variant[part], OF_SIZE[part]
     return tuple(f"{where}.{key}" for where in sections for key in keys[where] if not _has(sections[where], key))
