@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
@@ -192,6 +192,28 @@ class Hypothesis:
                 raise GoodhartError(f"hypotheses.{name}.paper draws arm {arm!r}", f"known: {', '.join(known)}")
         for i, contrast in enumerate(self.contrasts):
             contrast.validate(f"hypotheses.{name}.contrasts[{i}]", known)
+
+
+@dataclass(frozen=True)
+class Map:
+    """Hypotheses laid out by what differs between them, to be drawn as a picture."""
+
+    rows: str
+    """What differs from row to row, with its unit."""
+    columns: str
+    """What differs from column to column."""
+    panels: dict[str, dict[str, dict[str, str]]]
+    """By panel, row and column: the hypothesis that stands there."""
+
+    def validate(self, name: str, known: Collection[str]) -> None:
+        """Raises GoodhartError for a hypothesis that is not there."""
+        for panel, rows in self.panels.items():
+            for row, columns in rows.items():
+                for column, hypothesis in columns.items():
+                    if hypothesis not in known:
+                        raise GoodhartError(
+                            f"maps.{name} has {hypothesis!r} at {panel}, {row}, {column}", "name one of the hypotheses"
+                        )
 
 
 @dataclass(frozen=True)

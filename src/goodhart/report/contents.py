@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodhart.analysis.hypotheses import Axis, Hypothesis, Looks, implied
+from goodhart.analysis.hypotheses import Axis, Hypothesis, Looks, Map, implied
 from goodhart.analysis.looks import Plan
 from goodhart.config import build
 from goodhart.errors import GoodhartError
@@ -27,6 +27,8 @@ _TABLES = {
 FEW = 6
 """So many arms can be told apart in one figure."""
 _MAY_BE_EMPTY = ("streams",)
+LATER = tuple(f"{judge}_p_vs_{writer}" for judge in ("golden", "proxy") for writer in ("policy", "sft"))
+"""Columns that tables of older studies have not."""
 _SECTIONS = (
     *("study", "anchors", "variants", "versions", "machine", "git", "cost", "data"),
     *("sft", "golden", "labels", "proxy", "cells"),
@@ -57,12 +59,19 @@ class Contents:
     @property
     def few(self) -> tuple[str, ...]:
         """The arms of a study, or of many those of its first hypothesis: as many as one figure can show."""
-        if len(self.arms) <= FEW:
-            return self.arms
+        arms = tuple(arm for arm in self.arms if self._judge(arm) == self._judge(self.arms[0]))
+        if len(arms) <= FEW:
+            return arms
         first = next(iter(self.hypotheses.values()), None)
-        named = {arm for contrast in first.contrasts for arm in contrast.arms} if first else set(self.arms)
-        trained = [arm for arm in self.arms if arm in named and arm not in self.untrained]
+        named = {arm for contrast in first.contrasts for arm in contrast.arms} if first else set(arms)
+        trained = [arm for arm in arms if arm in named and arm not in self.untrained]
         return (*trained[: FEW - len(self.untrained)], *self.untrained)
+
+    def _judge(self, arm: str) -> object:
+        """The settings of who measures an arm."""
+        study = self.record["study"]
+        variant = study["variants"].get(study["arms"].get(arm, {}).get("variant", ""), {})
+        return variant.get("golden") or study["golden"]
 
     @property
     def untrained(self) -> tuple[str, ...]:
@@ -100,6 +109,11 @@ class Contents:
         return {name: build(Axis, each) for name, each in self.record["study"]["axes"].items()}
 
     @property
+    def maps(self) -> dict[str, Map]:
+        """Its hypotheses as pictures."""
+        return {name: build(Map, each) for name, each in self.record["study"].get("maps", {}).items()}
+
+    @property
     def has_hidden(self) -> bool:
         """Whether the task has a measure that no model sees."""
         column = self.rows.column("hidden")
@@ -124,6 +138,8 @@ def _table(path: Path, columns: pa.Schema) -> pa.Table:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as fault:
         raise GoodhartError(f"{path} is not valid Parquet", _AGAIN) from fault
+    for name in (name for name in LATER if name in columns.names and name not in table.column_names):
+        table = table.append_column(columns.field(name), pa.nulls(len(table), columns.field(name).type))
     missing = [name for name in columns.names if name not in table.column_names]
     if missing:
         raise GoodhartError(f"{path} lacks the columns {', '.join(missing)}", _AGAIN)

@@ -25,6 +25,7 @@ from goodhart.report.hypotheses import (
     verdict_grid,
 )
 from goodhart.report.judges import doubts, is_rule, quality_grid, quality_picture, rules_said, validation_picture
+from goodhart.report.map_figure import map_picture
 from goodhart.report.on_policy import drift_grid, drift_picture
 from goodhart.report.overoptimisation_figure import along_kl, overoptimisation_grid, overoptimisation_picture
 from goodhart.report.page import Section, render
@@ -110,7 +111,9 @@ def _hypotheses(found: Findings, resolution: int) -> list[Section]:
         counts = Counter(ruling.verdict for ruling in found.rulings)
         lead = ", ".join(f"{counts[v]} {v}" for v in get_args(Verdict) if counts[v])
         grids = (verdict_grid(found.rulings), contrast_grid(found.rulings))
-        sections.append(Section("hypotheses", "Hypotheses", f"Verdicts: {lead}.", grids=grids))
+        maps = found.contents.maps.items()
+        pictures = tuple(map_picture(name, each, found.rulings, resolution) for name, each in maps)
+        sections.append(Section("hypotheses", "Hypotheses", f"Verdicts: {lead}.", pictures=pictures, grids=grids))
     if found.axes:
         pictures = tuple(axis_picture(axis, resolution) for axis in found.axes)
         sections.append(Section("axes", "Axes", pictures=pictures, folded=(axis_grid(found.axes),)))

@@ -176,7 +176,7 @@ class Costs:
 
     def answers(self, judge: Cell, opponents: int) -> float:
         """Seconds in which a judge compares one response with so many opponents of either writer."""
-        scalar = judge.settings["preference"].kind != "pairwise"
+        scalar = judge.kind == "rule" or judge.settings["preference"].kind != "pairwise"
         return self.judgement(judge) * (0.7 if scalar else 1.3 * opponents)
 
     def best_of(self, cell: Cell) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from goodhart.analysis.hypotheses import PROXY, Axis, Hypothesis, Looks
+from goodhart.analysis.hypotheses import PROXY, Axis, Hypothesis, Looks, Map
 from goodhart.config import (
     MOST,
     NOT_READ,
@@ -19,9 +19,11 @@ from goodhart.config import (
     Whole,
     address,
     build,
+    canonical,
     load_yaml,
     named_elsewhere,
     override,
+    plain_data,
 )
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
@@ -213,6 +215,8 @@ class Study:
     """What the study tests, with its decision rules."""
     axes: dict[str, Axis] = field(default_factory=dict[str, Axis])
     """Things that are changed by degrees, to be drawn."""
+    maps: dict[str, Map] = field(default_factory=dict[str, Map])
+    """Hypotheses as pictures, by what differs between them."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What arms train in: bfloat16 has a float32 master. `auto` takes what is faster for the study's policy. All
     else, measurements above all, is float32."""
@@ -240,9 +244,12 @@ class Study:
         self._validate_best_of()
         for name, hypothesis in self.hypotheses.items():
             hypothesis.validate(name, tuple(self.all_arms))
+            self._validate_one_judge(name, hypothesis)
             self._validate_streams(name, hypothesis)
         for name, axis in self.axes.items():
             axis.validate(name, tuple(self.all_arms))
+        for name, each in self.maps.items():
+            each.validate(name, self.hypotheses)
         self._validate_labels()
         self._validate_judges()
         self._validate_golden_policy()
@@ -279,9 +286,23 @@ class Study:
             arms=arms,
             hypotheses=kept,
             axes={name: axis for name, axis in self.axes.items() if used.issuperset(axis.arms)},
+            maps={},
             variants={n: v for n, v in self.variants.items() if any(arm.variant == n for arm in arms.values())},
             best_of=self.best_of if judges else replace(self.best_of, samples=0),
         ).validate()
+
+    def judge_of(self, arm: str) -> Preference:
+        """Who labels and measures an arm."""
+        variant = self.variants.get(self.arms[arm].variant) if arm in self.arms else None
+        return (variant and variant.golden) or self.golden
+
+    def _validate_one_judge(self, name: str, hypothesis: Hypothesis) -> None:
+        for i, contrast in enumerate(hypothesis.contrasts):
+            if len({canonical(plain_data(self.judge_of(arm))) for arm in contrast.arms}) > 1:
+                raise GoodhartError(
+                    f"hypotheses.{name}.contrasts[{i}] compares arms of different judges",
+                    "what one judge measures says nothing of what another does; name arms of one",
+                )
 
     def _validate_streams(self, name: str, hypothesis: Hypothesis) -> None:
         """A stream is what a run recorded; who classifies it has the reference whose log-probabilities it keeps."""

@@ -193,7 +193,7 @@ def unnamed(data: dict[str, Any], arms: list[str]) -> tuple[str, ...]:
 
 def names_alone(data: dict[str, Any]) -> dict[str, Any]:
     """The mappings of names with nothing said of any of them."""
-    found = {mapping: data.get(mapping) for mapping in ("arms", "variants", "hypotheses", "axes")}
+    found = {mapping: data.get(mapping) for mapping in ("arms", "variants", "hypotheses", "axes", "maps")}
     return {mapping: {name: {} for name in names} for mapping, names in found.items() if isinstance(names, dict)}
 
 

@@ -46,6 +46,10 @@ def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     for file in found:
         place = str(file.relative_to(path)) if path.is_dir() else ""
-        with file.open("rb") as data:
-            digest.update(f"{len(place)} {place}".encode() + hashlib.file_digest(data, "sha256").digest())
+        try:
+            with file.open("rb") as data:
+                own = hashlib.file_digest(data, "sha256").digest()
+        except OSError as error:
+            raise GoodhartError(f"{file} cannot be read: {error.strerror}", "check the file") from error
+        digest.update(f"{len(place)} {place}".encode() + own)
     return digest.hexdigest()
