@@ -117,22 +117,35 @@ def contrast_grid(rulings: Sequence[Ruling]) -> Grid:
         for ruling in rulings
         for place, decision in enumerate(ruling.decisions)
     ]
-    note = (
-        "Estimates with 95% intervals over seeds and prompts. p: two-sided. Holm: over the deciding contrasts; the "
-        "others, in brackets, are not corrected and decide nothing. Nor do companions (↳), which stand behind every "
-        "deciding contrast: its arms at equal setting, against SFT and by the hidden measure, and between envelopes at "
-        "equal KL where it is something else. A companion without a number is left out, and one in another unit than a "
-        "margin has no prediction. With looks, estimate and interval are of the look that decided, or of the last "
-        "one, p is the smallest one over the looks, each divided by its share of the error, and the intervals of "
-        "deciding contrasts are as wide as the share of their look asks. Smaller: Holm's p of a value that is not "
-        "smaller than the size of interest. Could see: the smallest difference that the test would have found with "
-        "80% power, as one of all that decide (those in brackets: alone)."
-    )
+    decisions = [decision for ruling in rulings for decision in ruling.decisions]
+    looks, sizes = any(each.look for each in decisions), any(each.within is not None for each in decisions)
     header = (
         *("hypothesis", "contrast", "predicted", "estimate", "over", "look"),
         *("p", "Holm p", "smaller", "could see", "verdict"),
     )
-    return Grid("Contrasts", header, tuple(rows), note)
+    silent = {name for name, says in (("look", looks), ("smaller", sizes)) if not says}
+    kept = [i for i, name in enumerate(header) if name not in silent]
+    note = _CONTRASTS + (_LOOKS if looks else "") + (_SMALLER if sizes else "") + _SEEN
+    return Grid("Contrasts", tuple(header[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in rows), note)
+
+
+_CONTRASTS = (
+    "Estimates with 95% intervals over seeds and prompts. p: two-sided. Holm: over the deciding contrasts; the "
+    "others, in brackets, are not corrected and decide nothing. Nor do companions (↳), which stand behind every "
+    "deciding contrast: its arms at equal setting, against SFT and by the hidden measure, and between envelopes "
+    "at equal KL where it is something else. A companion without a number is left out, and one in another unit "
+    "than a margin has no prediction. "
+)
+_LOOKS = (
+    "Estimate and interval are of the look that decided, or of the last one, p is the smallest one over the "
+    "looks, each divided by its share of the error, and the intervals of deciding contrasts are as wide as the "
+    "share of their look asks. "
+)
+_SMALLER = "Smaller: Holm's p of a value that is not smaller than the size of interest. "
+_SEEN = (
+    "Could see: the smallest difference that the test would have found with 80% power, as one of all that decide "
+    "(those in brackets: alone)."
+)
 
 
 def described(decision: Decision) -> str:
