@@ -251,7 +251,7 @@ def test_an_axis_that_cannot_be_drawn_is_refused(axis, says):
         ({"arms": {}}, "no arms"),
         ({"seeds": (1, 1)}, "seeds"),
         ({"labels": Labels(flip=0.5)}, "labels: flip is 0.5"),
-        ({"variants": {"noisy": Variant(labels=Labels(flip=-0.1))}}, "noisy: flip is -0.1"),
+        ({"variants": {"noisy": Variant(labels=Labels(flip=-0.1))}}, "variants.noisy.labels: flip is -0.1"),
         ({"golden_policy": Arm(labeller="golden")}, "golden policy"),
         ({"golden_policy": Arm(beta=(0.1,), **OFFLINE, refresh=3)}, "golden policy"),
         ({"best_of": BestOf(4, (2, 8))}, "best of [2, 8]"),

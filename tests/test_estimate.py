@@ -133,4 +133,4 @@ def test_only_names_the_hypotheses_that_there_are():
     with pytest.raises(GoodhartError, match=r"no hypothesis 'H9'.*H1"):
         read_study("paper", []).only(["H9"])
     with pytest.raises(GoodhartError, match="none"):
-        read_study("quick", []).only(["H1"])
+        read_study("smoke", []).only(["H1"])

@@ -11,13 +11,21 @@ import yaml
 from goodhart.config import Range, build
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
-from goodhart.study.spec import BestOf, Labels, Pool, Study, Task, read_study
+from goodhart.study.spec import BestOf, Labels, Measurement, Pool, Study, Task, read_study
 from goodhart.tasks.reward import Rule
 from goodhart.training.settings import Optimisation, Preference, Supervised
 
-KINDS = [Study, Task, Pool, Labels, BestOf, Arm, Optimisation, Supervised, Preference, Rule]
+KINDS = [Study, Task, Pool, Labels, BestOf, Measurement, Arm, Optimisation, Supervised, Preference, Rule]
 MAY_BE_ZERO = {
-    *("Arm.refresh", "Arm.window", "BestOf.samples", "Labels.flip", "Optimisation.warmup", "Optimisation.micro_batch"),
+    *(
+        "Arm.first",
+        "Arm.refresh",
+        "Arm.window",
+        "BestOf.samples",
+        "Labels.flip",
+        "Optimisation.warmup",
+        "Optimisation.micro_batch",
+    ),
     *("Optimisation.weight_decay", "Optimisation.beta1", "Optimisation.beta2", "Study.seeds", "Rule.noise"),
     *(f"Pool.{share}" for share in ("samples", "early", "human", "mismatched", "degenerate")),
 }

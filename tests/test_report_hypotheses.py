@@ -97,10 +97,10 @@ def test_every_contrast_has_a_line_with_its_prediction():
     rows = contrast_grid([ruling(*made), ruling(decision(), name="second")]).rows
     assert [row[0] for row in rows] == ["H", "", "", "", "", "second"]
     assert [row[2] for row in rows] == ["< 0.3", "within ±0.05", "> 0", "> 0", "> 0", "> 0"]
-    assert rows[2][6:] == ("0.010", "–", "–", "–", "(supported)")
+    assert rows[2][5:] == ("0.010", "–", "–", "(supported)")
     assert rows[3][3].startswith("−2.3 [")
-    assert rows[4][3:] == ("– (nothing in common)", "nothing in common", "–", "–", "–", "–", "–", "undecided")
-    assert rows[0][5:] == ("–", "0.010", "0.020", "–", "–", "supported")
+    assert rows[4][3:] == ("– (nothing in common)", "nothing in common", "–", "–", "–", "undecided")
+    assert rows[0][5:] == ("0.010", "0.020", "–", "supported")
 
 
 def test_the_look_and_what_could_have_been_seen_stand_beside_a_verdict():
@@ -130,8 +130,8 @@ def test_companions_are_marked_in_brackets_and_no_part_of_what_decides():
         "↳ peak: one − two",
         "↳ peak: one − two (hidden measure)",
     ]
-    assert rows[1][5:] == ("–", "0.010", "–", "–", "–", "(contradicted)")
-    assert (rows[2][2], *rows[2][5:]) == ("–",) * 7
+    assert rows[1][5:] == ("0.010", "–", "–", "(contradicted)")
+    assert (rows[2][2], *rows[2][5:]) == ("–",) * 5
     assert rows[2][3] == "+0.123 [+0.101, +0.146]"
     (verdict,) = verdict_grid([made]).rows
     assert verdict[2:4] == ("supported", "gap at equal KL: one − two: +0.123 [+0.101, +0.146] (supported)")

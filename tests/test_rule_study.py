@@ -188,13 +188,16 @@ class TestStudy:
         _, graph, root, folder = made
         theirs = pq.read_table(root / "cells" / graph.opponents.id / "responses.parquet").to_pylist()
         decode = load_tokenizer(root / "cells" / graph.sft.id / "final").decode
-        sft = {row["prompt"]: decode(row["sft"], skip_special_tokens=True) for row in theirs}
+        sft: dict[str, list[str]] = {}
+        for row in theirs:
+            sft.setdefault(row["prompt"], []).append(decode(row["sft"], skip_special_tokens=True))
         rows = [row for row in pq.read_table(folder / "rows.parquet").to_pylist() if row["arm"] in ARMS]
         table = pq.read_table(root / "cells" / graph.opponents.id / "prompts.parquet").to_pylist()
         prompts = {row["prompt"]: row["text"] for row in table}
         for row in rows:
-            own, other = rewards(RULE, [prompts[row["prompt"]]] * 2, [row["text"], sft[row["prompt"]]], [])
-            assert row["golden_vs_sft"] == (np.sign(own - other) + 1) / 2
+            texts = [row["text"], *sft[row["prompt"]]]
+            own, *others = rewards(RULE, [prompts[row["prompt"]]] * len(texts), texts, [])
+            assert row["golden_vs_sft"] == np.mean([(np.sign(own - other) + 1) / 2 for other in others])
         assert len({row["golden_vs_sft"] for row in rows}) > 1
 
     def test_a_model_learns_from_a_rule_as_from_a_model(self, made):

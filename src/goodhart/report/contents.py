@@ -70,8 +70,8 @@ class Contents:
     def _judge(self, arm: str) -> object:
         """The settings of who measures an arm."""
         study = self.record["study"]
-        variant = study["variants"].get(study["arms"].get(arm, {}).get("variant", ""), {})
-        return variant.get("golden") or study["golden"]
+        variant = study.get("variants", {}).get(study["arms"].get(arm, {}).get("variant", ""), {})
+        return variant.get("golden") or study.get("golden")
 
     @property
     def untrained(self) -> tuple[str, ...]:
