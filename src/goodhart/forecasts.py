@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def design_of(study: Study, split: str = "held_out") -> Design:
     """The size of a study, at its last look where it has any."""
     seeds = study.looks.seeds[-1] if study.looks else len(study.seeds)
     prompts = study.task.evaluation if split == "held_out" else study.task.train_evaluation
-    return Design(seeds, prompts, responses_of(study), len(study.arms))
+    return Design(seeds, prompts, study.measurement.responses, len(study.arms))
 
 
 def errors(study: Study) -> tuple[float, float]:
@@ -125,26 +125,17 @@ def designs(study: Study) -> list[Study]:
     own = design_of(study)
     seeds = sorted({*SEEDS, own.seeds})
     prompts = sorted({max(own.prompts // 2, 2), own.prompts, 2 * own.prompts})
-    responses = sorted({*RESPONSES, own.responses}) if _MEASUREMENT in _FIELDS else [own.responses]
+    responses = sorted({*RESPONSES, own.responses})
     return [resized(study, *size) for size in product(seeds, prompts, responses)]
-
-
-_MEASUREMENT, _FIELDS = "measurement", {field.name for field in fields(Study)}
-
-
-def responses_of(study: Study) -> int:
-    """How often a checkpoint answers each prompt."""
-    return int(getattr(study, _MEASUREMENT).responses) if _MEASUREMENT in _FIELDS else 1
 
 
 def resized(study: Study, seeds: int, prompts: int, responses: int) -> Study:
     """The study with so many seeds, held-out prompts and responses, looked at once."""
     listed = tuple(range(max(study.seeds, default=0) + seeds))
     first = (*study.seeds, *(seed for seed in listed if seed not in study.seeds))[:seeds]
-    changed = replace(study, seeds=first, looks=None, task=replace(study.task, evaluation=prompts))
-    if _MEASUREMENT not in _FIELDS:
-        return changed
-    return replace(changed, **{_MEASUREMENT: replace(getattr(changed, _MEASUREMENT), responses=responses)})
+    measured = replace(study.measurement, responses=responses)
+    task = replace(study.task, evaluation=prompts)
+    return replace(study, seeds=first, looks=None, task=task, measurement=measured)
 
 
 def against_found(own: Known, general: Known, asked: Sequence[Contrast]) -> Grid | None:
