@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,27 @@ def test_status_believes_what_has_not_changed_and_thorough_looks_at_all(store):
     assert store.state("kind-abc") == "done"
     assert store.state("kind-abc", thorough=True) == "damaged"
     assert store.faults("kind-abc") == [folder / "deep" / "file.txt"]
+
+
+def test_status_reads_a_file_that_was_written_after_its_cell_was_finished(store):
+    folder = finished(store)
+    time.sleep(0.05)  # a file system's clock may stand still for some milliseconds
+    (folder / "deep" / "file.txt").write_text("hallo")  # of the same size
+    assert store.state("kind-abc") == "damaged"
+    assert store.faults("kind-abc", thorough=False) == [folder / "deep" / "file.txt"]
+    (folder / "deep" / "file.txt").write_text("hello")
+    assert store.state("kind-abc") == "done"
+
+
+def test_a_family_has_its_finished_cells_alone(store):
+    assert store.family("kin") == []
+    for cell in ("kind-b", "kind-a"):
+        finished(store, cell)
+        store.join("kin", cell)
+    store.join("kin", "kind-unfinished")
+    store.join("kin", "kind-a")
+    assert store.family("kin") == ["kind-a", "kind-b"]
+    assert store.family("other") == []
 
 
 @pytest.mark.parametrize(
