@@ -46,9 +46,12 @@ class Opponents:
 def known_of(
     judge: PairJudge, prompts: Sequence[Tokens], policy: Sequence[Sequence[Tokens]], sft: Sequence[Sequence[Tokens]]
 ) -> Float[np.ndarray, "prompt opponent 2"]:
-    """What the judge needs of these opponents; each one's numbers do not depend on how many there are."""
-    each = [judge.alone(prompts, [[own[j] for own in policy], [own[j] for own in sft]]) for j in range(len(policy[0]))]
-    return np.stack(each, axis=1)
+    """What the judge needs of these opponents; a scalar judge reads the prompt once for all of them."""
+    number = len(policy[0])
+    texts = [[own[j] for own in side] for j in range(number) for side in (policy, sft)]
+    if judge.scalar:
+        return judge.alone(prompts, texts).reshape(len(prompts), number, 2)
+    return np.stack([judge.alone(prompts, texts[2 * j : 2 * j + 2]) for j in range(number)], axis=1)
 
 
 def margins(

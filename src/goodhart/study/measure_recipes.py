@@ -22,7 +22,7 @@ from goodhart.evaluation.verdicts import OPPONENTS
 from goodhart.study.earlier import Earlier, inputs_of, same_files
 from goodhart.study.model_recipes import judge, load_policy, load_reference, reference_name, scored, with_reference
 from goodhart.study.opponents_recipe import read_judges, read_opponents, same_opponents
-from goodhart.study.panel import Panel, pieces
+from goodhart.study.panel import DRAWS, Panel, pieces
 from goodhart.study.run_state import STREAM
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.similarity import similarity
@@ -54,7 +54,7 @@ def evaluation(work: Workplace) -> dict[str, Any]:
         columns: Columns = known.to_pydict() if known else write(prompts, piece.draws, hidden=hidden)
         answers: dict[str, Answers] = {}
         for name, each in judges.by_name.items():
-            before = {writer: columns[f"{name}_{writer}"] for writer in OPPONENTS} if known else None
+            before = {writer: _whole(columns[f"{name}_{writer}"]) for writer in OPPONENTS} if known else None
             opposing = theirs[name][panel.place(piece)]
             answers[name] = judged(each, [p.tokens for p in prompts], columns["response"], opposing, before)
         columns |= verdicts(answers) | {f"{n}_{w}": each for n, own in answers.items() for w, each in own.items()}
@@ -79,6 +79,11 @@ _MARGINS = [
 """Of a response against each opponent by its number: r(x, response, opponent) - r(x, opponent, response)."""
 ROWS_FILE = "rows.parquet"
 _ROWS = pa.schema([*(field for field in schema.ROWS if field.name not in schema.CHECKPOINT), *_MARGINS])
+
+
+def _whole(margins: list[list[float]]) -> list[list[float]]:
+    """Those against whole pieces of opponents: what a judge needs of the others is computed anew with their piece."""
+    return [row[: len(row) - len(row) % DRAWS] for row in margins]
 
 
 def _of_same_policy(work: Workplace, below: str) -> Iterator[Path]:
