@@ -54,8 +54,8 @@ def evaluation(work: Workplace) -> dict[str, Any]:
         columns: Columns = known.to_pydict() if known else write(prompts, piece.draws, hidden=hidden)
         answers: dict[str, Answers] = {}
         for name, each in judges.by_name.items():
-            before = {writer: _whole(columns[f"{name}_{writer}"]) for writer in OPPONENTS} if known else None
             opposing = theirs[name][panel.place(piece)]
+            before = {w: _whole(columns[f"{name}_{w}"], opposing.number) for w in OPPONENTS} if known else None
             answers[name] = judged(each, [p.tokens for p in prompts], columns["response"], opposing, before)
         columns |= verdicts(answers) | {f"{n}_{w}": each for n, own in answers.items() for w, each in own.items()}
         parts.append(pa.table({**columns, "split": [piece.split] * len(piece.rows)}, schema=_ROWS))
@@ -81,9 +81,10 @@ ROWS_FILE = "rows.parquet"
 _ROWS = pa.schema([*(field for field in schema.ROWS if field.name not in schema.CHECKPOINT), *_MARGINS])
 
 
-def _whole(margins: list[list[float]]) -> list[list[float]]:
-    """Those against whole pieces of opponents: what a judge needs of the others is computed anew with their piece."""
-    return [row[: len(row) - len(row) % DRAWS] for row in margins]
+def _whole(margins: list[list[float]], number: int) -> list[list[float]]:
+    """Those against whole pieces of so many opponents: what a judge needs of an opponent is computed by pieces."""
+    kept = min(number, len(margins[0]))
+    return [row[: kept - kept % DRAWS] for row in margins]
 
 
 def _of_same_policy(work: Workplace, below: str) -> Iterator[Path]:
