@@ -9,7 +9,7 @@ from typing import Any
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.model_files import config, context, parameters, vocabulary
-from goodhart.study.spec import Study, judges_of
+from goodhart.study.spec import Study
 
 LARGE = 50_000_000
 """Parameters up to which the defaults of `study_file.OF_SIZE` hold; they were set for models of 0.4 to 16 million."""
@@ -18,7 +18,7 @@ LARGE = 50_000_000
 def models(study: Study) -> dict[str, str]:
     """The study's models by the keys that name them; a judge that is a rule has none."""
     named = {"policy": study.policy}
-    named |= {f"{key}.model": judge.model for key, judge in judges_of(study).items() if not judge.rule}
+    named |= {f"{key}.model": judge.model for key, judge in study.judges.items() if not judge.rule}
     for name, variant in study.variants.items():
         if variant.policy:
             named[f"variants.{name}.policy"] = variant.policy
@@ -87,7 +87,7 @@ def _suggested(study: Study, keys: list[str]) -> str:
 def check_contexts(study: Study, configs: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises GoodhartError for a model that has fewer positions than the longest text that it must read."""
     task = study.task
-    kinds = {f"{key}.model": judge.kind for key, judge in judges_of(study).items()}
+    kinds = {f"{key}.model": judge.kind for key, judge in study.judges.items()}
     for key, settings in configs.items():
         limit = context(dict(settings))
         # a preference model has a separator behind each response

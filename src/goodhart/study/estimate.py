@@ -20,7 +20,7 @@ from goodhart.study.arm import Arm
 from goodhart.study.cell import Cell
 from goodhart.study.executor import in_turn, share
 from goodhart.study.record import processor
-from goodhart.study.spec import Study, judges_of
+from goodhart.study.spec import Study
 
 FIXED, PER_MILLION = 22e-6, 21e-6
 """Seconds per token of a forward pass, and per million parameters: measured with 1.3 and 5.1 million parameters on
@@ -101,7 +101,7 @@ class Costs:
     def of(cls, study: Study, seconds_per_token: float) -> Costs:
         """With the models' parameters counted; `seconds_per_token` is what `probe` gives on this machine."""
         policies = (v.policy for v in study.variants.values() if v.policy)
-        judges = (judge.model for judge in judges_of(study).values() if not judge.rule)
+        judges = (judge.model for judge in study.judges.values() if not judge.rule)
         names = {study.policy, *policies, *judges}
         return cls(study, {name: millions(name) for name in names}, seconds_per_token / PROBE)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from goodhart.analysis.hypotheses import PROXY, Axis, Hypothesis, Looks, Map
+from goodhart.analysis.hypotheses import Axis, Hypothesis, Looks, Map
 from goodhart.config import (
     MOST,
     NOT_READ,
@@ -19,16 +19,13 @@ from goodhart.config import (
     Whole,
     address,
     build,
-    canonical,
     load_yaml,
     named_elsewhere,
     override,
-    plain_data,
 )
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
-from goodhart.study.arms import validate_arms, with_what_they_read
-from goodhart.study.plan import GOLDEN_POLICY, SFT, sft_of
+from goodhart.study.arms import with_what_they_read
 from goodhart.study.study_file import (
     PREFERENCES,
     inheriting,
@@ -40,6 +37,7 @@ from goodhart.study.study_file import (
     with_seeds,
     with_template,
 )
+from goodhart.study.validation import validate
 from goodhart.training.settings import Preference, Supervised
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -231,31 +229,7 @@ class Study:
 
     def validate(self) -> Study:
         """The study itself. Raises GoodhartError for what cannot be run."""
-        if not self.name.replace("-", "").replace("_", "").isalnum():
-            raise GoodhartError(f"study name {self.name!r} is not a plain word", "use letters, digits, '-' and '_'")
-        if not self.arms or not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise GoodhartError("the study has no arms or no distinct seeds", "give at least one of each")
-        taken = {SFT, GOLDEN_POLICY, PROXY, *self.all_arms[len(self.arms) :], *map(sft_of, self.variants)}
-        for name in taken & set(self.arms):
-            raise GoodhartError(f"arm {name!r} has the name of something else in the tables", "rename it")
-        validate_arms(self.arms, set(self.variants))
-        if self.looks:
-            self.looks.validate(len(self.seeds))
-        self._validate_best_of()
-        for name, hypothesis in self.hypotheses.items():
-            hypothesis.validate(name, tuple(self.all_arms))
-            self._validate_one_judge(name, hypothesis)
-            self._validate_streams(name, hypothesis)
-        for name, axis in self.axes.items():
-            axis.validate(name, tuple(self.all_arms))
-        for name, each in self.maps.items():
-            each.validate(name, self.hypotheses)
-        self._validate_labels()
-        self._validate_judges()
-        self._validate_golden_policy()
-        self.task.validate()
-        if self.task.kind != PREFERENCES:
-            self._validate_pool()
+        validate(self)
         return self
 
     @property
@@ -291,105 +265,17 @@ class Study:
             best_of=self.best_of if judges else replace(self.best_of, samples=0),
         ).validate()
 
+    @property
+    def judges(self) -> dict[str, Preference]:
+        """The settings of all judges by the keys that name them."""
+        own = {"golden": self.golden, "proxy": self.proxy}
+        named = {f"variants.{name}.{role}": getattr(v, role) for name, v in self.variants.items() for role in own}
+        return own | {key: judge for key, judge in named.items() if judge}
+
     def judge_of(self, arm: str) -> Preference:
         """Who labels and measures an arm."""
         variant = self.variants.get(self.arms[arm].variant) if arm in self.arms else None
         return (variant and variant.golden) or self.golden
-
-    def _validate_one_judge(self, name: str, hypothesis: Hypothesis) -> None:
-        for i, contrast in enumerate(hypothesis.contrasts):
-            if len({canonical(plain_data(self.judge_of(arm))) for arm in contrast.arms}) > 1:
-                raise GoodhartError(
-                    f"hypotheses.{name}.contrasts[{i}] compares arms of different judges",
-                    "what one judge measures says nothing of what another does; name arms of one",
-                )
-
-    def _validate_streams(self, name: str, hypothesis: Hypothesis) -> None:
-        """A stream is what a run recorded; who classifies it has the reference whose log-probabilities it keeps."""
-        for i, contrast in enumerate(hypothesis.contrasts):
-            if not contrast.stream:
-                continue
-            recorded = self.arms.get(contrast.stream)
-            others = [self.arms.get(arm) for arm in contrast.arms]
-            if recorded is None or recorded.source != "policy" or recorded.reduction != "sum" or None in others:
-                raise GoodhartError(
-                    f"hypotheses.{name}.contrasts[{i}] classifies the stream of {contrast.stream!r} by "
-                    f"{contrast.first!r} and {contrast.second!r}",
-                    "name an arm that samples from its policy, with reduction sum, and trained arms or the proxy",
-                )
-            if any(other and other.variant != recorded.variant for other in others):
-                raise GoodhartError(
-                    f"hypotheses.{name}.contrasts[{i}] names arms of different variants", "a stream has one reference"
-                )
-
-    def _validate_labels(self) -> None:
-        own = {"labels": self.labels}
-        for name, labels in (own | {f"variants.{n}.labels": v.labels for n, v in self.variants.items()}).items():
-            if labels and not 0 <= labels.flip < 0.5:
-                raise GoodhartError(f"{name}: flip is {labels.flip}", "give a probability below one half")
-            if labels and not labels.of:
-                raise GoodhartError(f"{name}.of is empty", "name kinds of pairs, for example [samples]")
-            if labels and self.task.kind == PREFERENCES and labels.of != Labels().of:
-                raise GoodhartError(
-                    f"{name}.of names kinds of initial pairs, and data of people has none", f"leave {name}.of out"
-                )
-
-    def _validate_judges(self) -> None:
-        """What the judges' kinds ask for; the truth has no noise."""
-        for name, judge in judges_of(self).items():
-            judge.validate(name)
-            if judge.rule and judge.rule.reward == "similarity" and self.task.kind == PREFERENCES:
-                raise GoodhartError(
-                    f"{name}.rule.reward is similarity, and data of people has no human line apart from its pairs",
-                    "choose another reward, or a built-in task",
-                )
-        if self.golden.rule and self.golden.rule.noise:
-            raise GoodhartError(
-                f"golden.rule.noise is {self.golden.rule.noise}, and golden stands for the truth",
-                "set the noise of proxy.rule, or labels.flip",
-            )
-
-    def _validate_golden_policy(self) -> None:
-        arm = self.golden_policy
-        arm.validate("golden policy", judge_may_train=True)
-        if (arm.source, arm.labeller, arm.variant) != ("policy", "golden", ""):
-            raise GoodhartError(
-                f"the golden policy has source {arm.source!r}, labeller {arm.labeller!r} and variant {arm.variant!r}",
-                "it samples from itself, the golden model labels, and it is one for all variants",
-            )
-        if len(arm.beta) * len(arm.lr) != 1:
-            raise GoodhartError(
-                "the golden policy sweeps beta or lr", "give it one beta and one lr: it is one baseline"
-            )
-
-    def _validate_pool(self) -> None:
-        """What the initial pairs of a built-in task need."""
-        pool = self.pool
-        shares = (pool.samples, pool.early, pool.human, pool.mismatched, pool.degenerate)
-        if abs(sum(shares) - 1) > 1e-9 or min(shares) < 0:
-            raise GoodhartError(f"the pool's shares are {shares}", "they must be non-negative and add up to 1")
-        if not pool.temperatures:
-            raise GoodhartError("pool.temperatures is empty", "give at least one, for example [1.0]")
-        if self.sft.early > self.sft.steps:
-            raise GoodhartError(
-                f"sft.early is {self.sft.early}, behind the last of {self.sft.steps} steps",
-                f"set sft.early={max(1, self.sft.steps // 3)}, or raise sft.steps",
-            )
-
-    def _validate_best_of(self) -> None:
-        best = self.best_of
-        if best.samples and (not best.n or not best.judges or not 1 <= min(best.n) <= max(best.n) <= best.samples):
-            raise GoodhartError(
-                f"best_of takes the best of {list(best.n)} by {list(best.judges)} from {best.samples} samples",
-                "give judges, and every n between 1 and the number of samples",
-            )
-
-
-def judges_of(study: Study) -> dict[str, Preference]:
-    """The settings of all judges by the keys that name them."""
-    own = {"golden": study.golden, "proxy": study.proxy}
-    named = {f"variants.{name}.{role}": getattr(v, role) for name, v in study.variants.items() for role in own}
-    return own | {key: judge for key, judge in named.items() if judge}
 
 
 def best_of_arm(judge: str) -> str:
