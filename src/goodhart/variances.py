@@ -69,12 +69,18 @@ def shipped() -> Known:
 
 
 def write_shipped(folders: Sequence[Path]) -> None:
-    """Write `SHIPPED` from finished studies; where two have a statistic, the mean over all of its contrasts."""
+    """Write `SHIPPED` from finished studies: of each statistic the mean over the contrasts of the first that has it.
+
+    Studies that measure in another way (one response against one opponent) have another noise, so theirs are not mixed.
+    """
     parts = [known for folder in folders if (known := of_folder(folder))]
-    made = [each for part in parts for each in part.found]
-    entries = {name: _rounded(each) for name, each in by_statistic(made).items()}
+    entries: dict[str, dict[str, float]] = {}
+    for part in parts:
+        own = {name: _rounded(each) for name, each in by_statistic(part.found).items()}
+        entries = {**own, **entries}
     names = [read_contents(folder).name for folder in folders]
-    about = {"studies": names, "one response": all(part.single for part in parts), "variances": entries}
+    single = all(part.single for part in parts)
+    about = {"studies": names, "one response": single, "variances": dict(sorted(entries.items()))}
     write_atomically(SHIPPED, json.dumps(about, indent=1) + "\n")
 
 
