@@ -34,8 +34,13 @@ def _starve(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def starved(made: Undisturbed, root: Path, room: int, cold: bool, tally: Tally) -> None:
-    """Run with a ceiling, then without."""
+def left(root: Path) -> frozenset[str]:
+    """What lies in a root, by name."""
+    return frozenset(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def starved(made: Undisturbed, root: Path, room: int, cold: bool, tally: Tally, known: set[frozenset[str]]) -> None:
+    """Run with a ceiling, then without, unless that was done with a root in which the same was left."""
     what = "a ceiling for the whole of a command" if cold else "a ceiling above what the libraries take"
     limit = room * 2**20 + (0 if cold else held())
     command = begin(made.run(root), root.parent / "command", cold=cold, before=lambda: _starve(limit))
@@ -49,7 +54,8 @@ def starved(made: Undisturbed, root: Path, room: int, cold: bool, tally: Tally) 
         fault = fault or broken_cells(root)
     end = "the undisturbed tables" if command.code == 0 else "one line that says so"
     tally.add(what, end if not fault else "ended otherwise", f"{room} MiB: {fault}" if fault else "")
-    if command.code != 0:
+    if command.code != 0 and (found := left(root)) not in known:
+        known.add(found)
         again = begin(made.run(root), root.parent / "command")
         code = again.wait(LONGEST)
         again.end()
@@ -64,13 +70,15 @@ def run(work: Path, quick: bool) -> Outcome:
     heat()
     tally, folder = Tally(), work / "memory"
     made = undisturbed(folder)
+    known = set[frozenset[str]]()
     levels = [(16, False)] if quick else [*((room, False) for room in ROOM), *((room, True) for room in COLD)]
     for room, cold in levels:
         root = made.new_root(folder / f"root-{room}-{'cold' if cold else 'warm'}")
-        starved(made, root, room, cold, tally)
+        starved(made, root, room, cold, tally, known)
         shutil.rmtree(root)
     tried = (
         "A study's processes were each given so much memory for data and no more (RLIMIT_DATA). It must end with one "
-        "line that says so and leave no broken cell, or end with the right tables, and go on without the ceiling."
+        "line that says so and leave no broken cell, or end with the right tables, and go on without the ceiling (this "
+        "once for each set of files that was left)."
     )
     return Outcome("memory", tried, tally.lines, tuple(tally.faults), time.monotonic() - began, quick)
