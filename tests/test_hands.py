@@ -22,6 +22,7 @@ from goodhart.store import Store
 from goodhart.study import executor
 from goodhart.study.cell import Cell
 from goodhart.study.executor import share
+from goodhart.study.worker import Worker
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
 from tiny_models import CAUSAL, END, MODELS, PAD, llama
@@ -228,10 +229,11 @@ def test_cells_share_the_cores_of_idle_workers(monkeypatch, workers, cells, thre
     assert share(workers, cells) == threads
 
 
-class Inline:
+class Inline(Worker):
     """A worker that is quick; it keeps how many threads each cell was given."""
 
     def __init__(self, kept, threads):
+        super().__init__("default")
         self.kept, self.threads = kept, threads
 
     def submit(self, what, _, __, cell, number):

@@ -36,7 +36,7 @@ def run(
     dry_run: bool,
     repair: bool,
 ) -> int:
-    """Run a study to its report; returns 1 if a cell could not be made."""
+    """Run a study to its report. Raises GoodhartError, once that is written, if a cell could not be made."""
     from goodhart.store import Store
     from goodhart.study import session
     from goodhart.study.engine import settle
@@ -62,7 +62,11 @@ def run(
     outcome = session.run_study(study, engine, root, crew, console, ahead)
     _show(outcome.folder, console)
     _say(console, f"log: {folder / 'log.txt'}")
-    return 1 if outcome.unfinished.failed else 0
+    failed = outcome.unfinished.failed
+    if failed:
+        problem = f"{len(failed)} of {outcome.unfinished.total} cells could not be made: {failed[0]['problem']}"
+        raise GoodhartError(problem, failed[0]["remedy"])
+    return 0
 
 
 def _dry_run(study: Study, root: Path, crew: Crew, console: Console) -> None:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -130,15 +130,17 @@ class Worker:
         return [] if self.process is None else [self.connection, self.process.sentinel]
 
     def _pipe(self) -> Connection[Any, Any]:
-        if self.connection is None:
-            self.connection, self.process = self._begun()
-        return self.connection
+        found = self.connection
+        if found is None:
+            found, self.process = self._begun()
+            self.connection = found
+        return found
 
-    def _begun(self) -> tuple[Connection[Any, Any], BaseProcess]:
+    def _begun(self) -> tuple[Any, BaseProcess]:
         here = psutil.Process()
         start = (here.pid, here.create_time(), dict(os.environ), self.kernels, tuple(self.group))
         context = _context()
-        ours, its = context.Pipe()
+        ours, its = Pipe()
         with _errors_to(self.log), its:
             try:
                 process = context.Process(target=_serve, args=(its, self.log, _start, start))  # type: ignore[attr-defined]
