@@ -14,10 +14,10 @@ import sys
 import time
 from multiprocessing.synchronize import Barrier
 
-from goodhart.study.executor import WORKER_ENVIRONMENT
+from goodhart.study.worker import ENVIRONMENT
 
 if __name__ == "__main__" and os.environ.get("MALLOC_MMAP_MAX_") is None:
-    os.environ.update(WORKER_ENVIRONMENT)  # glibc reads its settings at the start only
+    os.environ.update(ENVIRONMENT)  # glibc reads its settings at the start only
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import torch

@@ -21,10 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from goodhart.study.executor import WORKER_ENVIRONMENT
+from goodhart.study.worker import ENVIRONMENT
 
 if __name__ == "__main__" and os.environ.get("MALLOC_MMAP_MAX_") is None:
-    os.environ.update(WORKER_ENVIRONMENT)  # glibc reads its settings at the start only; both sides profit from them
+    os.environ.update(ENVIRONMENT)  # glibc reads its settings at the start only; both sides profit from them
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import numpy as np

@@ -140,10 +140,10 @@ def _redirect(out: Path, err: Path) -> None:
 
 def _run(arguments: list[str]) -> int:
     from goodhart.cli import main
-    from goodhart.study.executor import WORKER_ENVIRONMENT
+    from goodhart.study.worker import ENVIRONMENT
 
     # a worker that is forked has imported the lab too; threads of a tokenizer would not survive the fork
-    WORKER_ENVIRONMENT["TOKENIZERS_PARALLELISM"] = "false"
+    ENVIRONMENT["TOKENIZERS_PARALLELISM"] = "false"
     multiprocessing.get_context = functools.partial(_forking, multiprocessing.get_context)  # type: ignore[assignment]
     code: object = 0
     try:

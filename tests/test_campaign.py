@@ -1,6 +1,7 @@
 """The campaign's scripts work on a few trials each, and find what is there to be found."""
 
 import json
+import os
 import random
 import shutil
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from campaign import damage, flips, locks, page
+from campaign import damage, flips, locks, memory, page
+from campaign.command import Command
 from campaign.input_cases import Sandbox, arguments_of, fault_of, obey
 from campaign.outcome import Outcome, Tally, load
 from campaign.spiced_study import payloads, rotations, write_spiced
@@ -136,3 +138,30 @@ def test_the_page_shows_what_the_parts_left(tmp_path):
     assert "| a kill | 2 | 1 | went on (1); ended otherwise (1) |" in text
     assert "- a kill: &lt;b>no&lt;/b> \\| table" in text
     assert "| [kills](#kills) | 2 | 1 | 1.0 | abc123 |" in text
+
+
+@pytest.mark.parametrize(
+    ("does", "for_ever"),
+    [("import time; time.sleep(60)", True), ("import time\nwhile time.process_time() < 1: pass", False)],
+    ids=["waits", "works"],
+)
+def test_a_command_that_only_waits_goes_on_for_ever_and_one_that_is_slow_does_not(
+    tmp_path, monkeypatch, does, for_ever
+):
+    monkeypatch.setattr(memory, "IDLE", 0.6)
+    monkeypatch.setattr(memory, "LOOK", 0.02)
+    process = os.posix_spawn(sys.executable, [sys.executable, "-ISc", does], os.environ, setsid=True)
+    command = Command(process, tmp_path / "out", tmp_path / "err")
+    assert memory.goes_on_for_ever(command) == for_ever
+    command.end()
+
+
+def test_more_than_one_line_and_a_line_about_something_else_are_no_word_of_memory(tmp_path):
+    def other_words(said):
+        (tmp_path / "err").write_text(said)
+        return memory._other_words(Command(0, tmp_path / "out", tmp_path / "err"))
+
+    assert other_words("error: not enough memory; free some\n") == ""
+    assert "2 lines" in other_words("thread panicked\nerror: not enough memory\n")
+    assert "no such file" in other_words("error: no such file\n")
+    assert "0 lines" in other_words("")

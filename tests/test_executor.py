@@ -2,14 +2,16 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from goodhart import cli
 from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.store import Store
-from goodhart.study import executor
+from goodhart.study import executor, worker
 from goodhart.study.cell import Cell
 from goodhart.study.executor import Failure, Progress, execute
 
@@ -31,6 +33,8 @@ def scripted(root: str, cell: Cell, _: int) -> bool | Failure:
         return Failure("it broke", "mend it")
     if what == "full":
         return Failure("the disk is full", "free space", everywhere=True)
+    if what == "no memory":
+        raise RuntimeError("could not create a primitive")
     if what == "raise":
         raise ZeroDivisionError("by nothing")
     store.partial(cell.id).mkdir(parents=True)
@@ -42,7 +46,7 @@ def scripted(root: str, cell: Cell, _: int) -> bool | Failure:
 def run(tmp_path, monkeypatch):
     """Execute cells with two light workers; gives the progress and what was watched."""
     monkeypatch.setattr(executor, "_work", scripted)
-    monkeypatch.setattr(executor, "_start_worker", light_start)
+    monkeypatch.setattr(worker, "_start", light_start)
 
     def go(*cells: Cell, workers: int = 2) -> tuple[Progress, list[str]]:
         seen: list[str] = []
@@ -123,9 +127,63 @@ def test_a_full_disk_begins_nothing_more_and_ends_in_its_own_error(run, tmp_path
         RuntimeError("can't start new thread"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"),
         OSError(12, "Cannot allocate memory"),
+        RuntimeError("could not create a primitive"),
+        ImportError("libscipy_openblas.so: failed to map segment from shared object"),
+        type("PanicException", (BaseException,), {})("ThreadPoolBuildError { kind: IOError(Os { code: 11 }) }"),
     ],
 )
 def test_no_memory_left_is_told_from_other_faults(error):
     assert is_out_of_memory(error)
     assert not is_out_of_memory(ValueError("out of memory of old times"))
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for the matmul primitive."))
+    assert not is_out_of_memory(ImportError("No module named 'memory'"))
+
+
+def test_no_memory_for_a_cell_is_said_and_keeps_what_the_library_said(run):
+    progress, _ = run(cell("big", "no memory"), cell("good"))
+    ((_, failure),) = progress.failed.values()
+    assert failure.problem == "not enough memory for big (RuntimeError: could not create a primitive)"
+    assert "lower batch sizes" in failure.remedy
+    assert [each.label for each in progress.done] == ["good"]
+
+
+def no_start(*_):
+    raise MemoryError("no room")
+
+
+def test_processes_that_cannot_begin_end_the_command_in_one_line(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(worker, "_start", no_start)
+    with pytest.raises(GoodhartError, match=r"not enough memory for a process that makes cells .MemoryError: no room"):
+        run(*[cell(f"good {n}") for n in range(6)])
+    assert not list((tmp_path / "cells").glob("*/DONE"))
+
+
+def test_a_command_needs_no_thread_to_make_cells(run, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    progress, _ = run(cell("good"), cell("other"))
+    assert len(progress.done) == 2
+
+
+@pytest.mark.parametrize("error", [ImportError("lib.so: failed to map segment from shared object"), MemoryError()])
+def test_a_command_without_memory_ends_in_one_line(monkeypatch, capfd, error):
+    def dispatch(_):
+        raise error
+
+    monkeypatch.setattr(cli, "_dispatch", dispatch)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["list"])
+    assert end.value.code == 1
+    assert capfd.readouterr().err.startswith("error: not enough memory for this command; ")
+
+
+def test_a_module_that_is_missing_is_no_want_of_memory(monkeypatch):
+    def dispatch(_):
+        raise ModuleNotFoundError("No module named 'somewhere'")
+
+    monkeypatch.setattr(cli, "_dispatch", dispatch)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["list"])

@@ -12,8 +12,8 @@ from goodhart.models.precision import in_precision
 from goodhart.models.preference import PreferenceModel
 from goodhart.sampling import recording
 from goodhart.sampling.keyed import Draws, KeyedSampler
-from goodhart.study.executor import _workers
 from goodhart.study.record import machine
+from goodhart.study.worker import crew
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
 from tiny_models import CAUSAL, END, MODELS, PAD, llama
@@ -93,8 +93,9 @@ def what_a_worker_sees():
 def test_a_worker_computes_on_its_group_and_the_record_names_the_gpus():
     names = gpus()
     last = groups(names, 1)[-1:]
-    with _workers(1, "default", last) as (worker,):
-        assert worker.process().submit(what_a_worker_sees).result() == (names[-1], 1, 1.0)
+    with crew(1, "default", last) as (worker,):
+        worker.submit("a question", what_a_worker_sees)
+        assert worker.result() == (names[-1], 1, 1.0)
     assert torch.cuda.get_device_name() in machine()["GPUs"]
 
 

@@ -3,7 +3,6 @@
 import threading
 import warnings
 import weakref
-from concurrent.futures import Future
 from contextlib import nullcontext
 
 import pytest
@@ -23,6 +22,7 @@ from goodhart.store import Store
 from goodhart.study import executor
 from goodhart.study.cell import Cell
 from goodhart.study.executor import share
+from goodhart.study.worker import Worker
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
 from tiny_models import CAUSAL, END, MODELS, PAD, llama
@@ -229,21 +229,19 @@ def test_cells_share_the_cores_of_idle_workers(monkeypatch, workers, cells, thre
     assert share(workers, cells) == threads
 
 
-class Inline:
+class Inline(Worker):
     """A worker that is quick; it keeps how many threads each cell was given."""
 
     def __init__(self, kept, threads):
+        super().__init__("default")
         self.kept, self.threads = kept, threads
 
-    def submit(self, _, cell, number):
-        self.threads[cell.label] = number
+    def submit(self, what, _, __, cell, number):
+        self.threads[what] = number
         self.kept.add(cell.id)
-        done = Future()
-        done.set_result(True)
-        return done
 
-    def result(self, future, _):
-        return future.result()
+    def result(self):
+        return True
 
 
 @pytest.mark.parametrize(("groups", "alone"), [((), 3), ((("0",), ("1",)), 1)], ids=["cores", "GPUs"])
@@ -255,7 +253,8 @@ def test_the_cells_that_all_others_wait_for_have_all_cores_but_not_beside_gpus(m
     workers = [Inline(kept, threads) for _ in range(3)]
     monkeypatch.setattr(executor, "cores", lambda: 8)
     monkeypatch.setattr(Store, "has", lambda _, cell: cell in kept)
-    monkeypatch.setattr(executor, "_workers", lambda *_: nullcontext(workers))
+    monkeypatch.setattr(executor, "crew", lambda *_: nullcontext(workers))
+    monkeypatch.setattr(executor, "finished", lambda at, _: list(at))
     executor.execute(Store(tmp_path), [*last, second, first], 3, lambda *_: None, groups=groups)
     assert threads["first"] == threads["second"] == alone
     assert [threads[f"last {i}"] for i in range(3)] == [1, 1, 1]

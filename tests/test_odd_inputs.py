@@ -1,16 +1,12 @@
 """What generated inputs found: names that are no paths, templates and tokenizers that break, threads that end."""
 
 import json
-import threading
 
 import pytest
 import yaml
 
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import find, load_tokenizer, read_model
-from goodhart.store import Store
-from goodhart.study import executor
-from goodhart.study.cell import Cell
 from goodhart.study.spec import read_study
 from goodhart.tasks.data_source import find_source, read_rows
 from goodhart.tasks.preference import Message, Preference
@@ -77,17 +73,3 @@ def test_a_template_that_breaks_filters_its_prompts_with_the_reason(model, templ
     found = encode_example(example, tokenizer, Framing.of("auto", tokenizer, "chat"), 64, 64)
     assert isinstance(found, str)
     assert found.startswith("refused by the chat template")
-
-
-def test_a_thread_that_cannot_begin_ends_the_command_instead_of_leaving_it_waiting(tmp_path, monkeypatch):
-    """The pool's own thread dies when it cannot begin another one, and its futures would never end."""
-    original = threading.Thread.start
-
-    def start(thread):
-        if thread.name == "QueueFeederThread":
-            raise RuntimeError("can't start new thread")
-        original(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises(GoodhartError, match=r"no more memory or threads .*can't start new thread"):
-        executor.execute(Store(tmp_path), [Cell("corpus", {})], 1, lambda *_: None)

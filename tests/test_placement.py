@@ -3,7 +3,6 @@
 import collections
 import copy
 import os
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -27,8 +26,8 @@ from goodhart.sampling import recording
 from goodhart.sampling.cache import decoding_cache, keep_rows
 from goodhart.sampling.keyed import Draws, KeyedSampler
 from goodhart.study import session
-from goodhart.study.executor import _workers
 from goodhart.study.session import Crew, cores
+from goodhart.study.worker import crew
 from micro_study import said
 from tiny_models import CAUSAL, END, MODELS, PAD, llama
 
@@ -81,8 +80,8 @@ def test_there_are_as_many_workers_as_groups_unless_a_number_is_given(monkeypatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(session, "may_have_gpus", lambda: True)
     monkeypatch.delenv(VISIBLE, raising=False)
-    crew = Crew.of(asked, size)
-    assert (crew.workers, len(crew.groups)) == (workers, count // size)
+    found = Crew.of(asked, size)
+    assert (found.workers, len(found.groups)) == (workers, count // size)
 
 
 def test_more_gpus_than_there_are_is_an_error_with_a_remedy(monkeypatch, tmp_path, capfd):
@@ -95,8 +94,12 @@ def test_more_gpus_than_there_are_is_an_error_with_a_remedy(monkeypatch, tmp_pat
         groups(["0", "1"], 3)
 
 
-def own_group(_):
-    time.sleep(0.3)
+def what_came_of(worker, work, *arguments):
+    worker.submit("a question", work, *arguments)
+    return worker.result()
+
+
+def own_group():
     return os.getpid(), os.environ.get(VISIBLE)
 
 
@@ -104,10 +107,9 @@ def test_every_worker_sees_one_group_for_its_life_and_groups_are_shared_in_turn(
     monkeypatch.setenv(VISIBLE, "GPU-a,GPU-b,GPU-c,GPU-d,GPU-e")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     monkeypatch.setattr(session, "may_have_gpus", lambda: True)
-    crew = Crew.of(3, 2)
-    with _workers(crew.workers, "default", crew.groups) as workers:
-        asked = [[worker.process().submit(own_group, 0) for _ in range(2)] for worker in workers]
-        seen = [{each.result() for each in one} for one in asked]
+    asked = Crew.of(3, 2)
+    with crew(asked.workers, "default", asked.groups) as workers:
+        seen = [{what_came_of(worker, own_group) for _ in range(2)} for worker in workers]
     assert [len(one) for one in seen] == [1, 1, 1]
     assert len({process for one in seen for process, _ in one}) == 3
     assert [group for one in seen for _, group in one] == ["GPU-a,GPU-b", "GPU-c,GPU-d", "GPU-a,GPU-b"]
@@ -116,8 +118,8 @@ def test_every_worker_sees_one_group_for_its_life_and_groups_are_shared_in_turn(
 
 def test_without_gpus_a_worker_sees_what_its_parent_sees(monkeypatch):
     monkeypatch.setenv(VISIBLE, "")
-    with _workers(1, "default", ()) as (worker,):
-        assert worker.process().submit(os.getenv, VISIBLE).result() == ""
+    with crew(1, "default") as (worker,):
+        assert what_came_of(worker, os.getenv, VISIBLE) == ""
 
 
 def parts(model):

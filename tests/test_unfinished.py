@@ -72,6 +72,9 @@ def test_a_run_that_diverges_fails_alone_and_is_named_first(failed, capfd):
     for seed in (0, 1):
         assert f"FAILED diverging beta=1e+30 lr=0.01 seed {seed}: " in found.stdout
     assert "not finite" in found.stdout
+    assert found.stderr.startswith("error: 2 of ")
+    assert "cells could not be made: diverging beta=1e+30 lr=0.01 seed 0: loss" in found.stderr
+    assert found.stderr.count("\n") == 1
     assert "Traceback" not in found.stdout + found.stderr
     folder = root / "studies" / "diverging"
     arms = set(pq.read_table(folder / "rows.parquet").column("arm").to_pylist())

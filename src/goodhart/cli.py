@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import signal
 import sys
 import threading
@@ -181,6 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given == ["--version"]:
         sys.stdout.write(f"goodhart {version('goodhart')}\n")
         return
+    os.environ["RUST_BACKTRACE"] = "0"  # to print one a tokenizer needs memory, and waits for ever where there is none
     try:
         with _ended_by_termination():
             command: Command = tyro.cli(Command, prog="goodhart", description=__doc__, args=given)  # type: ignore[arg-type]
@@ -197,7 +199,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except BaseException as error:
         if is_out_of_memory(error):
             print("error: not enough memory for this command; lower --workers, or free some", file=sys.stderr)
             sys.exit(1)

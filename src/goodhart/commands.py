@@ -39,7 +39,7 @@ def run(
     until_decided: bool = False,
     within: str = "",
 ) -> int:
-    """Run a study to its report; returns 1 if a cell could not be made."""
+    """Run a study to its report. Raises GoodhartError, once that is written, if a cell could not be made."""
     from goodhart import rounds
     from goodhart.store import Store
     from goodhart.study import session
@@ -65,7 +65,11 @@ def run(
     outcome = rounds.run(job, until_decided=until_decided, limit=limit)
     _show(outcome.folder, console)
     _say(console, f"log: {folder / 'log.txt'}")
-    return 1 if outcome.unfinished.failed else 0
+    failed = outcome.unfinished.failed
+    if failed:
+        problem = f"{len(failed)} of {outcome.unfinished.total} cells could not be made: {failed[0]['problem']}"
+        raise GoodhartError(problem, failed[0]["remedy"])
+    return 0
 
 
 def _dry_run(study: Study, root: Path, crew: Crew, console: Console) -> None:

@@ -18,11 +18,15 @@ class GoodhartError(Exception):
 
 
 _NO_MEMORY = re.compile(
-    r"out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|start new thread", re.IGNORECASE
+    "out of memory|allocate memory|not enough memory|ALLOC_FAILED|bad_alloc|start new thread"
+    # the second half of a matrix product's preparation is code that is written into new memory
+    "|could not create a (primitive|memory)$"
+    "|failed to map segment|ThreadPoolBuildError",
+    re.IGNORECASE,
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, PyTorch on the CPU or PyTorch on a GPU had no memory left; allocators have no class for it."""
-    said = isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error))
-    return isinstance(error, MemoryError) or bool(said)
+    """Whether Python, the loader, a tokenizer, or PyTorch on CPU or GPU had no memory left; they share no class."""
+    kind = isinstance(error, RuntimeError | OSError | ImportError) or type(error).__name__ == "PanicException"
+    return isinstance(error, MemoryError) or bool(kind and _NO_MEMORY.search(str(error)))

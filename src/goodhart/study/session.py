@@ -19,12 +19,13 @@ from goodhart.store import Store, write_atomically
 from goodhart.study.cell import Cell, closure
 from goodhart.study.display import Screen
 from goodhart.study.engine import Engine
-from goodhart.study.executor import Groups, Progress, cores, execute
+from goodhart.study.executor import Progress, cores, execute
 from goodhart.study.graph import Graph, build_graph
 from goodhart.study.reach import Reach
 from goodhart.study.reach import reach as reach_of
 from goodhart.study.spec import Study
 from goodhart.study.study_file import PREFERENCES
+from goodhart.study.worker import Groups
 
 if TYPE_CHECKING:
     from goodhart.study.results import Unfinished
@@ -174,8 +175,9 @@ def run_study(
     cells = closure(graph.targets)
     began = time.monotonic()
     folder = store.study(study.name)
-    with Screen(store, cells, crew.workers, console, ahead.seconds, folder / "log.txt") as screen:
-        progress = execute(store, cells, crew.workers, screen, engine.kernels.choice.chosen, crew.groups)
+    log, kernels = folder / "log.txt", engine.kernels.choice.chosen
+    with Screen(store, cells, crew.workers, console, ahead.seconds, log) as screen:
+        progress = execute(store, cells, crew.workers, screen, kernels, crew.groups, log)
     cost = {
         "seconds of this call": round(time.monotonic() - began, 1),
         "seconds expected": round(ahead.wall, 1),
