@@ -1,7 +1,7 @@
 """Where the noise of finished studies comes from, written into the package for the forecasts of `goodhart power`.
 
 Run: python benchmarks/variances.py FOLDER [FOLDER ...], each a study's folder with its tables, for example
-runs/studies/quick docs/reproduction/paper. Each statistic is taken from the first that has it.
+runs/studies/quick docs/reproduction/paper. Studies with several responses to a prompt come first.
 """
 
 import sys

@@ -69,18 +69,18 @@ def shipped() -> Known:
 
 
 def write_shipped(folders: Sequence[Path]) -> None:
-    """Write `SHIPPED` from finished studies: of each statistic the mean over the contrasts of the first that has it.
+    """Write `SHIPPED` from finished studies: of each statistic the mean over all contrasts that have it.
 
-    Studies that measure in another way (one response against one opponent) have another noise, so theirs are not mixed.
+    Those of studies with one response to a prompt, whose parts cannot be told apart, stand in where no other has it.
     """
     parts = [known for folder in folders if (known := of_folder(folder))]
     entries: dict[str, dict[str, float]] = {}
-    for part in parts:
-        own = {name: _rounded(each) for name, each in by_statistic(part.found).items()}
-        entries = {**own, **entries}
-    names = [read_contents(folder).name for folder in folders]
-    single = all(part.single for part in parts)
-    about = {"studies": names, "one response": single, "variances": dict(sorted(entries.items()))}
+    for single in (True, False):
+        made = [each for part in parts if part.single == single for each in part.found]
+        entries |= {name: _rounded(each) for name, each in by_statistic(made).items()}
+    names = list(dict.fromkeys(read_contents(folder).name for folder in folders))
+    one = all(part.single for part in parts)
+    about = {"studies": names, "one response": one, "variances": dict(sorted(entries.items()))}
     write_atomically(SHIPPED, json.dumps(about, indent=1) + "\n")
 
 
