@@ -29,6 +29,7 @@ SUBJECTS = {
     "alignment/sources": ("alignment_data", "training_loop"),
     "evaluation/kl": ("kl",),
     "evaluation/best_of": ("best_of",),
+    "evaluation/verdicts": ("measurement",),
     "sampling/keyed": ("keyed_by_hand", "sampler"),
     "training/alignment": ("step_by_hand", "training_loop"),
     "training/optimiser": ("optimiser", "training_loop"),
@@ -42,6 +43,8 @@ SUBJECTS = {
     "analysis/interval": ("interval", "analysis", "contrasts"),
     "analysis/rulings": ("rulings",),
     "analysis/contrasts": ("contrast_errors", "contrasts"),
+    "analysis/looks": ("looks", "rulings"),
+    "tasks/reward": ("rule",),
     "store": ("store",),
     "randomness": ("randomness",),
 }
