@@ -41,7 +41,7 @@ SUBJECTS = {
     "analysis/gap": ("gap", "analysis", "contrasts"),
     "analysis/crossfit": ("crossfit", "analysis"),
     "analysis/interval": ("interval", "analysis", "contrasts"),
-    "analysis/rulings": ("rulings",),
+    "analysis/rulings": ("rulings", "looks"),
     "analysis/contrasts": ("contrast_errors", "contrasts"),
     "analysis/looks": ("looks", "rulings"),
     "tasks/reward": ("rule",),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
@@ -12,7 +13,7 @@ from goodhart.analysis.interval import around
 from goodhart.analysis.looks import Family, Plan, Spent, of_seeds, reached, widened
 from goodhart.analysis.rulings import NO_DIFFERENCE, rule, within
 from goodhart.analysis.study_tables import Estimate, Tables
-from goodhart.analysis.table import read
+from goodhart.analysis.table import Checkpoint, read
 from goodhart.errors import GoodhartError
 from goodhart.evaluation.schema import PAIR_ROWS, STREAM_ROWS
 from made_rows import row, rows_of
@@ -235,3 +236,18 @@ def test_rows_of_later_looks_change_nothing_of_earlier_ones():
         found.append(ruling.decisions[0])
     assert found[0].verdict == "supported"
     assert found[0] == found[1] == found[2]
+
+
+def test_a_look_has_the_rows_of_its_seeds_in_every_table():
+    """Pairs, streams and budgets too; what is no arm of the study is kept whole."""
+    names = [("a", 5), ("a", 7), ("b", 7), ("sft", 9)]
+    empty = dict.fromkeys(PAIR_ROWS.names)
+    pairs = pa.Table.from_pylist([{**empty, "arm": arm, "seed": seed} for arm, seed in names], schema=PAIR_ROWS)
+    empty = dict.fromkeys(STREAM_ROWS.names)
+    streams = pa.Table.from_pylist([{**empty, "arm": arm, "seed": seed} for arm, seed in names], schema=STREAM_ROWS)
+    budgets = {Checkpoint(arm, "s", 0.1, 1e-4, seed, 3): {"pairs": 1.0} for arm, seed in names}
+    view = of_seeds(Tables({}, pairs, budgets, streams), ("a", "b"), [7])
+    expected = [("a", 7), ("b", 7), ("sft", 9)]
+    for table in (view.pairs, view.streams):
+        assert [(row["arm"], row["seed"]) for row in table.to_pylist()] == expected
+    assert [(at.arm, at.seed) for at in view.budgets] == expected
