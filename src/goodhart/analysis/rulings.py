@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import special
 
 from goodhart.analysis.contrasts import Estimate, Tables, estimate
 from goodhart.analysis.hypotheses import Contrast, Hypothesis
 from goodhart.analysis.interval import LEVEL, Interval
+from goodhart.special import special
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 
