@@ -16,9 +16,9 @@ from campaign.study import Undisturbed, plain_fault, undisturbed
 
 ROOM = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """MiB of data that a process may have beside what it has when the study begins."""
-COLD = (200, 400, 600, 800, 1000, 1400, 2000)
+COLD = (200, 400, 600, 800, 1400, 2000)
 """MiB of data that each process may have, from the start of Python."""
-LONGEST = 1800.0
+LONGEST = 900.0
 """Seconds in which a command must end, however busy the machine is; undisturbed it takes some ten."""
 IDLE, LOOK = 60.0, 0.1
 """A command goes on for ever if of looks this far apart less than a tenth find it busy for so long."""

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import special
+
+from goodhart.special import special
 
 STRAIGHT, BEST_OF_N, RL = "straight line", "best-of-n form", "RL form"
 

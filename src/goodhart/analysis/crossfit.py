@@ -27,12 +27,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import special
 
 from goodhart.analysis.envelope import Choice, Rule, evaluate
 from goodhart.analysis.interval import LEVEL, NO_PRIOR, Components, Interval, Prior, Side, around, components, side
 from goodhart.analysis.table import Cloud
 from goodhart.randomness import permutation, stream
+from goodhart.special import special
 
 FOLDS = 4
 """Parts that the prompts are cut into."""

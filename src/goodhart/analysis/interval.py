@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 from goodhart.errors import GoodhartError
+from goodhart.special import special
 
 LEVEL = 0.95
 """The nominal coverage of every interval."""

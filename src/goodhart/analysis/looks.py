@@ -15,12 +15,12 @@ from typing import Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import special
 
 from goodhart.analysis.hypotheses import Contrast, Looks
 from goodhart.analysis.interval import LEVEL, Interval
 from goodhart.analysis.study_tables import Tables
 from goodhart.analysis.table import Matrix
+from goodhart.special import special
 
 Key = TypeVar("Key")
 

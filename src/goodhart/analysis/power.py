@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 
 from goodhart.analysis.hypotheses import Contrast
 from goodhart.analysis.interval import LEVEL, STRONGEST, Interval, Side, combine
+from goodhart.special import special
 
 POWER = 0.8
 """The probability with which a difference is to be found."""

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from scipy import special
-
 from goodhart.analysis.contrasts import estimate
 from goodhart.analysis.hypotheses import Contrast, Hypothesis
 from goodhart.analysis.interval import Interval
 from goodhart.analysis.looks import Family, Outcome, Plan, Spent, of_seeds, reached, widened
 from goodhart.analysis.power import ERROR, visible
 from goodhart.analysis.study_tables import Estimate, Tables
+from goodhart.special import special
 
 NO_DIFFERENCE: Final = "no difference"
 """The verdict on a value that is shown to be smaller than the size of interest."""

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import gammaln
+
+from goodhart.special import special
 
 
 def best_of_n(
@@ -37,7 +38,7 @@ def best_of_n(
 
 def _log_choose(n: Float[np.ndarray, "..."], k: int) -> Float[np.ndarray, "..."]:
     with np.errstate(invalid="ignore"):
-        return gammaln(n + 1) - gammaln(k + 1) - gammaln(np.maximum(n - k, 0) + 1)
+        return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(np.maximum(n - k, 0) + 1)
 
 
 def kl_of_best(n: int) -> float:
