@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import step as harness
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge
 from goodhart.evaluation.checkpoint import Judges, judged, verdicts, written
 from goodhart.evaluation.kl import divergence
@@ -88,7 +88,7 @@ def ways(bench: harness.Bench) -> tuple[Callable[[int], object], Callable[[int],
         found: dict[str, Any] = {}
         for name, each in judges["plain"].by_name.items():
             for writer, theirs in zip(("policy", "sft"), fixed, strict=True):
-                r = each.prefer(Pairs(prompts, responses, theirs))
+                r = each.prefer(Batch.of_pairs(prompts, responses, theirs))
                 found[f"{name}_p_vs_{writer}"] = ((r[:, 0] + 1 - r[:, 1]) / 2).tolist()
         return found
 

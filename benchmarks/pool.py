@@ -22,8 +22,9 @@ if __name__ == "__main__" and os.environ.get("MALLOC_MMAP_MAX_") is None:
 
 import torch
 
+from goodhart.alignment.losses import LOSSES
 from goodhart.alignment.sources import PolicySource
-from goodhart.training.alignment import train
+from goodhart.training.alignment import Objective, train
 from goodhart.training.optimiser import Descent
 from step import STILL, LongerWins, prepare
 
@@ -38,7 +39,8 @@ def steps(model: str, number: int, threads: int, start: Barrier, found: multipro
     policy = bench.policy
     source = PolicySource(bench.pairs.prompts, BATCH, 0)
     descent = Descent(policy.parameters(), STILL, number + 2)
-    run = train(policy, bench.policy, source, LongerWins(), descent, loss="ipo", beta=0.1, steps=number + 2)
+    goal = Objective(LOSSES["ipo"], {"beta": 0.1})
+    run = train(policy, bench.policy, source, LongerWins(), descent, goal, steps=number + 2)
     for _ in range(2):
         next(run)
     start.wait()

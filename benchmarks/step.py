@@ -38,8 +38,9 @@ from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels
+from goodhart.alignment.losses import LOSSES
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.sources import DataSource, PolicySource
 from goodhart.models.checkpoint import find, load_tokenizer
@@ -50,7 +51,7 @@ from goodhart.sampling.keyed import KeyedSampler
 from goodhart.tasks import docstrings
 from goodhart.tasks.docstring_text import prompt_frame, prompt_text
 from goodhart.tasks.prompts import Prompt
-from goodhart.training.alignment import Step, train
+from goodhart.training.alignment import Objective, Step, train
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
 
@@ -98,7 +99,7 @@ class Bench:
     model: Any
     """As Transformers loads it, which is what TRL's users have."""
     tokenizer: Any
-    pairs: Pairs
+    pairs: Batch
     response_tokens: int
 
     @property
@@ -112,9 +113,9 @@ class Bench:
 class LongerWins:
     """A labeller that costs nothing, on both sides the same."""
 
-    def label(self, pairs: Pairs, step: int) -> Pairs:  # noqa: ARG002 - the protocol's signature
-        lengths = np.array([[len(a), len(b)] for a, b in pairs.responses])
-        return pairs.labelled((lengths[:, 0] >= lengths[:, 1]).astype(np.float64))
+    def label(self, batch: Batch, step: int) -> Batch:  # noqa: ARG002 - the protocol's signature
+        lengths = np.array([[len(a), len(b)] for a, b in batch.responses])
+        return batch.labelled((lengths[:, 0] >= lengths[:, 1]).astype(np.float64))
 
 
 def prepare(name: str, batch: int, prompt: int = PROMPT_TOKENS, response: int = RESPONSE_TOKENS) -> Bench:
@@ -138,9 +139,9 @@ def prepare(name: str, batch: int, prompt: int = PROMPT_TOKENS, response: int = 
     prompts = [Prompt(f"{i:016x}", tuple(t)) for i, t in enumerate(stable)]
     if len(prompts) < batch:
         sys.exit(f"there are only {len(prompts)} docstrings of {prompt // 2} tokens or more: lower --batch or --prompt")
-    bench = Bench(name, model, tokenizer, Pairs(prompts, [], []), response)
+    bench = Bench(name, model, tokenizer, Batch(prompts, []), response)
     drawn = bench.policy.sample(prompts, 2, seed=0, purpose="benchmark")
-    pairs = Pairs(prompts, [two[0] for two in drawn], [two[1] for two in drawn])
+    pairs = Batch.of_pairs(prompts, [two[0] for two in drawn], [two[1] for two in drawn])
     return replace(bench, pairs=LongerWins().label(pairs, 0))
 
 
@@ -229,13 +230,11 @@ def our_steps(bench: Bench, *, online: bool, cached: bool, precision: Precision 
     else:
         with torch.no_grad():
             known = reference.log_probs(bench.pairs.prompt_tokens, bench.pairs.responses).double().numpy()
-        source = DataSource(
-            replace(bench.pairs, reference=known if cached else None, reference_name=reference.name), size, 0
-        )
+        source = DataSource(replace(bench.pairs, logps={reference.name: known} if cached else {}), size, 0)
         labeller = DataLabels()
     lowered = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), STILL, 10**6, lowered=lowered)
-    steps = train(policy, reference, source, labeller, descent, loss="ipo", beta=BETA, steps=10**6)
+    steps = train(policy, reference, source, labeller, descent, Objective(LOSSES["ipo"], {"beta": BETA}), steps=10**6)
     return lambda: next(steps)
 
 
@@ -254,7 +253,8 @@ def same(what: str, ours: tuple[float, torch.Tensor], theirs: tuple[float, torch
 
 
 def our_gradient(bench: Bench, reduction: str) -> tuple[float, torch.Tensor]:
-    from goodhart.alignment.losses import MARGINS, pair_loss, reduced
+    from goodhart.alignment.losses import MARGINS, pair_loss
+    from goodhart.alignment.scores import reduced
 
     policy = bench.policy
     with torch.no_grad():

@@ -10,16 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels, JudgeLabels, both_orders
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.sources import DataSource, DelayedSource, MixtureSource, PolicySource, places
 from goodhart.errors import GoodhartError
 from goodhart.randomness import stream
-from goodhart.study.arm import Arm
 from goodhart.study.arms import shares_of
 from goodhart.tasks.prompt_table import write_prompts
 from goodhart.tasks.prompts import Prompt
+from tiny_arms import arm
 from tiny_models import prompt
 
 PROMPTS = [prompt(i, 2, 3 + i) for i in range(4)]
@@ -28,7 +28,7 @@ SECOND = [[9], [10, 11, 1], [12, 1], [13]]
 LABEL = np.array([1.0, 0.0, 0.5, 0.25])
 KNOWN = np.array([[-1.0, -2.0], [-3.0, -4.0], [-5.0, -6.0], [-0.0, -8.0]])
 OWN = np.array([[-1.5, -2.5], [np.nan, -4.5], [-5.5, -6.5], [-7.5, -8.5]])
-WHOLE = Pairs(PROMPTS, FIRST, SECOND, LABEL, KNOWN, OWN, reference_name="start")
+WHOLE = Batch.of_pairs(PROMPTS, FIRST, SECOND, LABEL, logps={"start": KNOWN}, writer=OWN)
 
 
 class Says:
@@ -46,7 +46,7 @@ def same(one, other):
     assert one.responses == other.responses
     np.testing.assert_array_equal(one.label, other.label)
     np.testing.assert_array_equal(one.reference, other.reference)
-    assert one.reference_name == other.reference_name
+    assert list(one.logps) == list(other.logps)
     np.testing.assert_array_equal(one.writer, other.writer)
 
 
@@ -60,10 +60,11 @@ def test_swapping_exchanges_responses_labels_and_log_probabilities():
 
 
 def test_taking_and_cutting_keep_rows_together():
-    arrays = (array[[2, 0]] for array in (LABEL, KNOWN, OWN))
-    same(WHOLE.take([2, 0]), Pairs(*([s[2], s[0]] for s in (PROMPTS, FIRST, SECOND)), *arrays, reference_name="start"))
+    label, known, own = (array[[2, 0]] for array in (LABEL, KNOWN, OWN))
+    sides = ([s[2], s[0]] for s in (PROMPTS, FIRST, SECOND))
+    same(WHOLE.take([2, 0]), Batch.of_pairs(*sides, label, logps={"start": known}, writer=own))
     same(WHOLE[1:3], WHOLE.take([1, 2]))
-    bare = Pairs(PROMPTS, FIRST, SECOND)
+    bare = Batch.of_pairs(PROMPTS, FIRST, SECOND)
     assert bare.take([1]).label is None
     assert bare.swapped()[:2].reference is None
     assert bare.swapped().take([1, 0])[:1].writer is None
@@ -77,23 +78,23 @@ def test_lengths_are_those_of_the_responses():
 
 def test_joined_pairs_know_each_writer_that_is_known():
     second = WHOLE.swapped().take([3, 1])
-    both = Pairs.joined([WHOLE, second])
+    both = Batch.joined([WHOLE, second])
     same(both[:4], WHOLE)
     same(both[4:], second)
-    partly = Pairs.joined([WHOLE, replace(second, writer=None)])
+    partly = Batch.joined([WHOLE, replace(second, writer=None)])
     np.testing.assert_array_equal(partly.writer, np.concatenate([OWN, np.full((2, 2), np.nan)]))
-    same(Pairs.joined([WHOLE]), WHOLE)
+    same(Batch.joined([WHOLE]), WHOLE)
 
 
 def test_what_no_part_knows_the_whole_does_not_know():
     """Not a column of NaN, which a reader would take for numbers."""
-    bare = Pairs(PROMPTS, FIRST, SECOND, LABEL)
-    assert Pairs.joined([bare, bare]).writer is None
-    assert Pairs.joined([bare, WHOLE]).reference is None
-    moved = Pairs.joined([WHOLE, replace(WHOLE, reference_name="round 2")])
-    assert (moved.reference, moved.reference_name) == (None, ""), "log-probabilities of two models under one name"
+    bare = Batch.of_pairs(PROMPTS, FIRST, SECOND, LABEL)
+    assert Batch.joined([bare, bare]).writer is None
+    assert Batch.joined([bare, WHOLE]).reference is None
+    moved = Batch.joined([WHOLE, replace(WHOLE, logps={"round 2": KNOWN})])
+    assert (moved.reference, moved.logps) == (None, {}), "log-probabilities of two models under one name"
     with pytest.raises(ValueError, match="with labels"):
-        Pairs.joined([WHOLE, Pairs(PROMPTS, FIRST, SECOND)])
+        Batch.joined([WHOLE, Batch.of_pairs(PROMPTS, FIRST, SECOND)])
 
 
 @pytest.mark.parametrize("label", [[1, 0, 0.5, 1.1], [1, 0, 0.5, -0.1], [1, 0, 0.5, np.nan], [1, 0, 0.5]])
@@ -131,7 +132,7 @@ def test_judge_labels_by_mode():
 
 def test_the_coins_are_keyed_by_step_and_have_the_soft_label_as_their_bias():
     size, labeller = 4000, JudgeLabels(Says([[0.9, 0.4]] * 4000), "bernoulli", 7)
-    pairs = Pairs([PROMPTS[0]] * size, [[5]] * size, [[6]] * size)
+    pairs = Batch.of_pairs([PROMPTS[0]] * size, [[5]] * size, [[6]] * size)
     coins = [labeller.label(pairs, step).label for step in (0, 1)]
     assert set(coins[0].tolist()) == {0.0, 1.0}
     assert binomtest(int(coins[0].sum()), size, 0.75).pvalue > 0.01
@@ -143,8 +144,8 @@ def test_the_coins_are_keyed_by_step_and_have_the_soft_label_as_their_bias():
 def test_the_coin_is_the_pairs_own_wherever_it_stands():
     """Two pairs of one prompt have two coins; a pair keeps its own in another batch, and each split has others."""
     size = 400
-    distinct = Pairs([prompt(i, 2) for i in range(size)], [[5]] * size, [[6]] * size)
-    twice = Pairs([prompt(i // 2, 2) for i in range(size)], [[5]] * size, [[6]] * size)
+    distinct = Batch.of_pairs([prompt(i, 2) for i in range(size)], [[5]] * size, [[6]] * size)
+    twice = Batch.of_pairs([prompt(i // 2, 2) for i in range(size)], [[5]] * size, [[6]] * size)
     even = Says([[0.5, 0.5]] * size)
     found = JudgeLabels(even, "bernoulli", 0, "train").label(distinct, 0).label
     order = stream(0, "test/order").permutation(size)[:300].tolist()
@@ -164,7 +165,7 @@ def test_certain_coins_always_fall_the_same_way():
 def test_data_labels_are_the_data_and_must_be_there():
     assert DataLabels().label(WHOLE, 3) is WHOLE
     with pytest.raises(ValueError, match="step 3 carry no label"):
-        DataLabels().label(Pairs(PROMPTS, FIRST, SECOND), 3)
+        DataLabels().label(Batch.of_pairs(PROMPTS, FIRST, SECOND), 3)
 
 
 @given(st.integers(1, 20), st.integers(1, 25), st.integers(0, 3))
@@ -187,6 +188,9 @@ class Echo:
 
     def log_probs(self, prompts, responses):
         raise AssertionError("nobody asks for it")
+
+    def parameters(self):
+        return iter(())
 
     def frozen(self):
         return self
@@ -215,14 +219,14 @@ def test_a_mixture_draws_each_share_with_its_own_labels():
     assert found[:3].responses == online[0].draw(2, Echo()).responses
     assert np.isnan(found.writer[:3]).all()
     data = WHOLE.take(places(2, 2, 4, 5))
-    same(found[3:], replace(data, reference=None, reference_name=""))
+    same(found[3:], replace(data, logps={}))
     assert len(found) == 5
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 64))
 def test_shares_become_whole_pairs_by_the_largest_remainder(weights, batch):
     exact = {f"part {i}": w / sum(weights) for i, w in enumerate(weights)}
-    sizes = shares_of(Arm("mixture", "data", parts=exact, batch=batch))
+    sizes = shares_of(arm(source="mixture", labeller="data", parts=exact, batch=batch))
     assert list(sizes) == list(exact)
     assert sum(sizes.values()) == batch
     rest = {name: share * batch - sizes[name] for name, share in exact.items()}
@@ -232,8 +236,12 @@ def test_shares_become_whole_pairs_by_the_largest_remainder(weights, batch):
 
 
 def test_shares_that_a_float_cannot_hold_lose_no_pair():
-    assert shares_of(Arm("mixture", "data", parts={"a": 0.1, "b": 0.2, "c": 0.7}, batch=10)) == {"a": 1, "b": 2, "c": 7}
-    assert shares_of(Arm("mixture", "data", parts={"a": 0.5, "b": 0.5}, batch=5)) == {"a": 3, "b": 2}
+    assert shares_of(arm(source="mixture", labeller="data", parts={"a": 0.1, "b": 0.2, "c": 0.7}, batch=10)) == {
+        "a": 1,
+        "b": 2,
+        "c": 7,
+    }
+    assert shares_of(arm(source="mixture", labeller="data", parts={"a": 0.5, "b": 0.5}, batch=5)) == {"a": 3, "b": 2}
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 10])
@@ -285,7 +293,7 @@ def prompt_table(path):
     return path
 
 
-@pytest.mark.parametrize("pairs", [WHOLE, Pairs(PROMPTS, FIRST, SECOND)], ids=["scored", "bare"])
+@pytest.mark.parametrize("pairs", [WHOLE, Batch.of_pairs(PROMPTS, FIRST, SECOND)], ids=["scored", "bare"])
 def test_pairs_are_read_as_they_were_written(pairs, tmp_path):
     table = prompt_table(tmp_path / "prompts.parquet")
     write_pairs(tmp_path / "pairs.parquet", pairs, list("abcd"), ["train", "test", "train", "train"], list("klmn"))
@@ -311,14 +319,14 @@ def test_pairs_of_two_references_and_tables_from_before_there_were_names_are_of_
         pq.write_table(each, path)
         found, _, _ = read_pairs(path, "train", table)
         np.testing.assert_array_equal(found.reference, KNOWN)
-        assert found.reference_name == ""
+        assert list(found.logps) == [""]
         assert found.under("start") is None
         assert found.under("") is None
 
 
 def test_a_pair_whose_prompt_is_unknown_is_an_error(tmp_path):
     table = prompt_table(tmp_path / "prompts.parquet")
-    lost = Pairs([Prompt("f" * 12, (2,))], [[5]], [[6]])
+    lost = Batch.of_pairs([Prompt("f" * 12, (2,))], [[5]], [[6]])
     write_pairs(tmp_path / "pairs.parquet", lost, ["a"], ["train"], ["k"])
     with pytest.raises(GoodhartError, match="ffffffffffff"):
         read_pairs(tmp_path / "pairs.parquet", "train", table)

@@ -7,10 +7,11 @@ import yaml
 
 from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
 from goodhart.errors import GoodhartError
-from goodhart.study.arm import Arm, settings_of, written_by
+from goodhart.study.arm import settings_of, written_by
 from goodhart.study.arms import validate_arms
 from goodhart.study.spec import BestOf, Labels, Study, Variant, read_study
 from goodhart.training.settings import Supervised
+from tiny_arms import arm
 
 OFFLINE = {"source": "data", "labeller": "data"}
 SAMPLES = {"source": "samples", "labeller": "data"}
@@ -58,7 +59,7 @@ def refused(check, *words):
     ],
 )
 def test_an_arm_without_a_meaning_is_named_with_what_is_wrong(settings, says):
-    refused(lambda: Arm(**settings).validate("odd"), "arm 'odd'", says)
+    refused(lambda: arm(**settings).validate("odd"), "arm 'odd'", says)
 
 
 @pytest.mark.parametrize(
@@ -76,22 +77,22 @@ def test_an_arm_without_a_meaning_is_named_with_what_is_wrong(settings, says):
     ],
 )
 def test_an_arm_with_a_meaning_is_taken(settings):
-    Arm(**settings).validate("odd")
+    arm(**settings).validate("odd")
 
 
 def test_only_the_golden_policy_learns_from_the_judge():
-    Arm(labeller="golden").validate("golden policy", judge_may_train=True)
+    arm(labeller="golden").validate("golden policy", judge_may_train=True)
 
 
 ARMS = {
-    "online": Arm(beta=(0.1, 0.03), lr=(1e-4,), steps=60, batch=32, checkpoints=4),
-    "offline": Arm(**OFFLINE),
-    "late": Arm(**SAMPLES, writers=("sft", "online@60")),
-    "both": Arm(**MIXTURE, parts={"online": 0.5, "late": 0.5}),
-    "half": Arm(**MIXTURE, parts={"online": 0.5, "offline": 0.5}),
-    "winners": Arm(loss="best-of-2", beta=()),
-    "replay": Arm(**REPLAY, beta=(0.1,)),
-    "stale": Arm(refresh=0),
+    "online": arm(beta=(0.1, 0.03), lr=(1e-4,), steps=60, batch=32, checkpoints=4),
+    "offline": arm(**OFFLINE),
+    "late": arm(**SAMPLES, writers=("sft", "online@60")),
+    "both": arm(**MIXTURE, parts={"online": 0.5, "late": 0.5}),
+    "half": arm(**MIXTURE, parts={"online": 0.5, "offline": 0.5}),
+    "winners": arm(loss="best-of-2", beta=()),
+    "replay": arm(**REPLAY, beta=(0.1,)),
+    "stale": arm(refresh=0),
 }
 
 
@@ -129,7 +130,7 @@ ARMS = {
     ],
 )
 def test_what_the_others_cannot_give_is_refused(settings, says):
-    arms = {**ARMS, "odd": Arm(**settings)}
+    arms = {**ARMS, "odd": arm(**settings)}
     refused(lambda: validate_arms(arms, ["wide"]), "'odd'", says)
 
 
@@ -145,19 +146,19 @@ def test_what_the_others_cannot_give_is_refused(settings, says):
     ],
 )
 def test_what_the_others_can_give_is_taken(settings):
-    validate_arms({**ARMS, "odd": Arm(**settings)}, ["wide"])
+    validate_arms({**ARMS, "odd": arm(**settings)}, ["wide"])
 
 
 def test_a_sweep_has_a_name_and_an_arm_for_each_point():
-    points = dict(settings_of(Arm(beta=(0.1, 0.03), lr=(1e-4, 2e-3))))
+    points = dict(settings_of(arm(beta=(0.1, 0.03), lr=(1e-4, 2e-3))))
     assert list(points) == ["beta=0.1 lr=0.0001", "beta=0.1 lr=0.002", "beta=0.03 lr=0.0001", "beta=0.03 lr=0.002"]
     assert (points["beta=0.03 lr=0.002"].beta, points["beta=0.03 lr=0.002"].lr) == ((0.03,), (2e-3,))
-    best = Arm(loss="best-of-2", beta=(), lr=(1e-4, 2e-3))
+    best = arm(loss="best-of-2", beta=(), lr=(1e-4, 2e-3))
     assert [(name, arm.beta, arm.lr) for name, arm in settings_of(best)] == [
         ("lr=0.0001", (), (1e-4,)),
         ("lr=0.002", (), (2e-3,)),
     ]
-    assert (best.default.lr, Arm().default.beta) == ((1e-4,), (0.1,))
+    assert (best.default.lr, arm().default.beta) == ((1e-4,), (0.1,))
 
 
 def test_a_writer_is_an_arm_at_a_step():
@@ -169,9 +170,9 @@ def test_a_writer_is_an_arm_at_a_step():
 
 
 def test_checkpoints_are_evenly_spaced_and_end_at_the_last_step():
-    assert Arm(steps=36, checkpoints=3).checkpoint_steps() == [12, 24, 36]
-    assert Arm(steps=7, checkpoints=2).checkpoint_steps() == [4, 7]
-    assert Arm(steps=5, checkpoints=5).checkpoint_steps() == [1, 2, 3, 4, 5]
+    assert arm(steps=36, checkpoints=3).checkpoint_steps() == [12, 24, 36]
+    assert arm(steps=7, checkpoints=2).checkpoint_steps() == [4, 7]
+    assert arm(steps=5, checkpoints=5).checkpoint_steps() == [1, 2, 3, 4, 5]
 
 
 def contrast(**settings):
@@ -203,7 +204,7 @@ def contrast(**settings):
 def test_a_hypothesis_that_cannot_be_tested_is_refused(settings, says):
     study = Study(
         "a",
-        arms={"online": Arm(), "offline": Arm(**OFFLINE), "mean": Arm(reduction="mean"), "wide": Arm(variant="wide")},
+        arms={"online": arm(), "offline": arm(**OFFLINE), "mean": arm(reduction="mean"), "wide": arm(variant="wide")},
         variants={"wide": Variant("other")},
         best_of=BestOf(4, (2,)),
         hypotheses={"H": Hypothesis("It is so.", (Contrast(**contrast(**settings)),))},
@@ -243,17 +244,17 @@ def test_an_axis_that_cannot_be_drawn_is_refused(axis, says):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"arms": {"sft": Arm()}}, "'sft'"),
-        ({"arms": {"proxy": Arm()}}, "'proxy'"),
-        ({"arms": {"golden policy": Arm()}}, "'golden policy'"),
-        ({"arms": {"best of n by proxy": Arm()}, "best_of": BestOf(4, (2,))}, "'best of n by proxy'"),
-        ({"arms": {"sft (a)": Arm()}, "variants": {"a": Variant("other")}}, "'sft (a)'"),
+        ({"arms": {"sft": arm()}}, "'sft'"),
+        ({"arms": {"proxy": arm()}}, "'proxy'"),
+        ({"arms": {"golden policy": arm()}}, "'golden policy'"),
+        ({"arms": {"best of n by proxy": arm()}, "best_of": BestOf(4, (2,))}, "'best of n by proxy'"),
+        ({"arms": {"sft (a)": arm()}, "variants": {"a": Variant("other")}}, "'sft (a)'"),
         ({"arms": {}}, "no arms"),
         ({"seeds": (1, 1)}, "seeds"),
         ({"labels": Labels(flip=0.5)}, "labels: flip is 0.5"),
         ({"variants": {"noisy": Variant(labels=Labels(flip=-0.1))}}, "variants.noisy.labels: flip is -0.1"),
-        ({"golden_policy": Arm(labeller="golden")}, "golden policy"),
-        ({"golden_policy": Arm(beta=(0.1,), **OFFLINE, refresh=3)}, "golden policy"),
+        ({"golden_policy": arm(labeller="golden")}, "golden policy"),
+        ({"golden_policy": arm(beta=(0.1,), **OFFLINE, refresh=3)}, "golden policy"),
         ({"best_of": BestOf(4, (2, 8))}, "best of [2, 8]"),
         ({"best_of": BestOf(4, (0, 2))}, "best of [0, 2]"),
         ({"best_of": BestOf(4, ())}, "best of []"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.models.preference import PreferenceModel
 from goodhart.models.tree import plant
 from goodhart.training.preference import fit
@@ -19,7 +19,7 @@ def model_of(kind):
 
 
 def data(label):
-    return Pairs([prompt(i, *p) for i, p in enumerate(PROMPTS)], FIRST, SECOND, np.array(label))
+    return Batch.of_pairs([prompt(i, *p) for i, p in enumerate(PROMPTS)], FIRST, SECOND, np.array(label))
 
 
 @pytest.mark.parametrize(("steps", "every", "expected"), [(5, 2, [0, 2, 4, 5]), (4, 2, [0, 2, 4]), (1, 9, [0, 1])])

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
-from goodhart.study.arm import Arm
 from goodhart.study.cell import closure
 from goodhart.study.graph import anchors, build_graph
 from goodhart.study.spec import Labels, Variant, read_study
 from micro_study import write_micro_study
+from tiny_arms import arm, changed
 
 AT = "beta=0.1 lr=0.01"
 
@@ -114,7 +114,7 @@ def test_what_is_asked_is_no_part_of_any_address(study, graph):
 
 
 def test_a_new_arm_or_seed_changes_no_other(study, graph):
-    found = build_graph(replace(study, seeds=(0, 1, 2), arms={**study.arms, "new": Arm(beta=(0.2,))}))
+    found = build_graph(replace(study, seeds=(0, 1, 2), arms={**study.arms, "new": arm(beta=(0.2,))}))
     assert ids(graph).items() <= ids(found).items()
 
 
@@ -164,7 +164,7 @@ def test_streams_and_mixtures_read_the_recorded_runs(graph):
 
 def test_the_parts_of_a_mixture_are_part_of_its_address(study, graph):
     """The same shares of arms of the same names, one of which is another arm."""
-    arms = {**study.arms, "online": replace(study.arms["online"], mode="bernoulli")}
+    arms = {**study.arms, "online": changed(study.arms["online"], mode="bernoulli")}
     found = build_graph(replace(study, arms={name: arms[name] for name in ("online", "replay", "mixed")}))
     assert found.runs["mixed", AT, 0].id != graph.runs["mixed", AT, 0].id
 

@@ -13,7 +13,6 @@ from goodhart.digest import sha256
 from goodhart.models.kernels import using
 from goodhart.store import Store
 from goodhart.study import measure_recipes, opponents_recipe, panel, run_recipes
-from goodhart.study.arm import Arm
 from goodhart.study.cell import Cell, closure
 from goodhart.study.engine import settle
 from goodhart.study.graph import build_graph
@@ -21,6 +20,7 @@ from goodhart.study.make import make
 from goodhart.study.panel import pieces
 from goodhart.study.spec import Measurement, read_study
 from micro_study import write_micro_study
+from tiny_arms import arm, changed
 
 ARMS = {
     "online": {"beta": [0.1], "lr": [0.01], "steps": 4, "batch": 8, "checkpoints": 2},
@@ -83,8 +83,8 @@ def root(made, tmp_path):
 
 
 def longer(study, name="online", **changes):
-    arm = dataclasses.replace(study.arms[name], **changes)
-    return dataclasses.replace(study, arms={**study.arms, name: arm})
+    arms = {**study.arms, name: changed(study.arms[name], **changes)}
+    return dataclasses.replace(study, arms=arms)
 
 
 def bigger(study, *, prompts=10, responses=2, opponents=2):
@@ -209,10 +209,10 @@ def test_another_method_is_no_longer_run(study, changes):
 
 
 def test_a_decaying_rate_and_a_delayed_policy_do_not_grow():
-    assert Arm().grows
-    assert not Arm(refresh=4).grows
-    assert not Arm(optimisation=dataclasses.replace(Arm().optimisation, decay="linear")).grows
-    assert not Arm("stream", "data", stream="online").grows
+    assert arm().grows
+    assert not arm(refresh=4).grows
+    assert not arm(optimisation=dataclasses.replace(arm().optimisation, decay="linear")).grows
+    assert not arm(source="stream", labeller="data", stream="online").grows
 
 
 def test_a_checkpoint_of_other_weights_is_measured_anew(study, root, counted, monkeypatch):
@@ -273,11 +273,11 @@ def test_an_opponent_is_the_same_whatever_the_number_of_opponents(study, made):
 @pytest.mark.parametrize(
     ("arm", "steps"),
     [
-        (Arm(steps=100, checkpoints=5, spacing="log"), [6, 12, 25, 50, 100]),
-        (Arm(steps=200, checkpoints=6, spacing="log"), [6, 12, 25, 50, 100, 200]),
-        (Arm(steps=90, checkpoints=3, spacing="log", first=10), [10, 30, 90]),
-        (Arm(steps=4, checkpoints=4, spacing="log"), [1, 2, 4]),
-        (Arm(steps=60, checkpoints=4), [15, 30, 45, 60]),
+        (arm(steps=100, checkpoints=5, spacing="log"), [6, 12, 25, 50, 100]),
+        (arm(steps=200, checkpoints=6, spacing="log"), [6, 12, 25, 50, 100, 200]),
+        (arm(steps=90, checkpoints=3, spacing="log", first=10), [10, 30, 90]),
+        (arm(steps=4, checkpoints=4, spacing="log"), [1, 2, 4]),
+        (arm(steps=60, checkpoints=4), [15, 30, 45, 60]),
     ],
 )
 def test_where_checkpoints_stand(arm, steps):

@@ -5,7 +5,7 @@ from math import log
 import numpy as np
 import pytest
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.models.preference import PreferenceModel
 from goodhart.training import preference
 from goodhart.training.preference import judge_quality
@@ -27,7 +27,7 @@ def quality(monkeypatch, r, label):
 
     monkeypatch.setattr(preference, "ModelJudge", Judge)
     number = len(r)
-    pairs = Pairs([prompt(i, 2) for i in range(number)], [[3, 1]] * number, [[4, 1]] * number, np.array(label))
+    pairs = Batch.of_pairs([prompt(i, 2) for i in range(number)], [[3, 1]] * number, [[4, 1]] * number, np.array(label))
     return judge_quality(MODEL, pairs)
 
 

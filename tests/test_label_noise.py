@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.randomness import stream
 from goodhart.study.model_recipes import flipped
 from tiny_models import prompt
 
 SIZE = 1000
 LABEL = stream(0, "test/labels").random(SIZE)
-PAIRS = Pairs([prompt(i, 2) for i in range(SIZE)], [[i] for i in range(SIZE)], [[0]] * SIZE, LABEL)
+PAIRS = Batch.of_pairs([prompt(i, 2) for i in range(SIZE)], [[i] for i in range(SIZE)], [[0]] * SIZE, LABEL)
 
 
 def exchanged(probability, split="train"):
@@ -40,7 +40,9 @@ def test_the_coin_is_the_pairs_own():
 
 
 def test_two_pairs_of_one_prompt_have_two_coins():
-    pairs = Pairs([prompt(i // 2, 2) for i in range(SIZE)], [[i] for i in range(SIZE)], [[0]] * SIZE, np.ones(SIZE))
+    pairs = Batch.of_pairs(
+        [prompt(i // 2, 2) for i in range(SIZE)], [[i] for i in range(SIZE)], [[0]] * SIZE, np.ones(SIZE)
+    )
     found = flipped(pairs, 0.5, "train").label.reshape(-1, 2)
     assert 0.4 < (found[:, 0] != found[:, 1]).mean() < 0.6
     once = pairs.take(range(0, SIZE, 2))
@@ -48,7 +50,7 @@ def test_two_pairs_of_one_prompt_have_two_coins():
 
 
 def test_coins_of_prompts_that_are_distinct_are_the_recorded_ones():
-    pairs = Pairs([prompt(i, 2) for i in range(12)], [[5]] * 12, [[6]] * 12, np.ones(12))
+    pairs = Batch.of_pairs([prompt(i, 2) for i in range(12)], [[5]] * 12, [[6]] * 12, np.ones(12))
     assert flipped(pairs, 0.5, "train").label.tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]
 
 

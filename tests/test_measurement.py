@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge
 from goodhart.evaluation.checkpoint import Judges, classify, judged, verdicts, written
 from goodhart.evaluation.schema import CHECKPOINT, PAIR_ROWS, ROWS
@@ -88,7 +88,7 @@ def test_a_judge_meets_every_opponent_in_both_orders_with_each_response(name):
         hard, soft = np.zeros(12), np.zeros(12)
         for i, response in enumerate(rows["response"]):
             for other in theirs[i // 3]:
-                ((there, back),) = judge.prefer(Pairs([PROMPTS[i // 3]], [response], [other]))
+                ((there, back),) = judge.prefer(Batch.of_pairs([PROMPTS[i // 3]], [response], [other]))
                 hard[i] += (1.0 if there > back else 0.0 if there < back else 0.5) / 2
                 soft[i] += (there + 1 - back) / 4
         assert rows[f"{name}_vs_{opponent}"] == hard.tolist()
@@ -152,7 +152,7 @@ def test_the_classifier_is_the_log_ratio_of_winner_and_loser():
         both = [[float(naive_logp(m, p.tokens, r).sum()) for m in (model, reference)] for p, *two in rows for r in two]
     known = np.array(both)[:, 1].reshape(4, 2)
     ratio = np.array(both)[:, 0].reshape(4, 2) - known
-    found = classify(policy_of(model), Pairs(PROMPTS, GOLDEN, SFT, label, known), batch=3)
+    found = classify(policy_of(model), Batch.of_pairs(PROMPTS, GOLDEN, SFT, label, logps={"sft": known}), batch=3)
     np.testing.assert_allclose(found["rho_w"], [ratio[0, 0], ratio[1, 1], ratio[2, 0], ratio[3, 0]], atol=1e-4)
     np.testing.assert_allclose(found["rho_l"], [ratio[0, 1], ratio[1, 0], ratio[2, 1], ratio[3, 1]], atol=1e-4)
     assert found["label"] == label.tolist()

@@ -17,9 +17,9 @@ from goodhart.analysis.power import Design, Variances, excess, forecast, key, kn
 from goodhart.analysis.study_tables import Tables
 from goodhart.analysis.table import read
 from goodhart.evaluation.schema import PAIR_ROWS, STREAM_ROWS
-from goodhart.study.arm import Arm
 from goodhart.study.spec import Study
 from made_rows import row, rows_of
+from tiny_arms import arm
 
 PLAIN = Variances(seeds=0.0004, prompts=0.01, interaction=0.1, responses=0.08)
 GAP = Contrast("gap at equal KL", "a", "b")
@@ -80,13 +80,13 @@ def world(responses, seeds=12, prompts=100, run=0.05, mixed=0.2, response=0.3, p
     """One checkpoint of each of two arms: effects of runs, of prompts on each arm, of both, and of responses."""
     rng, rows = np.random.default_rng(3), []
     of_prompt = prompt * rng.normal(size=(2, prompts))
-    for i, arm in enumerate("ab"):
+    for i, each in enumerate("ab"):
         for seed in range(seeds):
             level = 0.5 + run * rng.normal()
             for p in range(prompts):
                 own = level + of_prompt[i, p] + mixed * rng.normal()
                 rows += [
-                    row(arm, 0.1, seed, 1, p, 1.0, own + response * rng.normal(), sample=k) for k in range(responses)
+                    row(each, 0.1, seed, 1, p, 1.0, own + response * rng.normal(), sample=k) for k in range(responses)
                 ]
     return rows
 
@@ -148,7 +148,7 @@ def test_the_shipped_noise_can_be_read_and_is_of_what_studies_ask():
 
 
 NOISE = variances.Known({key(GAP): PLAIN}, "made up", single=False)
-STUDY = Study("s", arms={"on": Arm(), "off": Arm("data", "data"), "late": Arm()}, seeds=(4, 7, 9))
+STUDY = Study("s", arms={"on": arm(), "off": arm(source="data", labeller="data"), "late": arm()}, seeds=(4, 7, 9))
 
 
 def test_a_study_without_hypotheses_asks_the_first_arm_against_each_other():

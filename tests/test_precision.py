@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from goodhart import cli, commands
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels, JudgeLabels
 from goodhart.alignment.sources import DataSource, DelayedSource, PolicySource
 from goodhart.errors import GoodhartError
@@ -27,16 +27,15 @@ from goodhart.study.cell import closure
 from goodhart.study.graph import build_graph
 from goodhart.study.make import make
 from goodhart.study.model_recipes import load_policy, scored
-from goodhart.study.run_state import SamplerState
 from goodhart.study.spec import read_study
 from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import find_prompts
 from goodhart.training.alignment import train
-from goodhart.training.optimiser import Descent
+from goodhart.training.optimiser import Descent, load_state, save_state
 from goodhart.training.settings import Optimisation
 from micro_study import write_micro_study, write_tables
 from tiny_models import MODELS, gpt2, llama, policy_of, prompt
-from tiny_pairs import DATA, PROMPTS, LengthJudge
+from tiny_pairs import DATA, PROMPTS, LengthJudge, objective
 
 MEAN, LARGEST = 0.02, 0.25
 """Nats per token: how far log-probabilities of a shipped model in bfloat16 may be from those in float32."""
@@ -63,8 +62,12 @@ class Run:
 
     def go(self, arm, *, start=0, steps=STEPS, source=None, beta=0.2):
         own, labeller = ARMS[arm]()
-        how = {"loss": "ipo", "beta": beta, "steps": steps, "start": start}
-        return list(train(self.policy, self.reference, source or own, labeller, self.descent, **how))
+        how = {"steps": steps, "start": start}
+        return list(
+            train(
+                self.policy, self.reference, source or own, labeller, self.descent, objective("ipo", beta=beta), **how
+            )
+        )
 
     @property
     def weights(self):
@@ -122,7 +125,7 @@ def test_bfloat16_training_follows_float32_training_of_a_shipped_model():
     ]
     texts = [[tokenizer(text)["input_ids"] for text in row] for row in lines]
     asked = [prompt(i, *row[0]) for i, row in enumerate(texts)]
-    data = Pairs(asked, [row[1] for row in texts], [row[2] for row in texts], np.array([1.0, 0.0, 1.0, 0.0]))
+    data = Batch.of_pairs(asked, [row[1] for row in texts], [row[2] for row in texts], np.array([1.0, 0.0, 1.0, 0.0]))
 
     def trained(dtype):
         run = Run(dtype, make=lambda: read_model(path), lr=2e-4)
@@ -180,10 +183,10 @@ def test_a_policy_that_samples_with_delay_resumes_in_bfloat16(tmp_path):
     held = DelayedSource(PolicySource(PROMPTS, 4, 0), 4)
     before.go("online", steps=3, source=held)
     before.descent.save(tmp_path / "state.pt", 3)
-    SamplerState(tmp_path, held).save(3)
+    save_state(tmp_path / "sampler.pt", {"held": held.state()})
     after.descent.load(tmp_path / "state.pt")
     again = DelayedSource(PolicySource(PROMPTS, 4, 0), 4)
-    SamplerState(tmp_path, again).load(3, after.policy)
+    again.restore(load_state(tmp_path / "sampler.pt")["held"], after.policy)
     after.go("online", start=3, source=again)
     assert {p.dtype for p in again.held.parameters()} == {torch.bfloat16}
     assert torch.equal(after.weights, uninterrupted.weights)
@@ -370,7 +373,7 @@ def test_policy_reference_and_known_log_probabilities_have_one_precision(finishe
         for each in (seen["policy"], seen["reference"]):
             assert {p.dtype for p in each.parameters()} == {dtype}
         known = seen["source"].data
-        np.testing.assert_allclose(known.reference, scored(seen["reference"], known), atol=1e-4)
+        np.testing.assert_allclose(known.under(seen["reference"].name), scored(seen["reference"], known), atol=1e-4)
 
 
 def test_the_command_line_overrides_the_study_file(monkeypatch):

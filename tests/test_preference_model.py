@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.labellers import both_orders
 from goodhart.models.preference import PreferenceModel
@@ -169,7 +169,7 @@ def test_a_head_of_zeros_calls_every_pair_a_tie(kind):
 
 def pairs(label=None):
     prompts = [prompt(i, *p) for i, p in enumerate(PROMPTS)]
-    return Pairs(prompts, FIRST, SECOND, label)
+    return Batch.of_pairs(prompts, FIRST, SECOND, label)
 
 
 @every_kind
@@ -226,7 +226,9 @@ def task(size, seed):
     draw = np.random.default_rng(seed)
     prompts = [prompt(1000 * seed + i, *draw.integers(2, 8, 3).tolist()) for i in range(size)]
     rest = draw.integers(2, 8, (size, 2, 2))
-    return Pairs(prompts, [[9, *r[0].tolist(), 1] for r in rest], [[8, *r[1].tolist(), 1] for r in rest], np.ones(size))
+    return Batch.of_pairs(
+        prompts, [[9, *r[0].tolist(), 1] for r in rest], [[8, *r[1].tolist(), 1] for r in rest], np.ones(size)
+    )
 
 
 def settings(**changes):
@@ -283,7 +285,7 @@ def test_dropout_has_no_part_in_the_fit():
 
 
 def relabelled(data, label):
-    return Pairs(data.prompts, data.first, data.second, label)
+    return Batch.of_pairs(data.prompts, data.first, data.second, label)
 
 
 def test_it_stops_by_patience_and_keeps_the_weights_of_the_lowest_validation_loss():

@@ -8,19 +8,24 @@ from typing import Annotated, get_args, get_origin
 import pytest
 import yaml
 
+from goodhart.alignment.method import Method, Term
 from goodhart.config import Range, build
 from goodhart.errors import GoodhartError
 from goodhart.study.arm import Arm
 from goodhart.study.spec import BestOf, Labels, Measurement, Pool, Study, Task, read_study
 from goodhart.tasks.reward import Rule
 from goodhart.training.settings import Optimisation, Preference, Supervised
+from tiny_arms import arm
 
-KINDS = [Study, Task, Pool, Labels, BestOf, Measurement, Arm, Optimisation, Supervised, Preference, Rule]
+KINDS = [Study, Task, Pool, Labels, BestOf, Measurement, Arm, Method, Term, Optimisation, Supervised, Preference, Rule]
 MAY_BE_ZERO = {
     *(
         "Arm.first",
-        "Arm.refresh",
         "Arm.window",
+        "Method.refresh",
+        "Method.parameters",
+        "Arm.sweep",
+        "Term.place",
         "BestOf.samples",
         "Labels.flip",
         "Optimisation.warmup",
@@ -32,6 +37,7 @@ MAY_BE_ZERO = {
 MAY_BE_HUGE = {
     *("Arm.beta", "Optimisation.clip", "Optimisation.weight_decay", "Preference.head_factor", "Pool.temperatures"),
     *("Rule.scale", "Rule.noise"),
+    *("Method.parameters", "Arm.sweep"),
     "Arm.parts",  # their sum is looked at
 }
 """Rates and factors whose size depends on their unit; a huge one has a meaning (no clipping, no preference)."""
@@ -58,12 +64,14 @@ def fields():
 
 def shaped(hint, number):
     origin = get_origin(hint)
-    return [number] if origin is tuple else {"a": number} if origin is dict else number
+    if origin is dict:
+        return {"a": shaped(get_args(hint)[1], number)}
+    return [number] if origin is tuple else number
 
 
 def refusal(kind, name, hint, number):
     """What is said of the number, or None if it is taken."""
-    needed = {"name": "a"} if kind is Study else {}
+    needed = {Study: {"name": "a"}, Term: {"coefficient": ["a"]}}.get(kind, {})
     try:
         build(kind, {**needed, name: shaped(hint, number)})
     except GoodhartError as error:
@@ -176,7 +184,7 @@ class TestOverridesBelowNames:
         assert read_study("paper", ["arms.online, nano.steps=40"]).arms["online, nano"].steps == 40
         path = write(tmp_path, arms={"lr 0.5": {}, "lr 0": {}})
         arms = read_study(path, ["arms.lr 0.5.steps=9"]).arms
-        assert [arms["lr 0.5"].steps, arms["lr 0"].steps] == [9, Arm().steps]
+        assert [arms["lr 0.5"].steps, arms["lr 0"].steps] == [9, arm().steps]
 
     def test_default_arms_stay_beside_the_one_that_is_changed(self, tmp_path):
         arms = read_study(write(tmp_path), ["arms.offline.steps=9"]).arms

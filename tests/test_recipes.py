@@ -69,9 +69,11 @@ def test_a_recipe_is_a_study_with_the_papers_values(name):
     assert (online.steps, online.batch, online.beta, online.lr) == (4000, 32, (0.1,), (1e-5,))
     assert online.checkpoint_steps() == list(range(400, 4001, 400))
     assert (offline.beta, offline.lr) == ((0.1, 0.5, 1.0), (3e-6, 1e-5, 3e-5))
-    assert {arm.steps for arm in study.arms.values() if arm.source == "data"} == {4000, 20000}
+    assert {arm.steps for arm in study.arms.values() if arm.method.source == "data"} == {4000, 20000}
     assert (shuffled.stream, shuffled.window, shuffled.steps) == ("online", 0, 4000)
-    assert {(arm.loss, arm.reduction) for arm in (*study.arms.values(), study.golden_policy)} == {("ipo", "sum")}
+    assert {(arm.method.loss, arm.method.reduction) for arm in (*study.arms.values(), study.golden_policy)} == {
+        ("ipo", "sum")
+    }
     small = read_study(str(FOLDER / f"{name}.yaml"), QWEN)
     assert small.policy == small.proxy.model != study.policy
     assert (small.golden, small.arms) != (study.golden, {})

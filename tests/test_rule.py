@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.rule import RuleJudge, by_prompt, prompt_key
 from goodhart.errors import GoodhartError
@@ -106,7 +106,7 @@ class TestJudge:
     def test_the_two_orders_add_up_to_one_and_equal_texts_are_a_tie(self, judge_of, tokens, rule, first, second):
         judge, prompts = judge_of(rule)
         ids = [Prompt(f"{i:012x}", prompt) for i, prompt in enumerate(prompts)]
-        pairs = Pairs(ids, [tokens(first)] * 2, [tokens(second)] * 2)
+        pairs = Batch.of_pairs(ids, [tokens(first)] * 2, [tokens(second)] * 2)
         r = judge.prefer(pairs)
         np.testing.assert_allclose(r.sum(1), 1, atol=1e-12)
         np.testing.assert_array_equal(judge.prefer(pairs.swapped()), r[:, ::-1])
@@ -116,7 +116,7 @@ class TestJudge:
 
     def test_probabilities_by_hand(self, judge_of, tokens):
         judge, (prompt, _) = judge_of(Rule("length", target=3, scale=0.5))
-        pairs = Pairs(
+        pairs = Batch.of_pairs(
             [Prompt("0" * 12, prompt)] * 2, [tokens("a b c"), tokens("a")], [tokens("a"), tokens("a b c d e")]
         )
         odds = 1 / (1 + math.exp(-1))
@@ -150,7 +150,7 @@ class TestJudge:
     def test_noise_costs_agreement_with_the_exact_rule_and_never_flips_with_the_order(self, judge_of, tokens):
         exact, (prompt, _) = judge_of(Rule("length", target=3))
         sides = [[tokens("b " * (i % n) + f"a{i}") for i in range(200)] for n in (3, 4)]
-        pairs = JudgeLabels(exact, "hard", 0).label(Pairs([Prompt("0" * 12, prompt)] * 200, *sides), 0)
+        pairs = JudgeLabels(exact, "hard", 0).label(Batch.of_pairs([Prompt("0" * 12, prompt)] * 200, *sides), 0)
         found = [quality_of(judge_of(Rule("length", target=3, noise=noise))[0], pairs)[0] for noise in (0.0, 1.0, 30.0)]
         assert found[0].accuracy > 0.8 > found[1].accuracy > found[2].accuracy
         assert found[2].accuracy == pytest.approx(0.5, abs=0.12)
@@ -158,7 +158,7 @@ class TestJudge:
 
     def test_no_pairs_have_no_verdicts(self, judge_of):
         for rule in RULES:
-            assert judge_of(rule)[0].prefer(Pairs([], [], [])).shape == (0, 2)
+            assert judge_of(rule)[0].prefer(Batch.of_pairs([], [], [])).shape == (0, 2)
 
     def test_what_is_saved_judges_alike(self, judge_of, tokens, tmp_path):
         for rule in RULES:

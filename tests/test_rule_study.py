@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.rule import RuleJudge, prompt_key
@@ -232,7 +232,7 @@ def test_pairs_of_the_named_kinds_are_labelled_in_their_order_and_no_others(tmp_
     absent = {name: [None] for name in ("rank", "package", "reference", "reference_tokens")}
     write_prompts(tmp_path / "prompts.parquet", {**table, **absent})
     kinds = ["human", "samples", "early", "samples", "human", "people"]
-    pairs = Pairs([prompt] * 6, [[7, 1]] * 6, [[8, 1]] * 6, np.ones(6))
+    pairs = Batch.of_pairs([prompt] * 6, [[7, 1]] * 6, [[8, 1]] * 6, np.ones(6))
     write_pairs(tmp_path / "pairs.parquet", pairs, list("abcdef"), ["train"] * 6, kinds)
     work = Workplace({}, {"prompts": tmp_path}, tmp_path)
 

@@ -7,13 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.config import plain_data
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.preference import PreferenceModel
-from goodhart.study import run_recipes
-from goodhart.study.arm import Arm
+from goodhart.study import run_parts, run_recipes
 from goodhart.study.model_recipes import load_policy, scored, with_reference
 from goodhart.study.run_recipes import alignment_run, written_pairs
 from goodhart.study.run_state import STREAM
@@ -21,13 +20,14 @@ from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import write_prompts
 from goodhart.tasks.prompts import Prompt
 from micro_study import WORDS, write_model
+from tiny_arms import arm, changed
 
 PROMPTS = [Prompt(f"{i:012x}", (5 + i, 6)) for i in range(3)]
 PAIRS = [0, 1, 0, 2, 0, 1]
 """The prompt of each pair."""
 LABEL = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 1.0])
-OFFLINE = Arm("data", "data", steps=2, batch=6, checkpoints=1, beta=(0.1,), lr=(1e-3,))
-ONLINE = replace(OFFLINE, source="policy", labeller="proxy")
+OFFLINE = arm(source="data", labeller="data", steps=2, batch=6, checkpoints=1, beta=(0.1,), lr=(1e-3,))
+ONLINE = changed(OFFLINE, source="policy", labeller="proxy")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def cells(tmp_path_factory):
     end = tokenizer.eos_token_id
     first, second = ([[7 + i, *extra, end] for i in range(6)] for extra in ([9, 8, 7], []))
     sft, _ = load_policy(found["sft"] / "final", 8)
-    pairs = Pairs([PROMPTS[i] for i in PAIRS], first, second, LABEL)
+    pairs = Batch.of_pairs([PROMPTS[i] for i in PAIRS], first, second, LABEL)
     write_labels(found["labels"], with_reference(replace(sft, name="sft-0123"), pairs))
     judge = PreferenceModel.from_language_model(
         found["sft"] / "final", "pairwise", end, tokenizer.pad_token_id, sft.layout
@@ -93,7 +93,7 @@ def test_written_pairs_of_one_prompt_differ(cells, tmp_path):
 def test_the_drift_that_is_logged_is_in_nats_per_response_whatever_the_loss_takes(cells, tmp_path, reduction):
     labels, _, _ = read_pairs(cells["labels"] / "pairs.parquet", "train", cells["prompts"] / "prompts.parquet")
     write_labels(tmp_path / "labels", replace(labels, writer=labels.reference - [5.0, 3.0]))
-    first, _ = run({**cells, "labels": tmp_path / "labels"}, tmp_path / "run", replace(OFFLINE, reduction=reduction))
+    first, _ = run({**cells, "labels": tmp_path / "labels"}, tmp_path / "run", changed(OFFLINE, reduction=reduction))
     assert (first["drift"], first["drift_spread"]) == pytest.approx((4.0, 1.0), abs=1e-4)
 
 
@@ -101,9 +101,9 @@ def test_what_is_kept_with_fixed_data_is_used_if_it_is_of_the_runs_own_reference
     """The labels of another SFT policy's cell are scored again; its own are not."""
     kept, scorings = tmp_path / "labels", []
     labels, _, _ = read_pairs(cells["labels"] / "pairs.parquet", "train", cells["prompts"] / "prompts.parquet")
-    monkeypatch.setattr(run_recipes, "with_reference", lambda *given: scorings.append(given) or with_reference(*given))
+    monkeypatch.setattr(run_parts, "with_reference", lambda *given: scorings.append(given) or with_reference(*given))
     for name, known in (("sft-0123", True), ("sft-4567", False), ("", False)):
-        write_labels(kept, replace(labels, reference=labels.reference - 1.0, reference_name=name))
+        write_labels(kept, replace(labels, logps={name: labels.reference - 1.0}))
         first, _ = run({**cells, "labels": kept}, tmp_path / f"run {name}", OFFLINE)
         assert bool(scorings) != known, f"pairs of {name!r}"
         # the margin of the first step is 0 against the policy's own start, and so it is less 1 on both sides
@@ -117,5 +117,5 @@ def test_recorded_pairs_keep_the_references_name(cells, tmp_path):
     index = cells["prompts"] / "prompts.parquet"
     recorded, _, _ = read_pairs(tmp_path / "run" / "stream.parquet", STREAM, index)
     sft, _ = load_policy(cells["sft"] / "final", 8)
-    assert recorded.reference_name == "sft-0123"
+    assert list(recorded.logps) == ["sft-0123"]
     np.testing.assert_allclose(recorded.under("sft-0123"), scored(sft, recorded), atol=1e-4)

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels
 from goodhart.alignment.sources import DataSource
 from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
 from tiny_models import prompt
+from tiny_pairs import objective
 
 POLICY = [[-1.0, -3.0], [-2.0, -3.0], [-6.0, -3.0], [-9.0, -5.0]]
 REFERENCE = [[-2.0, -2.0], [-4.0, -4.0], [-5.0, -5.0], [-6.0, -6.0]]
@@ -46,10 +47,11 @@ def one_step(label=LABEL, writer=WRITER, micro_batch=0, loss="ipo", beta=0.5):
     policy, number = Scores(POLICY), len(label)
     prompts = [prompt(i, i) for i in range(number)]
     first, second = [[7, 1]] * number, [[7, 7, 7, 1]] * number
-    data = Pairs(prompts, first, second, np.array(label), None, None if writer is None else np.array(writer)[:number])
+    own = None if writer is None else np.array(writer)[:number]
+    data = Batch.of_pairs(prompts, first, second, np.array(label), writer=own)
     descent = Descent(policy.parameters(), Optimisation(lr=0.1, warmup=0, micro_batch=micro_batch, clip=99.0), 1)
     source = DataSource(data, number, 0)
-    (step,) = train(policy, Scores(REFERENCE), source, DataLabels(), descent, loss=loss, beta=beta, steps=1)
+    (step,) = train(policy, Scores(REFERENCE), source, DataLabels(), descent, objective(loss, beta=beta), steps=1)
     return policy, step
 
 
@@ -72,12 +74,12 @@ def test_what_a_step_reports(micro_batch):
 
 def test_a_step_hands_on_its_pairs_with_all_that_is_known_of_them():
     _, step = one_step()
-    order = [p.tokens[0] for p in step.pairs.prompts]
+    order = [p.tokens[0] for p in step.batch.prompts]
     assert sorted(order) == [0, 1, 2, 3]
-    np.testing.assert_allclose(step.pairs.reference, np.array(REFERENCE)[order])
+    np.testing.assert_allclose(step.batch.reference, np.array(REFERENCE)[order])
     expected = np.array([WRITER[0], POLICY[1], WRITER[2], WRITER[3]])[order]
-    np.testing.assert_allclose(step.pairs.writer, expected)
-    assert step.pairs.label.tolist() == [LABEL[i] for i in order]
+    np.testing.assert_allclose(step.batch.writer, expected)
+    assert step.batch.label.tolist() == [LABEL[i] for i in order]
 
 
 def test_the_parameters_move_against_the_slope():

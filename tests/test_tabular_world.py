@@ -17,7 +17,7 @@ from torch import nn
 from transformers import LlamaConfig
 from transformers.modeling_outputs import CausalLMOutput
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels, JudgeLabels
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.sources import DataSource, DelayedSource, PolicySource
@@ -27,6 +27,7 @@ from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
 from tiny_models import PAD, prompt
+from tiny_pairs import objective
 
 
 class Table:
@@ -122,13 +123,13 @@ def every_pair(counts):
     """All ordered pairs of a population in which response i stands counts[i] times: pairs iid from mu, exactly."""
     population = np.repeat(np.arange(len(counts)), counts).tolist()
     both = [(a, b) for a in population for b in population]
-    return Pairs([prompt(i, 0) for i in range(len(both))], [[a] for a, _ in both], [[b] for _, b in both])
+    return Batch.of_pairs([prompt(i, 0) for i in range(len(both))], [[a] for a, _ in both], [[b] for _, b in both])
 
 
 def descend(policy, ref, source, labeller, *, beta, loss="ipo", steps=120, lr=0.1, momentum=0.9):
     settings = Optimisation(lr=lr, warmup=1, decay="linear", clip=10.0, beta1=momentum)
     descent = Descent(policy.parameters(), settings, steps)
-    return deque(train(policy, ref, source, labeller, descent, loss=loss, beta=beta, steps=steps), maxlen=1)[0]
+    return deque(train(policy, ref, source, labeller, descent, objective(loss, beta=beta), steps=steps), maxlen=1)[0]
 
 
 REF = np.array([0.3, 0.1, 0.2, 0.15, 0.05, 0.2])

@@ -11,19 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels, JudgeLabels
 from goodhart.alignment.sources import DataSource, DelayedSource, MixtureSource, PolicySource, StreamSource
 from goodhart.errors import GoodhartError
 from goodhart.models.packing import cuts
-from goodhart.study.run_state import SamplerState, Stream
+from goodhart.study.run_state import Stream
 from goodhart.training import supervised
 from goodhart.training.alignment import train
-from goodhart.training.optimiser import Descent
+from goodhart.training.optimiser import Descent, load_state, save_state
 from goodhart.training.schedule import learning_rate
 from goodhart.training.settings import Optimisation, Supervised
 from tiny_models import END, gpt2, llama, naive_logp, policy_of, prompt, t5
-from tiny_pairs import DATA, PROMPTS, LengthJudge
+from tiny_pairs import DATA, PROMPTS, LengthJudge, objective
 
 STEPS = 4
 
@@ -62,8 +62,9 @@ class Run:
 
     def go(self, source, labeller, *, start=0, steps=STEPS, loss="ipo", reference=None, **more):
         reference = reference or policy_of(self.make(), name="start")
-        how = {"loss": loss, "beta": 0.2, "steps": steps, "start": start, **more}
-        return list(train(self.policy, reference, source, labeller, self.descent, **how))
+        how = {"steps": steps, "start": start, "followers": more.pop("followers", ())}
+        goal = objective(loss, beta=0.2, **more)
+        return list(train(self.policy, reference, source, labeller, self.descent, goal, **how))
 
     @property
     def gradient(self):
@@ -121,7 +122,7 @@ def test_a_run_that_forgets_its_optimiser_is_another_run(tmp_path):
 def test_an_ordered_replay_of_an_online_stream_is_the_online_run_bit_for_bit(micro_batch):
     online, replayed, shuffled = (Run(micro_batch) for _ in range(3))
     steps = online.go(*ARMS["online"]())
-    recorded = Pairs.joined([step.pairs for step in steps])
+    recorded = Batch.joined([step.batch for step in steps])
     again = replayed.go(StreamSource(recorded, 4, 0, window=1), DataLabels())
     assert torch.equal(replayed.weights, online.weights)
     assert [s.loss for s in again] == [s.loss for s in steps]
@@ -140,10 +141,10 @@ def test_the_drift_is_the_distance_from_the_policy_that_sampled(micro_batch):
     now, delayed = Run(micro_batch), DelayedSource(source, 0)
     for count, step in enumerate(steps[1:], 1):
         now.go(delayed, labeller, start=count - 1, steps=count)
-        tokens, responses = step.pairs.prompt_tokens, step.pairs.responses
+        tokens, responses = step.batch.prompt_tokens, step.batch.responses
         with torch.no_grad():
             wrote, has = (p.log_probs(tokens, responses).double().numpy() for p in (start, now.policy))
-        np.testing.assert_allclose(step.pairs.writer, wrote, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(step.batch.writer, wrote, rtol=1e-5, atol=1e-5)
         assert step.drift == pytest.approx((has - wrote).mean(), rel=1e-3, abs=1e-4)
         assert step.drift_spread == pytest.approx((has - wrote).std(), rel=1e-3, abs=1e-4)
     assert abs(steps[-1].drift) > 1e-2
@@ -158,7 +159,7 @@ def test_a_policy_that_samples_is_renewed_when_its_time_has_come():
         source, labeller = ARMS["online"]()
         found[refresh] = run.go(DelayedSource(source, refresh), labeller)
     assert torch.equal(always.weights, online.weights)
-    texts = {refresh: [step.pairs.responses for step in steps] for refresh, steps in found.items()}
+    texts = {refresh: [step.batch.responses for step in steps] for refresh, steps in found.items()}
     start, inner = Run(), ARMS["online"]()[0]
     from_start = [inner.draw(step, start.policy).responses for step in range(STEPS)]
     assert texts[0] == from_start
@@ -184,11 +185,11 @@ def test_a_delayed_run_goes_on_with_the_policy_that_sampled(refresh, tmp_path):
     for stop in range(1, STEPS):
         after = Run()
         before.go(held, labeller, start=stop - 1, steps=stop)
-        SamplerState(tmp_path, held).save(stop)
+        save_state(tmp_path / "sampler.pt", {"held": held.state()})
         before.descent.save(tmp_path / "state.pt", stop)
         source, labeller = arm()
         start = after.descent.load(tmp_path / "state.pt")
-        SamplerState(tmp_path, source).load(start, after.policy)
+        source.restore(load_state(tmp_path / "sampler.pt")["held"], after.policy)
         after.go(source, labeller, start=start)
         assert torch.equal(after.weights, uninterrupted.weights)
 
@@ -200,7 +201,7 @@ ANYONE = policy_of(llama())
 def test_a_window_is_shuffled_within_itself(batch, batches, window, seed):
     size = batch * batches
     prompts = [prompt(i, 2) for i in range(size)]
-    data = Pairs(prompts, [[i] for i in range(size)], [[i] for i in range(size)], np.arange(size) / size)
+    data = Batch.of_pairs(prompts, [[i] for i in range(size)], [[i] for i in range(size)], np.arange(size) / size)
     source = StreamSource(data, batch, seed, window)
     seen = [[r[0] for r in source.draw(step, ANYONE).first] for step in range(batches)]
     width = (window or batches) * batch
@@ -240,7 +241,7 @@ def test_a_stream_on_disk_forgets_what_came_after_the_checkpoint(tmp_path):
     tables = [pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "cut")]
     assert tables[0].equals(tables[1])
     assert tables[0].num_rows == 4 * STEPS
-    assert tables[0].column("label").to_pylist() == [x for s in steps for x in s.pairs.label.tolist()]
+    assert tables[0].column("label").to_pylist() == [x for s in steps for x in s.batch.label.tolist()]
 
 
 @pytest.mark.parametrize("batch", [2, 4, 7])
@@ -257,7 +258,7 @@ def test_known_reference_log_probabilities_are_those_of_the_reference():
         known = policy_of(llama()).log_probs(DATA.prompt_tokens, DATA.responses).double().numpy()
     asked, told = Run(), Run()
     asked.go(DataSource(DATA, 4, 0), DataLabels(), steps=2)
-    told.go(DataSource(replace(DATA, reference=known, reference_name="start"), 4, 0), DataLabels(), steps=2)
+    told.go(DataSource(replace(DATA, logps={"start": known}), 4, 0), DataLabels(), steps=2)
     torch.testing.assert_close(told.weights, asked.weights, rtol=1e-4, atol=1e-5)
 
 
@@ -274,13 +275,13 @@ def test_known_reference_log_probabilities_are_those_of_the_reference():
 def test_only_log_probabilities_of_the_reference_itself_are_trusted(kept, asked, trusted):
     """A reference that has moved, or that nobody can name, is asked again."""
     wrong = np.full((5, 2), -3.0)
-    data = replace(DATA, reference=wrong, reference_name=kept)
+    data = replace(DATA, logps={kept: wrong})
     reference = policy_of(llama(seed=1), name=asked)
     (step,) = Run().go(DataSource(data, 5, 0), DataLabels(), steps=1, reference=reference)
     with torch.no_grad():
-        exact = reference.log_probs(step.pairs.prompt_tokens, step.pairs.responses).double().numpy()
-    np.testing.assert_array_equal(step.pairs.reference, wrong if trusted else exact)
-    assert step.pairs.reference_name == asked
+        exact = reference.log_probs(step.batch.prompt_tokens, step.batch.responses).double().numpy()
+    np.testing.assert_array_equal(step.batch.reference, wrong if trusted else exact)
+    assert list(step.batch.logps) == [asked]
 
 
 @pytest.mark.parametrize(("loss", "value"), [("ipo", 0.25), ("dpo", math.log(2))])
@@ -305,7 +306,7 @@ def test_a_mean_over_tokens_is_what_the_loss_takes_and_not_what_is_recorded():
             DataSource(DATA, 5, 0), DataLabels(), steps=1, reference=other, reduction=reduction
         )
     with torch.no_grad():
-        pairs = found["mean"].pairs
+        pairs = found["mean"].batch
         own, theirs = (p.log_probs(pairs.prompt_tokens, pairs.responses).numpy() for p in (policy_of(llama()), other))
     rho = (own - theirs) / [[len(a), len(b)] for a, b in pairs.responses]
     z = 0.2 * (rho[:, 0] - rho[:, 1])
@@ -322,7 +323,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_leaves_the_parameters(arm
     run = Run()
     run.go(*ARMS[arm](), steps=1)
     before = run.weights.clone()
-    broken = replace(DATA, reference=np.full((5, 2), [0.0, math.nan]), reference_name="start")
+    broken = replace(DATA, logps={"start": np.full((5, 2), [0.0, math.nan])})
     with pytest.raises(GoodhartError, match=r"at step 2 of 4; lower the learning rate \(its peak is 0\.01\)"):
         run.go(DataSource(broken, 4, 0), DataLabels(), start=1)
     assert torch.equal(run.weights, before)

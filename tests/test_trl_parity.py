@@ -10,7 +10,8 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from trl import DPOConfig, DPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
-from goodhart.alignment.losses import MARGINS, pair_loss, reduced
+from goodhart.alignment.losses import MARGINS, pair_loss
+from goodhart.alignment.scores import reduced
 from tiny_models import PAD, llama, policy_of
 
 BETA = 0.3

@@ -44,6 +44,8 @@ class Range:
         return f"{low} and {'less than' if self.open_high else 'at most'} {self.high:,}"
 
 
+FLAT = {"flat": True}
+"""The metadata of a dataclass's field that is a dataclass whose keys stand among those of its parent."""
 NOT_READ = {"read": False}
 """The metadata of a dataclass's field that plain data cannot give."""
 MOST = 10**9
@@ -148,7 +150,11 @@ def _inside(kind: Any, head: str) -> tuple[Any, object]:
         return get_args(kind)[1], {}
     if not dataclasses.is_dataclass(kind):
         return None, {}
-    hint = typing.get_type_hints(kind).get(head)
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.metadata.get("flat") and head in {f.name for f in dataclasses.fields(hints[field.name])}:
+            return _inside(hints[field.name], head)
+    hint = hints.get(head)
     options = [a for a in get_args(hint) if a is not type(None)]
     if get_origin(hint) in (typing.Union, types.UnionType):
         hint = options[0]
@@ -164,9 +170,11 @@ def _differing(value: Any) -> Any:
         return plain_data(value)
     found: dict[str, Any] = {}
     for field in dataclasses.fields(value):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if getattr(value, field.name) != default:
-            found[field.name] = _differing(getattr(value, field.name))
+        own = getattr(value, field.name)
+        if field.metadata.get("flat"):
+            found |= _differing(own)
+        elif own != _default(field):
+            found[field.name] = _differing(own)
     return found
 
 
@@ -223,17 +231,34 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
 def _dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise GoodhartError(f"{where or 'the study'} is {data!r}", "write a mapping of settings")
-    hints = typing.get_type_hints(kind, include_extras=True)
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.metadata.get("read", True)}
+    keys = _keys(kind)
     for key in data:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(fields)}"
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(keys)}"
             raise GoodhartError(f"unknown key {_join(where, str(key))!r}", hint)
+    return _built(kind, data, where)
+
+
+def _keys(kind: Any) -> list[str]:
+    """The keys of a dataclass in plain data, with those of what is flat in it."""
+    hints, found = typing.get_type_hints(kind), list[str]()
+    for field in dataclasses.fields(kind):
+        if field.metadata.get("read", True):
+            found += _keys(hints[field.name]) if field.metadata.get("flat") else [field.name]
+    return found
+
+
+def _built(kind: Any, data: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(kind, include_extras=True)
     values: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in data:
-            default = None if field.default is dataclasses.MISSING else field.default
+    for field in (f for f in dataclasses.fields(kind) if f.metadata.get("read", True)):
+        name = field.name
+        default = None if field.default is dataclasses.MISSING else field.default
+        if field.metadata.get("flat"):
+            own = {key: data[key] for key in _keys(hints[name]) if key in data}
+            values[name] = _dataclass(hints[name], _merge(default, own), where)
+        elif name in data:
             values[name] = _convert(hints[name], _merge(default, data[name]), _join(where, name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise GoodhartError(f"key {_join(where, name)!r} is missing", "add it to the study file")
@@ -243,10 +268,20 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:
 def _merge(default: object, data: object) -> object:
     """A mapping given for a field whose default is a dataclass changes the keys it names and keeps the others."""
     if dataclasses.is_dataclass(default) and not isinstance(default, type) and isinstance(data, dict):
-        merged = {f.name: getattr(default, f.name) for f in dataclasses.fields(default)}
+        merged = _values(default)
         plain = {key: plain_data(value) for key, value in merged.items()}
         return {**plain, **{k: _merge(merged.get(k), v) for k, v in data.items()}}
     return data
+
+
+def _values(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by their keys in plain data."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        own = getattr(value, field.name)
+        if field.metadata.get("read", True):
+            found |= _values(own) if field.metadata.get("flat") else {field.name: own}
+    return found
 
 
 def _join(where: str, name: str) -> str:
@@ -256,8 +291,7 @@ def _join(where: str, name: str) -> str:
 def plain_data(value: object) -> Any:
     """Dataclasses, tuples and paths as mappings, lists and strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        read = (f.name for f in dataclasses.fields(value) if f.metadata.get("read", True))
-        return {name: plain_data(getattr(value, name)) for name in read}
+        return {name: plain_data(own) for name, own in _values(value).items()}
     if isinstance(value, dict):
         return {str(k): plain_data(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -287,7 +321,9 @@ def _essential(value: object, base: object) -> Any:
         for field in dataclasses.fields(value):
             own = getattr(value, field.name)
             default = getattr(base, field.name) if type(base) is type(value) else _default(field)
-            if field.metadata.get("decides", True) and own != default:
+            if field.metadata.get("flat"):
+                kept |= _essential(own, default)
+            elif field.metadata.get("decides", True) and own != default:
                 kept[field.name] = _essential(own, default)
         return kept
     if isinstance(value, dict):
@@ -321,5 +357,9 @@ def address(value: object) -> str:
 
 
 def choices(kind: type, name: str) -> list[str]:
-    """The values that a `Literal` field of a dataclass can take."""
+    """The values that a `Literal` field of a dataclass, or of what is flat in it, can take."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.metadata.get("flat") and name not in hints:
+            return choices(hints[field.name], name)
     return [str(value) for value in get_args(typing.get_type_hints(kind)[name])]

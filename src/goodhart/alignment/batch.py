@@ -1,10 +1,11 @@
-"""What flows between the slots of an algorithm: pairs of responses with their supervision."""
+"""What flows between the slots of an algorithm: prompts, their responses, and the supervision of these."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,107 +24,183 @@ def occurrences(prompts: Sequence[Prompt]) -> tuple[list[int], list[int]]:
     return before, [seen[prompt.number] for prompt in prompts]
 
 
+SUPERVISION = ("label", "reward", "mark")
+"""The fields of a batch that a labeller fills."""
+
+
 @dataclass(frozen=True, slots=True)
-class Pairs:
-    """A batch: for each prompt two responses and the probability that the first is preferred."""
+class Batch:
+    """Prompts with as many responses each, at most one kind of supervision, and log-probabilities by who gave them."""
 
     prompts: Sequence[Prompt]
-    first: Sequence[Tokens]
-    second: Sequence[Tokens]
-    label: Float[np.ndarray, " pair"] | None = None
-    """Probability that the first is preferred; None until a labeller has spoken."""
-    reference: Float[np.ndarray, "pair 2"] | None = None
-    """log reference(response | prompt) in nats, where it is known already."""
-    reference_name: str = field(default="", kw_only=True)
-    """The name of the model that gave `reference`; empty: not known."""
-    writer: Float[np.ndarray, "pair 2"] | None = None
+    responses: Sequence[Sequence[Tokens]]
+    """Of each prompt; pairs have two."""
+    label: Float[np.ndarray, " prompt"] | None = field(default=None, kw_only=True)
+    """Of pairs: the probability that the first is preferred; None until a labeller has spoken."""
+    reward: Float[np.ndarray, "prompt response"] | None = field(default=None, kw_only=True)
+    """A number for each response; only differences within a prompt have a meaning."""
+    mark: Float[np.ndarray, "prompt response"] | None = field(default=None, kw_only=True)
+    """The probability that a response is a good one."""
+    writer: Float[np.ndarray, "prompt response"] | None = field(default=None, kw_only=True)
     """log writer(response | prompt) in nats, of the policy that wrote it; NaN or None: the policy itself, now."""
+    logps: Mapping[str, Float[np.ndarray, "prompt response"]] = field(
+        default_factory=dict[str, np.ndarray], kw_only=True
+    )
+    """log p(response | prompt) in nats, by the name of the model that gave them."""
+    prefixes: Sequence[Tokens] | None = field(default=None, kw_only=True)
+    """The beginning that was forced on all responses to a prompt; `responses` are what was written behind it."""
+
+    @classmethod
+    def of_pairs(
+        cls,
+        prompts: Sequence[Prompt],
+        first: Sequence[Tokens],
+        second: Sequence[Tokens],
+        label: Float[np.ndarray, " prompt"] | None = None,
+        **known: Any,
+    ) -> Batch:
+        """Two responses for each prompt."""
+        return cls(prompts, list(zip(first, second, strict=True)), label=label, **known)
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     @property
-    def responses(self) -> list[tuple[Tokens, Tokens]]:
-        """(first, second) of each pair."""
-        return list(zip(self.first, self.second, strict=True))
+    def first(self) -> list[Tokens]:
+        """The first response to each prompt."""
+        return [row[0] for row in self.responses]
 
     @property
-    def lengths(self) -> Float[np.ndarray, "pair 2"]:
-        """Tokens of each response."""
-        return np.array([[len(a), len(b)] for a, b in self.responses], dtype=np.float64).reshape(-1, 2)
+    def second(self) -> list[Tokens]:
+        """The second response to each prompt of a batch of pairs."""
+        return [two for _, two in self.responses]
+
+    @property
+    def lengths(self) -> Float[np.ndarray, "prompt response"]:
+        """Tokens of each response, without what was forced."""
+        lengths = [[len(response) for response in row] for row in self.responses]
+        return np.array(lengths, dtype=np.float64).reshape(len(self), -1 if lengths else 2)
+
+    @property
+    def contexts(self) -> list[tuple[int, ...]]:
+        """Token ids of the prompts, with what was forced behind them: what a response is written and scored behind."""
+        if self.prefixes is None:
+            return [p.tokens for p in self.prompts]
+        return [(*p.tokens, *prefix) for p, prefix in zip(self.prompts, self.prefixes, strict=True)]
 
     @property
     def prompt_tokens(self) -> list[tuple[int, ...]]:
         """Token ids of the prompts."""
         return [p.tokens for p in self.prompts]
 
-    def under(self, name: str) -> Float[np.ndarray, "pair 2"] | None:
-        """`reference`, if the model of that name gave it; what has no name is nobody's."""
-        return self.reference if name and name == self.reference_name else None
+    @property
+    def whole(self) -> Batch:
+        """The batch as who judges it reads it: with what was forced at the beginning of the responses."""
+        if self.prefixes is None:
+            return self
+        rows = zip(self.prefixes, self.responses, strict=True)
+        full = [[[*prefix, *response] for response in row] for prefix, row in rows]
+        return replace(self, responses=full, prefixes=None, logps={}, writer=None)
 
-    def labelled(self, label: Float[np.ndarray, " pair"]) -> Pairs:
+    def under(self, name: str) -> Float[np.ndarray, "prompt response"] | None:
+        """The log-probabilities that the model of that name gave; what has no name is nobody's."""
+        return self.logps.get(name) if name else None
+
+    @property
+    def reference(self) -> Float[np.ndarray, "prompt response"] | None:
+        """The log-probabilities of the one model that gave some; None where there are none.
+
+        Raises ValueError where several models did.
+        """
+        if len(self.logps) > 1:
+            raise ValueError(f"log-probabilities are known of several models: {', '.join(map(repr, self.logps))}")
+        return next(iter(self.logps.values()), None)
+
+    def scored_by(self, name: str, logps: Float[np.ndarray, "prompt response"]) -> Batch:
+        """The same with log-probabilities in nats under a model's name."""
+        return replace(self, logps={**self.logps, name: logps})
+
+    def labelled(self, label: Float[np.ndarray, " prompt"]) -> Batch:
         """The same pairs with supervision. Raises ValueError for a probability outside [0, 1]."""
         if len(label) != len(self) or not bool(np.all((label >= 0) & (label <= 1))):
             raise ValueError("a label is one probability in [0, 1] for each pair")
         return replace(self, label=np.asarray(label, dtype=np.float64))
 
-    def swapped(self) -> Pairs:
+    def swapped(self) -> Batch:
         """The same pairs with first and second exchanged."""
+        turned = {name: values[:, ::-1].copy() for name, values in self._by_response().items()}
         return replace(
             self,
-            first=self.second,
-            second=self.first,
+            responses=[(two, one) for one, two in self.responses],
             label=None if self.label is None else 1 - self.label,
-            reference=None if self.reference is None else self.reference[:, ::-1].copy(),
-            writer=None if self.writer is None else self.writer[:, ::-1].copy(),
+            logps={name: values[:, ::-1].copy() for name, values in self.logps.items()},
+            **turned,
         )
+
+    def columns(self, chosen: Sequence[Sequence[int]]) -> Batch:
+        """Of each prompt the responses at some places, as many for all; labels, which are of pairs, are left out."""
+        places = np.array(chosen)
+        rows = zip(self.responses, chosen, strict=True)
+        return replace(
+            self,
+            responses=[[row[i] for i in each] for row, each in rows],
+            label=None,
+            logps={name: np.take_along_axis(values, places, 1) for name, values in self.logps.items()},
+            **{name: np.take_along_axis(values, places, 1) for name, values in self._by_response().items()},
+        )
+
+    def _by_response(self) -> dict[str, Float[np.ndarray, "prompt response"]]:
+        """What is known of each response beside its log-probabilities under a name."""
+        every = {"reward": self.reward, "mark": self.mark, "writer": self.writer}
+        return {name: values for name, values in every.items() if values is not None}
 
     @classmethod
-    def joined(cls, parts: Sequence[Pairs]) -> Pairs:
-        """Labelled pairs one after the other; what is not known of all is not known of the whole.
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """Batches one after the other; what is not known of all is not known of the whole.
 
-        Only writers are known pair by pair: NaN where they are not.
-
-        Raises ValueError if a part has no label.
+        Only writers and forced beginnings are known prompt by prompt. Raises ValueError if a part has no supervision,
+        or another kind than the others, or another number of responses.
         """
-        labels = [p.label for p in parts if p.label is not None]
-        references = [p.reference for p in parts if p.reference is not None]
-        names = {p.reference_name for p in parts}
-        shared = len(references) == len(parts) and len(names) == 1
-        if len(labels) < len(parts):
-            raise ValueError("only pairs with labels can be joined")
-        known = any(p.writer is not None for p in parts)
-        own = [np.full((len(p), 2), np.nan) if p.writer is None else p.writer for p in parts]
+        kinds = {tuple(kind for kind in SUPERVISION if getattr(part, kind) is not None) for part in parts}
+        if len(kinds) != 1 or not next(iter(kinds)):
+            raise ValueError("only pairs with labels can be joined, or responses with one other kind of supervision")
+        if len({len(row) for part in parts for row in part.responses}) > 1:
+            raise ValueError("batches are joined if they have as many responses a prompt")
+        shared = set.intersection(*(set(part.logps) for part in parts))
+        written = any(part.writer is not None for part in parts)
+        unknown = [np.full((len(p), len(p.responses[0]) if len(p) else 0), np.nan) for p in parts]
+        writers = [none if p.writer is None else p.writer for p, none in zip(parts, unknown, strict=True)]
+        forced = any(part.prefixes is not None for part in parts)
+        prefixes = [prefix for part in parts for prefix in (part.prefixes or [()] * len(part))]
+        supervision = {kind: np.concatenate([getattr(part, kind) for part in parts]) for kind in next(iter(kinds))}
         return cls(
             [prompt for part in parts for prompt in part.prompts],
-            [response for part in parts for response in part.first],
-            [response for part in parts for response in part.second],
-            np.concatenate(labels),
-            np.concatenate(references) if shared else None,
-            np.concatenate(own) if known else None,
-            reference_name=names.pop() if shared else "",
+            [row for part in parts for row in part.responses],
+            writer=np.concatenate(writers) if written else None,
+            logps={name: np.concatenate([part.logps[name] for part in parts]) for name in sorted(shared)},
+            prefixes=prefixes if forced else None,
+            **supervision,
         )
 
-    def take(self, chosen: Sequence[int]) -> Pairs:
-        """The pairs at the given places, in that order."""
+    def take(self, chosen: Sequence[int]) -> Batch:
+        """The prompts at the given places, in that order."""
         places = list(chosen)
-        return Pairs(
-            [self.prompts[i] for i in places],
-            [self.first[i] for i in places],
-            [self.second[i] for i in places],
-            None if self.label is None else self.label[places],
-            None if self.reference is None else self.reference[places],
-            None if self.writer is None else self.writer[places],
-            reference_name=self.reference_name,
-        )
+        return self._cut(places, [self.prompts[i] for i in places], [self.responses[i] for i in places])
 
-    def __getitem__(self, chosen: slice) -> Pairs:
-        return Pairs(
-            self.prompts[chosen],
-            self.first[chosen],
-            self.second[chosen],
-            None if self.label is None else self.label[chosen],
-            None if self.reference is None else self.reference[chosen],
-            None if self.writer is None else self.writer[chosen],
-            reference_name=self.reference_name,
+    def __getitem__(self, chosen: slice) -> Batch:
+        return self._cut(chosen, self.prompts[chosen], self.responses[chosen])
+
+    def _cut(
+        self, chosen: slice | list[int], prompts: Sequence[Prompt], responses: Sequence[Sequence[Tokens]]
+    ) -> Batch:
+        prefixes = self.prefixes
+        if prefixes is not None:
+            prefixes = prefixes[chosen] if isinstance(chosen, slice) else [prefixes[i] for i in chosen]
+        return Batch(
+            prompts,
+            responses,
+            label=None if self.label is None else self.label[chosen],
+            logps={name: values[chosen] for name, values in self.logps.items()},
+            prefixes=prefixes,
+            **{name: values[chosen] for name, values in self._by_response().items()},
         )

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.models import hands
 from goodhart.models.packing import Tokens, cuts
 from goodhart.models.preference import PreferenceModel
@@ -25,7 +25,7 @@ class PairJudge(Protocol):
         """Whether a judgement is a function of one score for each response (which `alone` gives)."""
         ...
 
-    def prefer(self, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
+    def prefer(self, pairs: Batch) -> Float[np.ndarray, "pair 2"]:
         """r(x, first, second) and r(x, second, first): how probably the response named first is preferred."""
         ...
 
@@ -56,7 +56,7 @@ class ModelJudge:
         """Whether a judgement is a function of one score for each response (which `alone` gives)."""
         return self.model.kind == "bradley-terry"
 
-    def prefer(self, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
+    def prefer(self, pairs: Batch) -> Float[np.ndarray, "pair 2"]:
         """r(x, first, second) and r(x, second, first)."""
         return self.prefer_each(pairs.prompt_tokens, pairs.first, [pairs.second])[:, 0]
 

@@ -1,4 +1,4 @@
-"""Labellers turn pairs of responses into supervision."""
+"""Labellers turn responses into supervision: a preference between two, a reward or a mark for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from goodhart.alignment.batch import Pairs, occurrences
+from goodhart.alignment.batch import Batch, occurrences
 from goodhart.randomness import stream
 
 Mode = Literal["hard", "soft", "bernoulli"]
@@ -19,7 +19,7 @@ Mode = Literal["hard", "soft", "bernoulli"]
 class Judge(Protocol):
     """A preference model: a probability, both orders asked."""
 
-    def prefer(self, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
+    def prefer(self, pairs: Batch) -> Float[np.ndarray, "pair 2"]:
         """r(x, first, second) and r(x, second, first): how probably the response named first is preferred."""
         ...
 
@@ -28,8 +28,8 @@ class Judge(Protocol):
 class Labeller(Protocol):
     """What turns responses into supervision."""
 
-    def label(self, pairs: Pairs, step: int) -> Pairs:
-        """The same pairs with labels."""
+    def label(self, batch: Batch, step: int) -> Batch:
+        """The same prompts with supervision, and of their responses those that are learnt from."""
         ...
 
 
@@ -40,7 +40,7 @@ def both_orders(r: Float[np.ndarray, "pair 2"], mode: Literal["hard", "soft"]) -
     return (np.sign(r[:, 0] - r[:, 1]) + 1) / 2
 
 
-def coins(pairs: Pairs, seed: int, purpose: str, *names: int | str) -> Float[np.ndarray, " pair"]:
+def coins(pairs: Batch, seed: int, purpose: str, *names: int | str) -> Float[np.ndarray, " pair"]:
     """A uniform in [0, 1) for each pair, keyed by its prompt and by which of the prompt's pairs it is.
 
     So the place in a batch decides nothing, and two pairs of one prompt have a coin each.
@@ -54,11 +54,11 @@ def coins(pairs: Pairs, seed: int, purpose: str, *names: int | str) -> Float[np.
 class DataLabels:
     """The labels that the data set came with."""
 
-    def label(self, pairs: Pairs, step: int) -> Pairs:
+    def label(self, batch: Batch, step: int) -> Batch:
         """The pairs as they are. Raises ValueError if they carry no label."""
-        if pairs.label is None:
+        if batch.label is None:
             raise ValueError(f"the pairs of step {step} carry no label; only a data source can be labelled by its data")
-        return pairs
+        return batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ class JudgeLabels:
     of: str = ""
     """What is labelled, where one seed labels several: a split, or a part of a mixture. Its coins are its own."""
 
-    def label(self, pairs: Pairs, step: int) -> Pairs:
+    def label(self, batch: Batch, step: int) -> Batch:
         """Ask both orders and decide by the mode; the coin of `bernoulli` is keyed by `of`, step and pair."""
-        r = self.judge.prefer(pairs)
+        r = self.judge.prefer(batch.whole)
         if self.mode != "bernoulli":
-            return pairs.labelled(both_orders(r, self.mode))
-        coin = coins(pairs, self.seed, "bernoulli label", self.of, step)
-        return pairs.labelled((coin < both_orders(r, "soft")).astype(np.float64))
+            return batch.labelled(both_orders(r, self.mode))
+        coin = coins(batch, self.seed, "bernoulli label", self.of, step)
+        return batch.labelled((coin < both_orders(r, "soft")).astype(np.float64))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.tasks.prompt_table import find_prompts
 
 SCHEMA = pa.schema(
@@ -34,8 +34,8 @@ SCHEMA = pa.schema(
 reference, whose name stands in `reference`, and the policy that wrote them have scored them."""
 
 
-def write_pairs(path: Path, pairs: Pairs, ids: Sequence[str], splits: Sequence[str], kinds: Sequence[str]) -> None:
-    """Write pairs with their identities."""
+def write_pairs(path: Path, pairs: Batch, ids: Sequence[str], splits: Sequence[str], kinds: Sequence[str]) -> None:
+    """Write pairs with their identities. Raises ValueError for log-probabilities of several references."""
     label = [None] * len(pairs) if pairs.label is None else pairs.label.tolist()
     known = _both(pairs.reference, len(pairs))
     own = _both(pairs.writer, len(pairs))
@@ -49,26 +49,26 @@ def write_pairs(path: Path, pairs: Pairs, ids: Sequence[str], splits: Sequence[s
         "label": label,
         "ref_first": [k[0] for k in known],
         "ref_second": [k[1] for k in known],
-        "reference": [pairs.reference_name or None] * len(pairs),
+        "reference": [next(iter(pairs.logps), "") or None] * len(pairs),
         "writer_first": [k[0] for k in own],
         "writer_second": [k[1] for k in own],
     }
     pq.write_table(pa.table(columns, schema=SCHEMA), path)
 
 
-def read_pairs(path: Path, split: str, prompt_table: Path) -> tuple[Pairs, list[str], list[str]]:
+def read_pairs(path: Path, split: str, prompt_table: Path) -> tuple[Batch, list[str], list[str]]:
     """(pairs, ids, kinds) of one split, with their prompts from the prompt table."""
     rows = pq.read_table(path, schema=SCHEMA, filters=[("split", "=", split)]).to_pylist()
     prompts = find_prompts(prompt_table, (row["prompt"] for row in rows))
     labelled = bool(rows) and all(row["label"] is not None for row in rows)
-    pairs = Pairs(
+    known = _columns(rows, "ref")
+    pairs = Batch.of_pairs(
         [prompts[row["prompt"]].prompt for row in rows],
         [row["first"] for row in rows],
         [row["second"] for row in rows],
-        np.array([row["label"] for row in rows]) if labelled else None,
-        _columns(rows, "ref"),
-        _columns(rows, "writer"),
-        reference_name=_name(rows),
+        label=np.array([row["label"] for row in rows]) if labelled else None,
+        writer=_columns(rows, "writer"),
+        logps={} if known is None else {_name(rows): known},
     )
     return pairs, [row["pair"] for row in rows], [row["kind"] for row in rows]
 

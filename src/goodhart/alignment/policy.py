@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.functional import pad
 
-from goodhart.models.logprobs import Layout, choose_layout, sequence_logps
+from goodhart.models.logprobs import Layout, choose_layout, response_laws, sequence_logps
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision, in_precision
 from goodhart.sampling.keyed import Draws, Sampler
@@ -61,3 +63,12 @@ class LanguagePolicy:
     ) -> Float[Tensor, "row response"]:
         """Log policy(response | prompt) in nats."""
         return sequence_logps(self.model, prompts, responses, pad=self.pad, layout=self.layout)
+
+    def token_log_probs(
+        self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
+    ) -> Float[Tensor, "row response token"]:
+        """Log policy(token | prompt, earlier tokens) in nats; 0 behind a response's end."""
+        laws = response_laws(self.model, prompts, responses, pad=self.pad, layout=self.layout)
+        columns = laws.columns(laws.logp())
+        longest = max(part.shape[1] for part in columns)
+        return torch.stack([pad(part, (0, longest - part.shape[1])) for part in columns], dim=1)

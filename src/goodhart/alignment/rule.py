@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 from scipy.special import expit
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.config import build, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
@@ -56,7 +56,7 @@ class RuleJudge:
         """Whether a judgement is a function of one score for each response: always."""
         return True
 
-    def prefer(self, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
+    def prefer(self, pairs: Batch) -> Float[np.ndarray, "pair 2"]:
         """r(x, first, second) and r(x, second, first), which add up to 1."""
         return self.prefer_each(pairs.prompt_tokens, pairs.first, [pairs.second])[:, 0]
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import Parameter
 
-from goodhart.alignment.batch import Pairs, occurrences
+from goodhart.alignment.batch import Batch, occurrences
 from goodhart.alignment.labellers import Labeller
+from goodhart.alignment.references import approach
 from goodhart.models.packing import Tokens
-from goodhart.randomness import permutation
+from goodhart.randomness import permutation, stream
 from goodhart.tasks.prompts import Prompt
 
 
@@ -40,16 +43,20 @@ class Generator(Protocol):
 class Sampling(Generator, Protocol):
     """A policy that can be held as it is while it goes on being trained."""
 
-    def frozen(self) -> Generator:
+    def parameters(self) -> Iterator[Parameter]:
+        """Its weights, in an order that does not change."""
+        ...
+
+    def frozen(self) -> Sampling:
         """A copy that training does not move."""
         ...
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Pairs of a step: a function of (seed, step, policy), so to resume is to call again."""
+    """The responses of a step: a function of (seed, step, policy), so to resume is to call again."""
 
-    def draw(self, step: int, policy: Sampling) -> Pairs:
+    def draw(self, step: int, policy: Sampling) -> Batch:
         """The batch of a step."""
         ...
 
@@ -69,73 +76,155 @@ def places(step: int, batch: int, size: int, seed: int) -> list[int]:
 class DataSource:
     """Both responses from a fixed data set: offline."""
 
-    data: Pairs
+    data: Batch
     batch: int
     seed: int
 
-    def draw(self, step: int, policy: Generator) -> Pairs:  # noqa: ARG002 - a data set asks no policy
+    def draw(self, step: int, policy: Generator) -> Batch:  # noqa: ARG002 - a data set asks no policy
         """The step's pairs of the data set, with their labels."""
         return self.data.take(places(step, self.batch, len(self.data), self.seed))
 
 
+POLICY, REFERENCE, MIXTURE, FIRST, SECOND = "policy", "reference", "mixture", "first", "second"
+"""Who can write a response of a `PolicySource`: models, or the data set's two responses to the prompt."""
+
+
 @dataclass(frozen=True)
 class PolicySource:
-    """Two samples of the policy that is being trained: online."""
+    """Responses to a data set's prompts, in its order: samples of the policy that is being trained, and others'."""
 
     prompts: Sequence[Prompt]
     batch: int
     seed: int
+    writers: tuple[str, ...] = (POLICY, POLICY)
+    """Who writes each of a prompt's responses; `policy`, a name of `others`, or `first` and `second` of `data`."""
+    others: Mapping[str, Generator] = field(default_factory=dict[str, Generator])
+    """Models that are not trained, by name."""
+    data: Batch | None = None
+    """The pairs that the prompts are of, for what is taken from them."""
+    prefix: float = 0.0
+    """The share of prompts whose responses begin as the preferred one of `data` (DR-PO, arXiv 2404.08495): of its L
+    tokens h ~ U{1, ..., L - 1} are forced on all responses."""
+    longest: int = 0
+    """Tokens of a response at most, with what was forced."""
 
-    def draw(self, step: int, policy: Generator) -> Pairs:
-        """Two fresh responses for each prompt of the step.
+    def draw(self, step: int, policy: Generator) -> Batch:
+        """Fresh responses for each prompt of the step.
 
-        In epoch e the k-th of a prompt's n places has its samples 2 (e n + k) and the next. So neither a prompt that
-        stands in the data twice, nor one that ends an epoch and begins the next within a step, has a sample twice.
+        With n responses a prompt, in epoch e the k-th of a prompt's m places has its samples from n (e m + k) on. So
+        neither a prompt that stands in the data twice, nor one that ends an epoch and begins the next within a step,
+        has a sample twice.
         """
         chosen = places(step, self.batch, len(self.prompts), self.seed)
         positions = range(step * self.batch, (step + 1) * self.batch)
         before, number = self._occurrences
-        first: list[Tokens] = []
-        second: list[Tokens] = []
+        parts: list[Batch] = []
         for epoch, group in groupby(positions, lambda position: position // len(self.prompts)):
-            part = chosen[len(first) : len(first) + len(list(group))]
-            drawn = policy.sample(
-                [self.prompts[i] for i in part],
-                2,
+            done = sum(map(len, parts))
+            part = chosen[done : done + len(list(group))]
+            numbers = [epoch * number[i] + before[i] for i in part]
+            parts.append(self._written(part, numbers, policy))
+        return parts[0] if len(parts) == 1 else _stacked(parts)
+
+    def _written(self, part: Sequence[int], numbers: Sequence[int], policy: Generator) -> Batch:
+        prompts = [self.prompts[i] for i in part]
+        forced = self._forced(part, numbers) if self.prefix else None
+        asked = prompts if forced is None else [_behind(p, f) for p, f in zip(prompts, forced, strict=True)]
+        columns: list[Sequence[Tokens]] = []
+        for writer, group in groupby(self.writers):
+            several, at = len(list(group)), len(columns)
+            if writer in (FIRST, SECOND):
+                assert self.data is not None
+                columns += [[self.data.responses[i][writer == SECOND] for i in part]] * several
+                continue
+            drawn = (policy if writer == POLICY else self.others[writer]).sample(
+                asked,
+                several,
                 seed=self.seed,
                 purpose="online pair",
-                first_sample=[2 * (epoch * number[i] + before[i]) for i in part],
+                first_sample=[len(self.writers) * each + at for each in numbers],
             )
-            first.extend(two[0] for two in drawn)
-            second.extend(two[1] for two in drawn)
-        return Pairs([self.prompts[i] for i in chosen], first, second)
+            columns += [[row[column] for row in drawn] for column in range(several)]
+        if forced is not None:
+            rest = [self.longest - len(prefix) for prefix in forced]
+            columns = [[text[:most] for text, most in zip(column, rest, strict=True)] for column in columns]
+        batch = Batch(prompts, list(zip(*columns, strict=True)), prefixes=forced)
+        return batch if set(self.writers) == {POLICY} else replace(batch, writer=self._known(batch, part))
+
+    def _forced(self, part: Sequence[int], numbers: Sequence[int]) -> list[Tokens]:
+        assert self.data is not None
+        assert self.data.label is not None
+        forced: list[Tokens] = []
+        for place, number in zip(part, numbers, strict=True):
+            draw = stream(self.seed, "forced prefix", self.prompts[place].id, number)
+            text = self.data.responses[place][int(self.data.label[place] < 0.5)]
+            wanted, cut = draw.random() < self.prefix, draw.random()
+            forced.append(list(text[: 1 + int(cut * (len(text) - 1))]) if wanted and len(text) > 1 else [])
+        return forced
+
+    def _known(self, batch: Batch, part: Sequence[int]) -> Float[np.ndarray, "prompt response"]:
+        """Log-probabilities under the writers that are not the policy; NaN for the policy, and for people."""
+        known = np.full((len(batch), len(self.writers)), np.nan)
+        for column, writer in enumerate(self.writers):
+            if writer in (FIRST, SECOND):
+                assert self.data is not None
+                if self.data.writer is not None:
+                    known[:, column] = self.data.writer[list(part), int(writer == SECOND)]
+            elif writer != POLICY:
+                with torch.no_grad():
+                    rows = [[row[column]] for row in batch.responses]
+                    known[:, column] = self.others[writer].log_probs(batch.contexts, rows)[:, 0].double().cpu().numpy()
+        return known
 
     @cached_property
     def _occurrences(self) -> tuple[list[int], list[int]]:
         return occurrences(self.prompts)
 
 
+def _behind(prompt: Prompt, prefix: Tokens) -> Prompt:
+    """The prompt with what is forced behind it; its random numbers stay its own."""
+    return replace(prompt, tokens=(*prompt.tokens, *prefix))
+
+
+def _stacked(parts: Sequence[Batch]) -> Batch:
+    """Batches without supervision one after the other."""
+    zeros = [replace(part, reward=np.zeros(part.lengths.shape)) for part in parts]
+    return replace(Batch.joined(zeros), reward=None)
+
+
 @dataclass(slots=True)
 class DelayedSource:
-    """Two samples of the policy as it was at the last refresh: between online and offline (arXiv 2506.21495).
+    """What a source draws from the policy as it was at the last refresh: between online and offline (2506.21495).
 
     The sampling policy is renewed every `refresh` steps: 1 is online, 0 never, so that all samples are the start's.
     """
 
     inner: PolicySource
     refresh: int
-    held: Generator | None = None
+    held: Sampling | None = None
     """The sampling policy; the one part of a source that is not a function of (seed, step, policy)."""
 
-    def draw(self, step: int, policy: Sampling) -> Pairs:
-        """The pairs that a `PolicySource` would draw from the policy that is held, with its log-probabilities."""
+    def draw(self, step: int, policy: Sampling) -> Batch:
+        """The responses that a `PolicySource` would draw from the policy that is held, with its log-probabilities."""
         if self.held is None or (self.refresh and step % self.refresh == 0):
             self.held = policy.frozen()
             return self.inner.draw(step, self.held)
-        pairs = self.inner.draw(step, self.held)
+        batch = self.inner.draw(step, self.held)
         with torch.no_grad():
-            own = self.held.log_probs(pairs.prompt_tokens, pairs.responses)
-        return replace(pairs, writer=own.double().cpu().numpy())
+            own = self.held.log_probs(batch.contexts, batch.responses).double().cpu().numpy()
+        return replace(
+            batch, writer=own if batch.writer is None else np.where(np.isnan(batch.writer), own, batch.writer)
+        )
+
+    def state(self) -> list[Tensor]:
+        """The weights of the policy that is held."""
+        return [] if self.held is None else [p.detach() for p in self.held.parameters()]
+
+    def restore(self, state: Sequence[Tensor], policy: Sampling) -> None:
+        """Hold again what `state` gave; `policy` says what kind of model it is of."""
+        if state:
+            self.held = policy.frozen()
+            approach(self.held.parameters(), state, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +235,13 @@ class StreamSource:
     epoch (arXiv 2405.08448, section 5.1 and figure 13).
     """
 
-    data: Pairs
+    data: Batch
     """In the order of the run, with its labels and reference log-probabilities."""
     batch: int
     seed: int
     window: int
 
-    def draw(self, step: int, policy: Generator) -> Pairs:  # noqa: ARG002 - a recording asks no policy
+    def draw(self, step: int, policy: Generator) -> Batch:  # noqa: ARG002 - a recording asks no policy
         """The step's pairs. Raises ValueError behind the recording's end."""
         if self.window == 0:
             return self.data.take(places(step, self.batch, len(self.data), self.seed))
@@ -172,6 +261,6 @@ class MixtureSource:
     parts: Sequence[tuple[Source, Labeller]]
     """Each draws its share."""
 
-    def draw(self, step: int, policy: Sampling) -> Pairs:
+    def draw(self, step: int, policy: Sampling) -> Batch:
         """The parts' pairs one after the other, with their labels."""
-        return Pairs.joined([labeller.label(source.draw(step, policy), step) for source, labeller in self.parts])
+        return Batch.joined([labeller.label(source.draw(step, policy), step) for source, labeller in self.parts])

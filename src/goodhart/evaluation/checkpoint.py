@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import PairJudge
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.evaluation.kl import divergence
@@ -110,7 +110,7 @@ def verdicts(answers: Mapping[str, Answers]) -> Columns:
     return found
 
 
-def classify(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> dict[str, list[object]]:
+def classify(policy: LanguagePolicy, pairs: Batch, batch: int = 32) -> dict[str, list[object]]:
     """Log-ratios of golden winners and losers; `pairs` carry golden labels and reference log-probabilities.
 
     The classifier is the sign of f = log pi(y1)/pi(y2) - log sft(y1)/sft(y2) (arXiv 2405.08448, section 5.3).

@@ -21,6 +21,7 @@ from goodhart.sampling.cache import decoding_cache, keep_rows
 class EncoderDecoding:
     """Rows of one sample each, those of a prompt side by side; every step adds a column."""
 
+    model: Any
     cache: EncoderDecoderCache
     encoded: Encoded
     rows: Int[Tensor, " row"]
@@ -49,9 +50,9 @@ class EncoderDecoding:
         _keep(cache, owners)
         rows = torch.arange(len(owners), device=start.device)
         still = torch.ones(len(owners), 1, dtype=torch.bool, device=start.device)
-        return cls(cache, encoded.take(owners), rows, still, logits.index_select(0, owners))
+        return cls(model, cache, encoded.take(owners), rows, still, logits.index_select(0, owners))
 
-    def advance(self, model: Any, tokens: Int[Tensor, "row 1"]) -> None:
+    def advance(self, tokens: Int[Tensor, "row 1"]) -> None:
         """Feed the tokens just chosen; samples that have ended are left out of the work from here on."""
         if bool((~self.open).sum() * 4 >= len(self.open)):  # compacting copies the caches, so not for every single row
             keep = self.open[:, 0].nonzero().squeeze(1)
@@ -61,8 +62,8 @@ class EncoderDecoding:
         self.steps += 1
         fed = int(self.open.sum())
         reach = (self.encoded.real.sum(1, keepdim=True) + self.steps)[self.open]
-        count(model, fed, fed, float(reach.sum()))
-        self.logits = _next(model, self.encoded, self.cache, tokens)
+        count(self.model, fed, fed, float(reach.sum()))
+        self.logits = _next(self.model, self.encoded, self.cache, tokens)
 
 
 def _next(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -84,8 +85,7 @@ class KeyedSampler:
         def write(writer: Any, chosen: slice) -> list[list[list[int]]]:
             was_training = writer.training
             writer.eval()
-            u = self._uniforms(draws, chosen, samples)
-            found = self._decode(writer, prompts[chosen], samples, u)
+            found = self.decoded(beginning(writer), prompts[chosen], samples, self._uniforms(draws, chosen, samples))
             writer.train(was_training)
             return found
 
@@ -98,12 +98,27 @@ class KeyedSampler:
         u = uniforms(draws.seed, draws.purpose, ids, numbers, self.max_tokens)
         return u.reshape(len(first), samples, self.max_tokens)
 
-    @torch.no_grad()
-    def _decode(
-        self, model: Any, prompts: Sequence[Tokens], samples: int, u: Float[np.ndarray, "row sample token"]
+    def blended(
+        self, models: Sequence[tuple[Any, float]], prompts: Sequence[Tokens], samples: int, draws: Draws
     ) -> list[list[list[int]]]:
-        begin = EncoderDecoding.begin if is_encoder_decoder(model) else _Decoding.begin
-        state = begin(model, prompts, samples, self.pad, self.max_tokens)
+        """Samples of softmax(sum_i weight_i logits_i), token by token: a geometric mixture of the models' laws."""
+        found: list[list[list[int]]] = []
+        for chosen in even_cuts(len(prompts), self.batch):
+            trained = [model.training for model, _ in models]
+            for model, _ in models:
+                model.eval()
+            begin = functools.partial(_Blend.begin, models)
+            found += self.decoded(begin, prompts[chosen], samples, self._uniforms(draws, chosen, samples))
+            for (model, _), training in zip(models, trained, strict=True):
+                model.train(training)
+        return found
+
+    @torch.no_grad()
+    def decoded(
+        self, begin: Begin, prompts: Sequence[Tokens], samples: int, u: Float[np.ndarray, "row sample token"]
+    ) -> list[list[list[int]]]:
+        """Tokens of all samples by given uniforms."""
+        state = begin(prompts, samples, self.pad, self.max_tokens)
         uniform = torch.from_numpy(u).to(state.device).view(*state.open.shape, self.max_tokens)
         out = np.full(uniform.shape, -1, dtype=np.int64)
         for t in range(self.max_tokens):
@@ -115,14 +130,85 @@ class KeyedSampler:
             state.open = state.open & (chosen != self.eos)
             if t + 1 == self.max_tokens or not bool(state.open.any()):
                 break
-            state.advance(model, torch.where(state.open, chosen, self.pad))
+            state.advance(torch.where(state.open, chosen, self.pad))
         return [[[int(v) for v in sample if v >= 0] for sample in row] for row in out.reshape(u.shape)]
+
+
+@runtime_checkable
+class Decoding(Protocol):
+    """Samples that are being written."""
+
+    rows: Int[Tensor, " row"]
+    """Which prompts have samples that are not at their end."""
+    open: Tensor
+    """Of these, which samples."""
+
+    @property
+    def logits(self) -> Float[Tensor, "row sample vocabulary"]:
+        """Of the next token."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the logits are."""
+        ...
+
+    def advance(self, tokens: Int[Tensor, "row sample"]) -> None:
+        """Feed the tokens just chosen."""
+        ...
+
+
+Begin = Callable[[Sequence[Tokens], int, int, int], Decoding]
+"""(prompts, samples, pad, most tokens) -> the state before the first token."""
+
+
+def beginning(model: Any) -> Begin:
+    """How a model begins to write."""
+    return functools.partial(EncoderDecoding.begin if is_encoder_decoder(model) else _Decoding.begin, model)
+
+
+@dataclass(slots=True)
+class _Blend:
+    """Several models that write the same tokens."""
+
+    states: list[tuple[Any, float]]
+    rows: Int[Tensor, " row"]
+    open: Tensor
+
+    @property
+    def logits(self) -> Float[Tensor, "row sample vocabulary"]:
+        """The weighted sum of theirs."""
+        (first, weight), *others = self.states
+        total = weight * first.logits.float()
+        for state, share in others:
+            total = total + share * state.logits.float()
+        return total
+
+    @property
+    def device(self) -> torch.device:
+        return self.states[0][0].device
+
+    @classmethod
+    def begin(
+        cls, models: Sequence[tuple[Any, float]], prompts: Sequence[Tokens], samples: int, pad: int, longest: int
+    ) -> _Blend:
+        states = [(beginning(model)(prompts, samples, pad, longest), weight) for model, weight in models]
+        first: Any = states[0][0]
+        return cls(states, first.rows, first.open)
+
+    def advance(self, tokens: Int[Tensor, "row sample"]) -> None:
+        for state, _ in self.states:
+            state.open = self.open
+            state.advance(tokens)
+        first = self.states[0][0]
+        self.rows, self.open = first.rows, first.open
 
 
 @dataclass(slots=True)
 class _Decoding:
     """Rows of one prompt each; step t adds one column for every sample of the prompt."""
 
+    model: Any
     cache: Any
     rows: Int[Tensor, " row"]
     open: Tensor
@@ -164,6 +250,7 @@ class _Decoding:
         ).logits
         begin_batch(model, cache, samples)
         return cls(
+            model=model,
             cache=cache,
             rows=torch.arange(len(prompts), device=device),
             open=torch.ones(len(prompts), samples, dtype=torch.bool, device=device),
@@ -173,7 +260,7 @@ class _Decoding:
             lengths=lengths.to(device),
         )
 
-    def advance(self, model: Any, tokens: Int[Tensor, "row sample"]) -> None:
+    def advance(self, tokens: Int[Tensor, "row sample"]) -> None:
         """Feed the tokens just chosen; rows whose samples have all ended are left out of the work from here on."""
         still = self.open.any(1)
         if bool((~still).sum() * 4 >= len(still)):  # compacting copies the cache, so not for every single row
@@ -183,10 +270,10 @@ class _Decoding:
             self.lengths, tokens = self.lengths[keep], tokens[keep]
         samples, still_open = tokens.shape[1], int(self.open.sum())
         reach = float((self.open.sum(1) * (self.lengths + self.steps + 1)).sum())
-        count(model, still_open, still_open, reach)
+        count(self.model, still_open, still_open, reach)
         self.filled += samples
         positions = (self.lengths + self.steps)[:, None].expand(-1, samples)
-        self.logits = decode(model, self.cache, Inputs(tokens, self.mask[..., : self.filled], positions))
+        self.logits = decode(self.model, self.cache, Inputs(tokens, self.mask[..., : self.filled], positions))
         self.steps += 1
 
 

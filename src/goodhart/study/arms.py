@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from goodhart.errors import GoodhartError
-from goodhart.study.arm import SFT_WRITER, Arm, written_by
+from goodhart.study.arm import SFT_WRITER, Arm, settings_of, written_by
+from goodhart.study.slots import records
 
 
 def validate_arms(arms: Mapping[str, Arm], variants: Collection[str]) -> None:
@@ -15,20 +16,20 @@ def validate_arms(arms: Mapping[str, Arm], variants: Collection[str]) -> None:
         if arm.variant and arm.variant not in variants:
             known = ", ".join(variants) or "none"
             raise GoodhartError(f"arm {name!r} has variant {arm.variant!r}, which the study has not", f"known: {known}")
-        if arm.source == "stream":
+        if arm.method.source == "stream":
             _validate_stream(name, arm, arms)
         for writer in arm.writers:
             _validate_writer(name, arm, writer, arms)
-        if arm.source == "mixture":
+        if arm.method.source == "mixture":
             _validate_parts(name, arm, arms)
 
 
 def _validate_stream(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
     recorded = arms.get(arm.stream)
-    if recorded is None or recorded.source != "policy":
-        known = ", ".join(other for other, each in arms.items() if each.source == "policy") or "none"
+    if recorded is None or not records(recorded.method):
+        known = ", ".join(other for other, each in arms.items() if records(each.method)) or "none"
         raise GoodhartError(
-            f"arm {name!r} replays {arm.stream!r}, which is no arm that samples from its policy",
+            f"arm {name!r} replays {arm.stream!r}, which is no arm that samples pairs from its policy",
             f"name one of: {known}",
         )
     if arm.window and (arm.batch != recorded.batch or arm.steps > recorded.steps):
@@ -37,20 +38,20 @@ def _validate_stream(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
             f"of {recorded.batch}",
             "give it the same batch and no more steps, or window: 0",
         )
-    if (arm.reduction, arm.variant) != (recorded.reduction, recorded.variant):
+    if (arm.method.reduction, arm.variant) != (recorded.method.reduction, recorded.variant):
         raise GoodhartError(
-            f"arm {name!r} has reduction {arm.reduction} and variant {arm.variant!r}, {arm.stream!r} has "
-            f"{recorded.reduction} and {recorded.variant!r}",
+            f"arm {name!r} has reduction {arm.method.reduction} and variant {arm.variant!r}, {arm.stream!r} has "
+            f"{recorded.method.reduction} and {recorded.variant!r}",
             "a stream keeps its reference log-probabilities; give both the same",
         )
     _validate_setting(name, arm, arm.stream, recorded)
 
 
 def _validate_setting(name: str, arm: Arm, other: str, recorded: Arm) -> None:
-    known = set(arm.beta) <= set(recorded.beta) and set(arm.lr) <= set(recorded.lr)
-    if not known or bool(arm.beta) != bool(recorded.beta):
+    mine, theirs = ({setting for setting, _ in settings_of(each)} for each in (arm, recorded))
+    if not mine <= theirs:
         raise GoodhartError(
-            f"arm {name!r} has a beta or lr that {other!r} has not, or no beta where it has one",
+            f"arm {name!r} has a beta or lr that {other!r} has not, or another sweep, or no beta where it has one",
             "a stream is replayed at the setting that it was recorded at",
         )
 
@@ -63,7 +64,7 @@ def _validate_writer(name: str, arm: Arm, writer: str, arms: Mapping[str, Arm]) 
     except ValueError as error:
         raise GoodhartError(f"arm {name!r} has writer {writer!r}", "write sft or ARM@STEP, as online@30") from error
     if author not in arms or any(
-        arms[each].source == "samples" for each in (author, *arms[author].parts) if each in arms
+        arms[each].method.source == "samples" for each in (author, *arms[author].parts) if each in arms
     ):
         raise GoodhartError(f"arm {name!r} has writer {writer!r}", "name an arm of this study that has no writers")
     if step not in arms[author].checkpoint_steps():
@@ -76,14 +77,14 @@ def _validate_writer(name: str, arm: Arm, writer: str, arms: Mapping[str, Arm]) 
 def _validate_parts(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
     for other in arm.parts:
         part = arms.get(other)
-        if part is None or part.source == "mixture" or part.refresh != 1:
+        if part is None or part.method.source == "mixture" or part.method.refresh != 1:
             raise GoodhartError(
                 f"arm {name!r} mixes {other!r}",
                 "name arms of this study that are no mixtures and whose policy samples without delay",
             )
-        if (part.reduction, part.variant) != (arm.reduction, arm.variant):
+        if (part.method.reduction, part.variant) != (arm.method.reduction, arm.variant):
             raise GoodhartError(f"arms {name!r} and {other!r} differ in reduction or variant", "give them the same")
-        if part.source == "stream":
+        if part.method.source == "stream":
             _validate_setting(name, arm, other, part)
     sizes = shares_of(arm)
     if min(sizes.values()) < 1:

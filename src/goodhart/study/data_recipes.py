@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.pair_table import write_pairs
 from goodhart.digest import sha256
 from goodhart.errors import GoodhartError
@@ -241,11 +241,11 @@ def _write_preferences(folder: Path, rows: list[dict[str, Any]], prompts: dict[s
             "reference_tokens": [e["line"] for e in prompts.values()],
         },
     )
-    pairs = Pairs(
+    pairs = Batch.of_pairs(
         [Prompt(row["prompt"], tuple(row["encoded"].prompt)) for row in rows],
         [row["encoded"].first for row in rows],
         [row["encoded"].second for row in rows],
-        np.array([row["label"] for row in rows]),
+        label=np.array([row["label"] for row in rows]),
     )
     splits = [prompts[row["prompt"]]["side"] for row in rows]
     write_pairs(folder / "pairs.parquet", pairs, [row["id"] for row in rows], splits, ["people"] * len(rows))

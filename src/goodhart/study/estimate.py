@@ -20,6 +20,7 @@ from goodhart.study.arm import Arm
 from goodhart.study.cell import Cell
 from goodhart.study.executor import in_turn, share
 from goodhart.study.record import processor
+from goodhart.study.slots import work_of
 from goodhart.study.spec import Study
 
 FIXED, PER_MILLION = 22e-6, 21e-6
@@ -154,12 +155,20 @@ class Costs:
     def run(self, cell: Cell) -> float:
         """A training run: samples and labels for what its source samples, reference and training for all."""
         arm: Arm = cell.settings["arm"]
-        pairs, policy = arm.steps * arm.batch, self.forward(_policy(cell.inputs["sft"]))
-        parts = cell.settings.get("parts", [{"arm": arm, "pairs": arm.batch}])
-        fresh = sum(part["pairs"] for part in parts if part["arm"].source == "policy") / arm.batch
+        policy = self.forward(_policy(cell.inputs["sft"]))
         judges = [needed for name, needed in cell.inputs.items() if name.endswith("judge")]
-        sampled = fresh * ((4 + (arm.refresh != 1)) * policy * self.pair + sum(map(self.judgement, judges[:1])))
-        return pairs * (sampled + 3 * policy * self.pair)
+        each = sum(map(self.judgement, judges[:1])) / 2
+        seconds = 0.0
+        for part in cell.settings.get("parts", [{"arm": arm, "pairs": arm.batch}]):
+            work = work_of(part["arm"].method)
+            # decoding reads each token as often as training it does, and a reference scores what is new
+            passes = 4 * self._behind(work.sampled) + self._behind(work.kept) + 3 * self._behind(work.learnt)
+            seconds += part["pairs"] * (policy * passes + each * work.judged)
+        return arm.steps * seconds
+
+    def _behind(self, responses: int) -> float:
+        """Tokens of a prompt with some responses; without any it is not read."""
+        return self.prompt + responses * self.response if responses else 0.0
 
     def evaluation(self, cell: Cell) -> float:
         """Samples, two scorings, two judges against their opponents, and the classified pairs."""

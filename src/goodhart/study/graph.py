@@ -11,6 +11,7 @@ from goodhart.study.arm import SFT_WRITER, Arm, settings_of, written_by
 from goodhart.study.arms import shares_of
 from goodhart.study.cell import Cell
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk
+from goodhart.study.slots import inputs_of
 from goodhart.study.spec import Labels, Study, best_of_arm
 from goodhart.study.trunks import PANEL, Trunks
 
@@ -83,32 +84,39 @@ class _Builder:
         if at not in self.runs:
             trunk = self.trunks[arm.variant]
             inputs = {"prompts": self.prompts, "sft": trunk.sft, "labels": trunk.labels}
-            inputs |= self._sources(arm, setting, seed)
+            inputs |= inputs_of(arm, setting, seed, self)
             more: dict[str, Any] = {}
             sizes = shares_of(arm).values() if arm.parts else ()
             parts = [self._at(self.study.arms[part], arm) for part in arm.parts]
             if parts:
                 more["parts"] = [{"arm": part, "pairs": size} for part, size in zip(parts, sizes, strict=True)]
             for number, part in enumerate(parts):
-                own = self._sources(part, setting, seed)
+                own = inputs_of(part, setting, seed, self)
                 inputs |= {f"part {number}/{key}": cell for key, cell in own.items()}
             self.runs[at] = self.base.run(arm, seed, inputs, f"{name} {setting} seed {seed}", **more)
         return self.runs[at]
 
     @staticmethod
     def _at(arm: Arm, other: Arm) -> Arm:
-        """The arm at another's beta and learning rate."""
-        return replace(arm, beta=other.beta if arm.beta else (), lr=other.lr)
+        """The arm at another's setting."""
+        swept = {name: other.method.parameters.get(name, values[0]) for name, values in arm.sweep.items()}
+        method = replace(arm.method, parameters={**arm.method.parameters, **swept})
+        return replace(arm, method=method, beta=other.beta if arm.beta else (), lr=other.lr, sweep={})
 
-    def _sources(self, arm: Arm, setting: str, seed: int) -> dict[str, Cell]:
-        """What a source reads: a policy its judge, a stream the run that it replays, samples their two writers."""
-        if arm.source == "policy":
-            return {"judge": self.trunks[arm.variant].proxy}
-        if arm.source == "stream":
-            return {"stream": self._run(arm.stream, setting, self._at(self.study.arms[arm.stream], arm), seed)}
-        return {"written": self._written(arm, seed)} if arm.source == "samples" else {}
+    def judge(self, arm: Arm) -> Cell:
+        """The proxy that labels what the arm samples."""
+        return self.trunks[arm.variant].proxy
 
-    def _written(self, arm: Arm, seed: int) -> Cell:
+    def recorded(self, arm: Arm, setting: str, seed: int) -> Cell:
+        """The run whose stream the arm replays."""
+        return self._run(arm.stream, setting, self._at(self.study.arms[arm.stream], arm), seed)
+
+    def external(self, arm: Arm) -> Cell:
+        """The SFT policy of another variant."""
+        return self.trunks[arm.method.external].sft
+
+    def written(self, arm: Arm, seed: int) -> Cell:
+        """The pairs that the arm's two writers wrote."""
         trunk = self.trunks[arm.variant]
         inputs = {"prompts": self.prompts, "labels": trunk.labels, "golden": trunk.golden, "sft": trunk.sft}
         steps: list[int] = []

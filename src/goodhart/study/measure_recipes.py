@@ -124,11 +124,12 @@ def classified_stream(work: Workplace) -> dict[str, Any]:
     work.watch.lap("label")
     assert golden is not None
     assert pairs.label is not None
-    assert pairs.reference is not None
+    known = pairs.under(reference_name(work))
+    assert known is not None
     found = {PROXY: pairs.label - 0.5}
     for name, step in work.settings["last"].items():
         policy, _ = load_policy(work.inputs[f"classifier {name}"] / f"step-{step}", work.settings["max_response"])
-        rho = scored(policy, pairs) - pairs.reference
+        rho = scored(policy, pairs) - known
         found[name] = rho[:, 0] - rho[:, 1]
     work.watch.lap("evaluate")
     at = [(step, ids[i]) for step, part in ends.items() for i in part]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from scipy.stats import binomtest
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge, PairJudge
 from goodhart.alignment.labellers import JudgeLabels, coins
 from goodhart.alignment.pair_table import read_pairs, write_pairs
@@ -182,7 +182,7 @@ def _initial_model(work: Workplace, settings: Preference) -> PreferenceModel:
     return model.placed()
 
 
-def _quality(model: PairJudge, pairs: Pairs) -> dict[str, Any]:
+def _quality(model: PairJudge, pairs: Batch) -> dict[str, Any]:
     """Agreement with the labels with its 95% Wilson interval, the loss, and the share of order flips."""
     found, agreed = preference.quality_of(model, pairs)
     interval = binomtest(round(float(agreed.sum())), len(agreed)).proportion_ci(method="wilson")
@@ -224,14 +224,14 @@ class _Part:
     """Pairs of one split with their identities and their initial labels."""
 
     split: str
-    pairs: Pairs
+    pairs: Batch
     ids: list[str]
     initial: Float[np.ndarray, " pair"]
 
 
 def _to_label(
     work: Workplace, folder: Path, split: str, number: int, of: Sequence[str]
-) -> tuple[Pairs, list[str], Float[np.ndarray, " pair"]]:
+) -> tuple[Batch, list[str], Float[np.ndarray, " pair"]]:
     """The first pairs of a split that are of some kinds or pairs of people."""
     pairs, ids, kinds = read_pairs(folder / "pairs.parquet", split, work.inputs["prompts"] / "prompts.parquet")
     chosen = [i for i, kind in enumerate(kinds) if kind in (*of, "people")][:number]
@@ -243,7 +243,7 @@ def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, 
     """Golden labels for some pairs, written as one table."""
     golden = judge(work.inputs["golden"])
     reference = load_reference(work)
-    done: list[tuple[Pairs, list[str], str]] = []
+    done: list[tuple[Batch, list[str], str]] = []
     agreement: dict[str, float] = {}
     for part in (part for part in parts if part.ids):
         work.watch.start()
@@ -265,26 +265,26 @@ def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, 
     }
 
 
-def flipped(pairs: Pairs, probability: float, split: str) -> Pairs:
+def flipped(pairs: Batch, probability: float, split: str) -> Batch:
     """The pairs with every label exchanged with that probability, by a coin for each pair (label noise)."""
     assert pairs.label is not None
     turned = coins(pairs, 0, "label noise", split) < probability
     return pairs.labelled(np.where(turned, 1 - pairs.label, pairs.label))
 
 
-def _write_parts(path: Path, parts: list[tuple[Pairs, list[str], str]]) -> None:
-    whole = Pairs.joined([pairs for pairs, _, _ in parts])
+def _write_parts(path: Path, parts: list[tuple[Batch, list[str], str]]) -> None:
+    whole = Batch.joined([pairs for pairs, _, _ in parts])
     ids = [i for _, part, _ in parts for i in part]
     splits = [split for pairs, _, split in parts for _ in range(len(pairs))]
     write_pairs(path, whole, ids, splits, ["golden"] * len(whole))
 
 
-def with_reference(reference: LanguagePolicy, pairs: Pairs) -> Pairs:
+def with_reference(reference: LanguagePolicy, pairs: Batch) -> Batch:
     """The pairs with the reference's log-probabilities under its name."""
-    return replace(pairs, reference=scored(reference, pairs), reference_name=reference.name)
+    return pairs.scored_by(reference.name, scored(reference, pairs))
 
 
-def scored(policy: LanguagePolicy, pairs: Pairs, batch: int = 32) -> Float[np.ndarray, "pair 2"]:
+def scored(policy: LanguagePolicy, pairs: Batch, batch: int = 32) -> Float[np.ndarray, "pair 2"]:
     """Log-probabilities of fixed data in nats, once for all, in batches that no run's course can change."""
 
     def score(model: Any, cut: slice) -> Float[np.ndarray, "pair 2"]:

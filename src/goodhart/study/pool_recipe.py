@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.pair_table import write_pairs
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_model, load_tokenizer
@@ -199,7 +199,9 @@ def _write(work: Workplace, writers: Writers, drafts: list[Draft], name: str) ->
         coin = np.array([stream(0, "tie", d.row.prompt.id).random() < 0.5 for d in drafts])
         label = np.where(a == b, coin, a > b).astype(np.float64)
         ties = int((a == b).sum())
-    pairs = Pairs([d.row.prompt for d in drafts], [d.first for d in drafts], [d.second for d in drafts], label)
+    pairs = Batch.of_pairs(
+        [d.row.prompt for d in drafts], [d.first for d in drafts], [d.second for d in drafts], label=label
+    )
     ids = [f"{d.row.prompt.id}-{i}" for i, d in enumerate(drafts)]
     write_pairs(work.folder / name, pairs, ids, [d.split for d in drafts], [d.kind for d in drafts])
     return ties

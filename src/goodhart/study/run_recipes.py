@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from goodhart.alignment.batch import Pairs, occurrences
-from goodhart.alignment.labellers import DataLabels, JudgeLabels, Labeller
+from goodhart.alignment.batch import Batch, occurrences
+from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
-from goodhart.alignment.sources import DataSource, DelayedSource, MixtureSource, PolicySource, Source, StreamSource
-from goodhart.config import build
 from goodhart.models.meter import Spent
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import FLOAT32, Precision
@@ -30,18 +27,18 @@ from goodhart.study.model_recipes import (
     scored,
     with_reference,
 )
+from goodhart.study.run_parts import checkpoints_of, parts_of
 from goodhart.study.run_state import (
     METRICS_FILE,
-    STREAM,
     STREAM_FILE,
     TRAINING_FILE,
-    SamplerState,
     Stream,
     begin_from_shorter,
 )
+from goodhart.study.slots import records
 from goodhart.study.workplace import Workplace
 from goodhart.training.alignment import Step, train
-from goodhart.training.optimiser import Descent
+from goodhart.training.optimiser import Descent, load_state, save_state
 
 
 def alignment_run(work: Workplace) -> dict[str, Any]:
@@ -49,35 +46,35 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
 
     It goes on from the longest finished run that is its beginning, and keeps what a longer one needs (`training.pt`).
     """
-    arm, seed = work.setting(Arm, "arm"), int(work.settings["seed"])
+    arm = work.setting(Arm, "arm")
     begin_from_shorter(work, arm)
     precision: Precision = work.settings.get("precision", FLOAT32)
     master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
     policy = master.at(precision)
-    reference = load_reference(work).at(precision)
-    source, labeller = _slots(work, arm, seed, reference)
+    parts = parts_of(work, arm, master, policy, precision)
     copies = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
     state, log = work.state / TRAINING_FILE, work.folder / METRICS_FILE
-    start = descent.load(state) if state.exists() else 0
+    start = 0
+    if state.exists():
+        saved = load_state(state)
+        descent.restore(saved)
+        parts.restore(saved.get("parts", {}), policy)
+        start = int(saved["step"])
     kept = [json.loads(line) for line in log.read_text().splitlines()[:start]] if start else []
     write_atomically(log, "".join(json.dumps(record) + "\n" for record in kept))
-    stream = Stream(work.state / "stream", start) if arm.source == "policy" else None
-    held = SamplerState(work.state, source) if isinstance(source, DelayedSource) else None
-    if held and start:
-        held.load(start, policy)
+    stream = Stream(work.state / "stream", start) if records(arm.method) else None
     with log.open("a") as file:
         for step in train(
             policy,
-            reference,
-            source,
-            labeller,
+            parts.reference,
+            parts.source,
+            parts.labeller,
             descent,
-            loss=arm.loss,
-            beta=arm.beta[0] if arm.beta else None,
+            parts.objective,
             steps=arm.steps,
             start=start,
-            reduction=arm.reduction,
+            followers=parts.followers,
         ):
             kept.append(step.plain())
             file.write(json.dumps(kept[-1]) + "\n")
@@ -86,14 +83,11 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
             if stream:
                 stream.add(step)
             if step.step in arm.checkpoint_steps():
-                save_policy(
-                    master.model, tokenizer, work.folder / f"step-{step.step}", work, f"Policy at step {step.step}"
-                )
+                folder = work.folder / f"step-{step.step}"
+                save_policy(checkpoints_of(parts, master), tokenizer, folder, work, f"Policy at step {step.step}")
                 if stream:
                     stream.save(step.step)
-                if held:
-                    held.save(step.step)
-                descent.save(state, step.step)
+                save_state(state, {**descent.state(), "step": step.step, "parts": parts.state()})
     if stream:
         stream.gather(work.folder / STREAM_FILE)
     if arm.grows:
@@ -106,44 +100,8 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
 
 def _tell(work: Workplace, arm: Arm, step: Step) -> None:
     rate = 1 / max(1e-9, sum(spent.seconds for spent in step.stages.values()))
-    work.say(step.step, arm.steps, f"loss {step.loss:.3f}, margin {step.margin:+.2f} nats, {rate:.1f} steps/s")
-
-
-def _slots(work: Workplace, arm: Arm, seed: int, reference: LanguagePolicy) -> tuple[Source, Labeller]:
-    """Source and labeller of the arm; all sources walk the same prompts in the same order."""
-    if arm.source != "mixture":
-        return _slot(arm, seed, arm.batch, work.inputs, reference)
-    parts: list[tuple[Source, Labeller]] = []
-    for number, each in enumerate(work.settings["parts"]):
-        name = f"part {number}"
-        own = {key.removeprefix(f"{name}/"): path for key, path in work.inputs.items() if key.startswith(f"{name}/")}
-        part = build(Arm, each["arm"], name)
-        parts.append(_slot(part, seed, int(each["pairs"]), {**work.inputs, **own}, reference, name))
-    return MixtureSource(parts), DataLabels()
-
-
-def _slot(
-    arm: Arm, seed: int, batch: int, inputs: Mapping[str, Path], reference: LanguagePolicy, name: str = ""
-) -> tuple[Source, Labeller]:
-    prompts = inputs["prompts"] / "prompts.parquet"
-    if arm.source == "stream":
-        recorded, _, _ = read_pairs(inputs["stream"] / STREAM_FILE, STREAM, prompts)
-        return StreamSource(recorded, batch, seed, arm.window), DataLabels()
-    folder = inputs["written" if arm.source == "samples" else "labels"]
-    data, _, _ = read_pairs(folder / "pairs.parquet", "train", prompts)
-    if arm.source in ("data", "samples"):
-        if data.under(reference.name) is None:
-            # what is kept with fixed data is in float32: the rounding of a policy in bfloat16 is not in it
-            data = with_reference(reference, data)
-        assert data.reference is not None
-        own = data.reference if data.writer is None else data.writer
-        # The SFT policy stands in for a writer that is not known: people, or samples at other temperatures.
-        known = replace(data, writer=np.where(np.isnan(own), data.reference, own))
-        return DataSource(known, batch, seed), DataLabels()
-    source: Source = PolicySource(data.prompts, batch, seed)
-    if arm.refresh != 1:
-        source = DelayedSource(source, arm.refresh)
-    return source, JudgeLabels(judge(inputs["judge"]), arm.mode, seed, name)
+    learnt = f"margin {step.margin:+.2f} nats" if step.margin is not None else f"drift {step.drift:+.2f} nats"
+    work.say(step.step, arm.steps, f"loss {step.loss:.3f}, {learnt}, {rate:.1f} steps/s")
 
 
 def written_pairs(work: Workplace) -> dict[str, Any]:
@@ -167,7 +125,7 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
         sides.append([one[0] for one in drawn])
         writers.append(writer)
     work.watch.lap("generate")
-    pairs = Pairs(data.prompts, sides[0], sides[1])
+    pairs = Batch.of_pairs(data.prompts, sides[0], sides[1])
     work.say(2, 4, "labels")
     pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed, "written").label(pairs, 0)
     pairs = flipped(pairs, work.settings["flip"], f"written {seed}")

@@ -5,16 +5,12 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.pair_table import write_pairs
-from goodhart.alignment.policy import LanguagePolicy
-from goodhart.alignment.sources import DelayedSource
 from goodhart.study.arm import Arm
 from goodhart.study.model_card import write_model_card
 from goodhart.study.workplace import Workplace
@@ -81,10 +77,10 @@ class Stream:
 
     def save(self, step: int) -> None:
         """Write what was added since the last checkpoint."""
-        ids = [f"{s.step}-{i}" for s in self.pending for i in range(len(s.pairs))]
+        ids = [f"{s.step}-{i}" for s in self.pending for i in range(len(s.batch))]
         temporary = self.folder / f"{step:09d}.tmp"
         write_pairs(
-            temporary, Pairs.joined([s.pairs for s in self.pending]), ids, [STREAM] * len(ids), ["run"] * len(ids)
+            temporary, Batch.joined([s.batch for s in self.pending]), ids, [STREAM] * len(ids), ["run"] * len(ids)
         )
         temporary.replace(self.folder / f"{step:09d}.parquet")
         self.pending.clear()
@@ -93,27 +89,3 @@ class Stream:
         """All of it as one table."""
         parts = [pq.read_table(part) for part in sorted(self.folder.glob("*.parquet"))]
         pq.write_table(pa.concat_tables(parts).combine_chunks(), path)
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerState:
-    """Keeps the delayed policy of a source across interruptions."""
-
-    folder: Path
-    source: DelayedSource
-
-    def save(self, step: int) -> None:
-        """Write the sampling policy's weights under the checkpoint's number."""
-        assert isinstance(self.source.held, LanguagePolicy)
-        path = self.folder / f"sampler-{step}.pt"
-        model: Any = self.source.held.model
-        torch.save(model.state_dict(), path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
-
-    def load(self, step: int, policy: LanguagePolicy) -> None:
-        """Give the source the sampling policy that it had at this checkpoint."""
-        held = policy.frozen()
-        held.model.load_state_dict(
-            torch.load(self.folder / f"sampler-{step}.pt", map_location="cpu", weights_only=True)
-        )
-        self.source.held = held

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from goodhart.alignment.method import Method
 from goodhart.analysis.hypotheses import Axis, Hypothesis, Looks, Map
 from goodhart.config import (
     MOST,
@@ -34,6 +35,7 @@ from goodhart.study.study_file import (
     refuse_unread,
     unnamed,
     with_kind,
+    with_methods,
     with_seeds,
     with_template,
 )
@@ -199,9 +201,9 @@ class Study:
     """How many pairs the judge labels, and how."""
     proxy: Preference = Preference()
     """What online arms learn from."""
-    golden_policy: Arm = Arm(labeller="golden", beta=(0.1,))
+    golden_policy: Arm = Arm(Method(labeller="golden"), beta=(0.1,))
     """The baseline of every win rate: online against the golden model."""
-    arms: dict[str, Arm] = field(default_factory=lambda: {"online": Arm(), "offline": Arm("data", "data")})
+    arms: dict[str, Arm] = field(default_factory=lambda: {"online": Arm(), "offline": Arm(Method("data", "data"))})
     """The methods that are compared; the first is compared with each of the others."""
     variants: dict[str, Variant] = field(default_factory=dict[str, Variant])
     """Other policies, proxies or labels, by the name that arms use."""
@@ -304,7 +306,7 @@ def read_study(name: str, overrides: list[str]) -> Study:
     if data != as_written and not any(assignment.startswith("name=") for assignment in overrides):
         data = {**data, "name": _named_after(str(data["name"]), overrides)}
     refuse_unread(data)
-    data = with_seeds(inheriting(with_template(with_kind(data))))
+    data = with_methods(with_seeds(inheriting(with_template(with_kind(data)))))
     study = build(Study, data)
     return replace(study, unnamed=unnamed(inheriting(named), list(study.arms))).validate()
 

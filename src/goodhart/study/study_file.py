@@ -9,6 +9,7 @@ from typing import Any
 from goodhart.analysis.hypotheses import Looks
 from goodhart.errors import GoodhartError
 from goodhart.models.model_files import BASE_MODELS
+from goodhart.study.arm import with_row
 
 PREFERENCES = "preferences"
 """The task of a user's own data."""
@@ -127,6 +128,16 @@ def inheriting(data: dict[str, Any]) -> dict[str, Any]:
         if isinstance(variant, dict):
             full[name] = {key: _filled(value, _inherited(key, value, data.get(key))) for key, value in variant.items()}
     return {**data, "variants": full}
+
+
+def with_methods(data: dict[str, Any]) -> dict[str, Any]:
+    """The arms that name a method with its row for what they leave out. Raises GoodhartError for an unknown name."""
+    changed = dict(data)
+    if isinstance(data.get("arms"), dict):
+        changed["arms"] = {name: with_row(arm, f"arms.{name}") for name, arm in data["arms"].items()}
+    if "golden_policy" in data:
+        changed["golden_policy"] = with_row(data["golden_policy"], "golden_policy")
+    return changed
 
 
 def _inherited(key: str, value: Any, own: Any) -> Any:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from goodhart.analysis.hypotheses import PROXY, Hypothesis
 from goodhart.config import canonical, plain_data
 from goodhart.errors import GoodhartError
+from goodhart.study.arm import settings_of
 from goodhart.study.arms import validate_arms
 from goodhart.study.plan import GOLDEN_POLICY, SFT, sft_of
+from goodhart.study.slots import records
 from goodhart.study.study_file import PREFERENCES
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def _streams(study: Study, name: str, hypothesis: Hypothesis) -> None:
             continue
         recorded = study.arms.get(contrast.stream)
         others = [study.arms.get(arm) for arm in contrast.arms]
-        if recorded is None or recorded.source != "policy" or recorded.reduction != "sum" or None in others:
+        if recorded is None or not records(recorded.method) or recorded.method.reduction != "sum" or None in others:
             raise GoodhartError(
                 f"hypotheses.{name}.contrasts[{i}] classifies the stream of {contrast.stream!r} by "
                 f"{contrast.first!r} and {contrast.second!r}",
@@ -104,12 +106,13 @@ def _judges(study: Study) -> None:
 def _golden_policy(study: Study) -> None:
     arm = study.golden_policy
     arm.validate("golden policy", judge_may_train=True)
-    if (arm.source, arm.labeller, arm.variant) != ("policy", "golden", ""):
+    if (arm.method.source, arm.method.labeller, arm.variant) != ("policy", "golden", ""):
         raise GoodhartError(
-            f"the golden policy has source {arm.source!r}, labeller {arm.labeller!r} and variant {arm.variant!r}",
+            f"the golden policy has source {arm.method.source!r}, labeller {arm.method.labeller!r} and variant "
+            f"{arm.variant!r}",
             "it samples from itself, the golden model labels, and it is one for all variants",
         )
-    if len(arm.beta) * len(arm.lr) != 1:
+    if len(list(settings_of(arm))) != 1:
         raise GoodhartError("the golden policy sweeps beta or lr", "give it one beta and one lr: it is one baseline")
 
 

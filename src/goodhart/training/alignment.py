@@ -1,10 +1,9 @@
-"""The alignment loop: one for every source, labeller and loss. It neither logs, saves nor evaluates."""
+"""The alignment loop: one for every method. It neither logs, saves nor evaluates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,39 +12,24 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import Labeller
-from goodhart.alignment.losses import Nats, Reduction, loss_of, reduced
-from goodhart.alignment.sources import Generator, Source
+from goodhart.alignment.losses import Loss, Nats
+from goodhart.alignment.references import Reference, Scorer
+from goodhart.alignment.scores import Reduction, Scores, Tokenwise
+from goodhart.alignment.sources import Sampling, Source
+from goodhart.alignment.terms import Extra, Moment
 from goodhart.models.meter import Spent, Stopwatch
 from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
 from goodhart.training.optimiser import Descent
 
-
-@runtime_checkable
-class Scorer(Protocol):
-    """What has log-probabilities."""
-
-    def log_probs(
-        self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
-    ) -> Float[Tensor, "row response"]:
-        """Log p(response | prompt) in nats."""
-        ...
+Known = Float[np.ndarray, "prompt response"]
+"""Log-probabilities in nats that no gradient goes through."""
 
 
 @runtime_checkable
-class Reference(Scorer, Protocol):
-    """What log-ratios are taken against."""
-
-    @property
-    def name(self) -> str:
-        """What it is called where its log-probabilities are kept; empty: nowhere."""
-        ...
-
-
-@runtime_checkable
-class Policy(Scorer, Protocol):
+class Policy(Sampling, Protocol):
     """What is trained."""
 
     def parameters(self) -> Iterator[Parameter]:
@@ -58,23 +42,92 @@ class Policy(Scorer, Protocol):
         """Responses with keyed random numbers."""
         ...
 
-    def frozen(self) -> Generator:
-        """A copy that training does not move."""
+
+@runtime_checkable
+class TokenScorer(Protocol):
+    """What has log-probabilities token by token."""
+
+    def token_log_probs(
+        self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
+    ) -> Float[Tensor, "row response token"]:
+        """Log p(token | prompt, earlier tokens) in nats; 0 behind a response's end."""
+        ...
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """What does something after every step: a reference that moves, an average of weights."""
+
+    def after(self, step: int) -> None:
+        """`step` steps are taken."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a whole batch before the first gradient."""
+
+    batch: Batch
+    known: Known
+    """log reference(response | prompt)."""
+    policy: Scorer
+    reference: Scorer
+    before: Tensor | None = None
+    """Of tokens, by the policy that wrote them, where the loss weighs tokens."""
+    reference_tokens: Tensor | None = None
+    """The same by the reference."""
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """What is learnt beside the policy: a value, a classifier. It says things about a batch, and learns from it."""
+
+    def statistics(self, facts: Facts) -> Mapping[str, np.ndarray]:
+        """What the loss reads of it, for each prompt (and response, and token)."""
+        ...
+
+    def learn(self, facts: Facts, logp: Known, step: int) -> None:
+        """Its own step, after the policy's; `logp` is of the policy before it."""
+        ...
+
+
+Statistic = Callable[[Facts], Mapping[str, np.ndarray]]
+"""What a loss needs of a whole batch, by name; the first axis is that of prompts. No gradient goes through it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a step descends on: the mean over prompts of a loss, and extra terms."""
+
+    loss: Loss
+    parameters: Mapping[str, float]
+    """The loss's own."""
+    reduction: Reduction = "sum"
+    extras: Sequence[Extra] = ()
+    statistics: Sequence[Statistic] = ()
+    tokenwise: bool = False
+    """Whether the loss weighs tokens."""
+    epochs: int = 1
+    """Optimiser steps on what is drawn in a step."""
+    learner: Learner | None = None
+
+    def value(self, scores: Scores) -> Nats:
+        """The loss of each prompt."""
+        return self.loss(scores, **self.parameters)
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """What one optimiser step did; the means are over its pairs."""
+    """What one step did; the means are over its responses."""
 
     step: int
     """Steps taken, this one included."""
     loss: float
-    margin: float
+    margin: float | None
     """log-ratio of the preferred minus that of the other response, nats; ties left out. Like all nats here it is per
-    response, whatever the loss takes."""
-    accuracy: float
-    """Share of pairs whose log-ratios agree with the label, ties one half."""
+    response, whatever the loss takes. None for what is no pair."""
+    accuracy: float | None
+    """Share of pairs whose log-ratios agree with the label, ties one half. None for what is no pair."""
     gradient_norm: float
     tokens: float
     """Response length."""
@@ -85,13 +138,16 @@ class Step:
     """Standard deviation of the same over responses, nats."""
     stages: dict[str, Spent]
     """What each stage took: generate, label, reference, train."""
-    pairs: Pairs
-    """What was learnt from, with labels and reference log-probabilities."""
+    batch: Batch
+    """What was learnt from, with its supervision and reference log-probabilities."""
+    reward: float | None = field(default=None, kw_only=True)
+    """Mean reward of the responses; None where there is none."""
 
     def plain(self) -> dict[str, Any]:
-        """For a log: everything but the pairs."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("pairs", "stages")}
-        return {**named, "stages": {stage: spent.plain() for stage, spent in self.stages.items()}}
+        """For a log: everything but the batch, and what is None."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("batch", "stages")}
+        known = {name: value for name, value in named.items() if value is not None}
+        return {**known, "stages": {stage: spent.plain() for stage, spent in self.stages.items()}}
 
 
 def train(
@@ -100,85 +156,178 @@ def train(
     source: Source,
     labeller: Labeller,
     descent: Descent,
+    objective: Objective,
     *,
-    loss: str,
-    beta: float | None,
     steps: int,
     start: int = 0,
-    reduction: Reduction = "sum",
+    followers: Sequence[Follower] = (),
 ) -> Iterator[Step]:
-    """Steps `start`..`steps`-1: draw pairs, label them, descend on the mean of `losses.loss_of`.
+    """Steps `start`..`steps`-1: draw responses, label them, descend on the objective, let the followers follow.
 
-    Everything random is a function of the step, so starting from a saved `Descent` goes on bit for bit.
+    Everything random is a function of the step, so starting from a saved state goes on bit for bit.
     """
     for step in range(start, steps):
         watch = Stopwatch()
-        pairs = source.draw(step, policy)
+        drawn = source.draw(step, policy)
         watch.lap("generate")
-        pairs = labeller.label(pairs, step)
+        batch = labeller.label(drawn, step)
         watch.lap("label")
+        now = Moment(step, drawn, batch, policy)
+        extras = [(extra, extra.draw(now)) for extra in objective.extras if extra.coefficient]
+        if extras:
+            watch.lap("generate")
         with torch.no_grad():
-            kept = pairs.under(reference.name)
-            known = _scores(reference, pairs) if kept is None else kept
+            known = _known(reference, batch)
+            beside = [(extra, each, _known(reference, each)) for extra, each in extras]
+            ready = _Ready.of(objective, batch, known, policy, reference)
         watch.lap("reference")
-        objective = partial(loss_of, loss, beta=beta)
-        value, logp = _backward(policy, pairs, known, descent, objective, reduction)
-        norm = descent.step(step, value)
+        value, logp, norm = 0.0, known, 0.0
+        for epoch in range(objective.epochs):
+            value, found = _backward(policy, ready, descent.settings.micro_batch)
+            value += sum(_backward_extra(policy, *each, objective, descent.settings.micro_batch) for each in beside)
+            norm = descent.step(step, value)
+            logp = found if epoch == 0 else logp
+        if objective.learner:
+            objective.learner.learn(ready.facts, logp, step)
+        for follower in followers:
+            follower.after(step + 1)
         watch.lap("train")
-        writer = logp if pairs.writer is None else np.where(np.isnan(pairs.writer), logp, pairs.writer)
-        learnt = replace(pairs, reference=known, reference_name=reference.name, writer=writer)
-        yield _record(step + 1, value, logp, norm, learnt, watch)
+        writer = logp if batch.writer is None else np.where(np.isnan(batch.writer), logp, batch.writer)
+        learnt = replace(batch, logps={reference.name: known}, writer=writer)
+        yield _record(step + 1, value, logp, norm, learnt, known, writer, watch)
 
 
-def _scores(reference: Scorer, pairs: Pairs) -> Float[np.ndarray, "pair 2"]:
-    return reference.log_probs(pairs.prompt_tokens, pairs.responses).double().cpu().numpy()
+def _known(reference: Reference, batch: Batch) -> Known:
+    """Log reference(response | prompt): as it was kept under its name, else scored now."""
+    kept = batch.under(reference.name)
+    return score(reference, batch) if kept is None else kept
 
 
-def _backward(
-    policy: Policy,
-    pairs: Pairs,
-    known: Float[np.ndarray, "pair 2"],
-    descent: Descent,
-    objective: Callable[[Nats, Nats, Nats], Nats],
-    reduction: Reduction,
-) -> tuple[float, Float[np.ndarray, "pair 2"]]:
-    """Gradients of the batch mean, gathered cut by cut; returns the loss and log policy(response | prompt)."""
-    total, found = 0.0, list[np.ndarray]()
-    for cut in cuts(len(pairs), descent.settings.micro_batch):
-        part = pairs[cut]
-        logp = policy.log_probs(part.prompt_tokens, part.responses)
-        reference, label, lengths = (
-            torch.as_tensor(each, dtype=logp.dtype, device=logp.device)
-            for each in (known[cut], part.label, part.lengths)
+@torch.no_grad()
+def score(model: Scorer, batch: Batch) -> Known:
+    """Log p(response | prompt) of a batch in nats."""
+    return model.log_probs(batch.contexts, batch.responses).double().cpu().numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A batch with all that is known of it before the first gradient."""
+
+    objective: Objective
+    facts: Facts
+    statistics: Mapping[str, np.ndarray]
+    written: Known | None
+    """log writer(response | prompt), where it is known."""
+
+    @property
+    def batch(self) -> Batch:
+        """What is learnt from."""
+        return self.facts.batch
+
+    @classmethod
+    def of(cls, objective: Objective, batch: Batch, known: Known, policy: Policy, reference: Reference) -> _Ready:
+        """Statistics are of the whole batch, so micro-batches change none of them."""
+        written, before, tokens = batch.writer, None, None
+        if objective.epochs > 1:  # the policy moves between the epochs, and these are by who wrote
+            now = score(policy, batch)
+            written = now if written is None else np.where(np.isnan(written), now, written)
+        if objective.tokenwise:
+            assert isinstance(policy, TokenScorer)
+            assert isinstance(reference, TokenScorer)
+            before = policy.token_log_probs(batch.contexts, batch.responses)
+            tokens = reference.token_log_probs(batch.contexts, batch.responses)
+        facts, found = Facts(batch, known, policy, reference, before, tokens), dict[str, np.ndarray]()
+        for statistic in objective.statistics:
+            found |= statistic(facts)
+        if objective.learner:
+            found |= objective.learner.statistics(facts)
+        return cls(objective, facts, found, written)
+
+    def scores(self, policy: Policy, cut: slice) -> Scores:
+        """What the loss sees of some prompts."""
+        part = self.batch[cut]
+        if self.objective.tokenwise:
+            assert isinstance(policy, TokenScorer)
+            tokens = policy.token_log_probs(part.contexts, part.responses)
+            logp = tokens.sum(2)
+        else:
+            tokens, logp = None, policy.log_probs(part.contexts, part.responses)
+
+        def like(values: np.ndarray | None) -> Any:
+            return None if values is None else torch.as_tensor(values, dtype=logp.dtype, device=logp.device)
+
+        return Scores(
+            logp,
+            like(self.facts.known[cut]),
+            like(part.lengths),
+            self.objective.reduction,
+            label=like(part.label),
+            reward=like(part.reward),
+            mark=like(part.mark),
+            written=like(None if self.written is None else self.written[cut]),
+            statistics={name: like(values[cut]) for name, values in self.statistics.items()},
+            tokens=None if tokens is None else self._tokenwise(tokens, part, cut),
         )
-        rho = reduced(logp - reference, lengths, reduction)
-        value = objective(rho[:, 0], rho[:, 1], label).sum() / len(pairs)
+
+    def _tokenwise(self, policy: Tensor, part: Batch, cut: slice) -> Tokenwise:
+        before, reference = self.facts.before, self.facts.reference_tokens
+        assert before is not None
+        assert reference is not None
+        width = policy.shape[2]
+        places = torch.arange(width, device=policy.device)
+        real = places < torch.as_tensor(part.lengths, device=policy.device)[..., None]
+        return Tokenwise(policy, before[cut, :, :width], reference[cut, :, :width], real)
+
+
+def _backward(policy: Policy, ready: _Ready, micro_batch: int) -> tuple[float, Known]:
+    """Gradients of the batch mean, gathered cut by cut; returns the loss and log policy(response | prompt)."""
+    total, parts = 0.0, list[np.ndarray]()
+    for cut in cuts(len(ready.batch), micro_batch):
+        scores = ready.scores(policy, cut)
+        value = ready.objective.value(scores).sum() / len(ready.batch)
         value.backward()
         total += float(value.detach())
-        found.append(logp.detach().double().cpu().numpy())
-    return total, np.concatenate(found)
+        parts.append(scores.logp.detach().double().cpu().numpy())
+    return total, np.concatenate(parts)
+
+
+def _backward_extra(
+    policy: Policy, extra: Extra, batch: Batch, known: Known, objective: Objective, micro_batch: int
+) -> float:
+    """The same for an extra term, times its coefficient."""
+    facts = Facts(batch, known, policy, policy)
+    ready = _Ready(replace(objective, tokenwise=False), facts, {}, batch.writer)
+    total = 0.0
+    for cut in cuts(len(batch), micro_batch):
+        value = extra.coefficient * extra.function(ready.scores(policy, cut)).sum() / len(batch)
+        value.backward()
+        total += float(value.detach())
+    return total
 
 
 def _record(
-    step: int, loss: float, logp: Float[np.ndarray, "pair 2"], norm: float, pairs: Pairs, watch: Stopwatch
+    step: int, loss: float, logp: Known, norm: float, batch: Batch, known: Known, writer: Known, watch: Stopwatch
 ) -> Step:
-    assert pairs.reference is not None
-    assert pairs.writer is not None
-    label = pairs.label if pairs.label is not None else np.full(len(pairs), 0.5)
-    rho, drift = logp - pairs.reference, logp - pairs.writer
-    delta = rho[:, 0] - rho[:, 1]
-    side = np.sign(label - 0.5)
-    decided = side != 0
-    agreement = np.where(decided, (np.sign(delta) * side + 1) / 2, 0.5)
+    drift = logp - writer
+    margin, accuracy = (None, None) if batch.label is None else _of_pairs(logp - known, batch.label)
     return Step(
         step=step,
         loss=loss,
-        margin=float((delta * side)[decided].mean()) if decided.any() else 0.0,
-        accuracy=float(agreement.mean()),
+        margin=margin,
+        accuracy=accuracy,
         gradient_norm=norm,
-        tokens=float(pairs.lengths.mean()),
+        tokens=float(batch.lengths.mean()),
         drift=float(drift.mean()),
         drift_spread=float(drift.std()),
         stages=watch.stages,
-        pairs=pairs,
+        batch=batch,
+        reward=None if batch.reward is None else float(batch.reward.mean()),
     )
+
+
+def _of_pairs(rho: Known, label: Float[np.ndarray, " pair"]) -> tuple[float, float]:
+    """(margin, accuracy)."""
+    delta, side = rho[:, 0] - rho[:, 1], np.sign(label - 0.5)
+    decided = side != 0
+    agreement = np.where(decided, (np.sign(delta) * side + 1) / 2, 0.5)
+    return float((delta * side)[decided].mean()) if decided.any() else 0.0, float(agreement.mean())

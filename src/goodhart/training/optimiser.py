@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,26 +74,43 @@ class Descent:
 
     def save(self, path: Path, step: int) -> None:
         """Write parameters and optimiser state to `path` by temporary name and rename."""
-        state = {"parameters": [p.detach() for p in self.parameters], "optimiser": self.optimiser.state_dict()}
-        temporary = path.with_suffix(".tmp")
-        torch.save({**state, "step": step}, temporary)
-        temporary.replace(path)
+        save_state(path, {**self.state(), "step": step})
 
     def load(self, path: Path) -> int:
         """Restore what `save` wrote; returns the number of steps taken."""
-        # a run may go on with other GPUs than those that it was saved from
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_state(path)
+        self.restore(state)
+        return int(state["step"])
+
+    def state(self) -> dict[str, Any]:
+        """Parameters and what the optimiser remembers of them."""
+        return {"parameters": [p.detach() for p in self.parameters], "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(value)
         self.optimiser.load_state_dict(state["optimiser"])
         self._round()
-        return int(state["step"])
 
     @torch.no_grad()
     def _round(self) -> None:
         for parameter, copy in self.copies:
             copy.copy_(parameter)
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values by temporary name and rename."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(dict(state), temporary)
+    temporary.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote; nothing in it is run."""
+    # a run may go on with other GPUs than those that it was saved from
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _gather(parameter: Parameter, copy: Tensor) -> None:

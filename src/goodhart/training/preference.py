@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from goodhart.alignment.batch import Pairs
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.labellers import Judge, both_orders
 from goodhart.alignment.sources import places
@@ -35,12 +35,12 @@ class Judgement:
     """Share of pairs in which the two orders alone would name different winners."""
 
 
-def judge_quality(model: PreferenceModel, pairs: Pairs) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
+def judge_quality(model: PreferenceModel, pairs: Batch) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
     """The quality on labelled pairs, and for each pair whether the judge agreed (ties one half)."""
     return quality_of(ModelJudge(model), pairs)
 
 
-def quality_of(judge: Judge, pairs: Pairs) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
+def quality_of(judge: Judge, pairs: Batch) -> tuple[Judgement, Float[np.ndarray, " pair"]]:
     """The same of any judge."""
     assert pairs.label is not None
     r = np.clip(judge.prefer(pairs), 1e-12, 1 - 1e-12)
@@ -55,8 +55,8 @@ def quality_of(judge: Judge, pairs: Pairs) -> tuple[Judgement, Float[np.ndarray,
 
 def fit(
     model: PreferenceModel,
-    data: Pairs,
-    validation: Pairs,
+    data: Batch,
+    validation: Batch,
     settings: Preference,
     seed: int,
     say: Callable[[dict[str, int | float]], None],
@@ -93,14 +93,14 @@ def fit(
     return looks
 
 
-def _look(model: PreferenceModel, validation: Pairs, step: int) -> dict[str, int | float]:
+def _look(model: PreferenceModel, validation: Batch, step: int) -> dict[str, int | float]:
     model.eval()
     found = judge_quality(model, validation)[0]
     return {"step": step, "loss": found.loss, "accuracy": found.accuracy, "flips": found.flips}
 
 
 def _descend(
-    model: PreferenceModel, data: Pairs, descent: Descent, settings: Preference, seed: int, step: int
+    model: PreferenceModel, data: Batch, descent: Descent, settings: Preference, seed: int, step: int
 ) -> float:
     chosen = places(step, settings.batch, len(data), seed)
     batch = data.take(chosen)

@@ -1,0 +1,201 @@
+"""A method as a value: the choice for each slot of an algorithm. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from goodhart.config import Count, Range, Whole, named_elsewhere
+from goodhart.errors import GoodhartError
+
+LossName = Literal[
+    "ipo", "dpo", "squared", "hinge", "exponential", "truncated", "savage", "best-of-2", "likelihood", "slic", "simpo",
+    "conservative", "robust", "kto", "dro", "nash-md", "rebel", "reinforce", "rloo", "grpo", "ppo", "j-bond",
+]  # fmt: skip
+Supervision = Literal["label", "reward", "mark", "none"]
+"""label: a preference between two responses; reward: a number for each; mark: whether each is good; none."""
+Writer = Literal["policy", "reference", "mixture", "first", "second"]
+Place = Annotated[int, Range(0, 63)]
+Parameter = Annotated[float, Range(0)]
+"""Of a method; what is subtracted has a minus in its coefficient."""
+
+
+@dataclass(frozen=True)
+class LossKind:
+    """What a loss asks of the other slots."""
+
+    supervision: Supervision
+    parameters: tuple[str, ...] = ()
+    """What it is a function of beside the scores; `beta` among them is an arm's own sweep."""
+    responses: tuple[int, int] = (2, 2)
+    """At least and at most how many responses a prompt it learns from."""
+    statistics: tuple[str, ...] = ()
+    """What it reads of the whole batch (`goodhart.training.statistics`)."""
+    tokenwise: bool = False
+    """Whether it weighs tokens."""
+    learner: Literal["none", "value", "critic"] = "none"
+    """What is learnt beside the policy."""
+    learner_parameters: tuple[str, ...] = ()
+
+
+MANY = 64
+"""Responses a prompt at most."""
+_PAIR = LossKind("label", ("beta",))
+KINDS: dict[str, LossKind] = {
+    **dict.fromkeys(("ipo", "dpo", "squared", "hinge", "exponential", "truncated", "savage"), _PAIR),
+    "best-of-2": LossKind("label"),
+    "likelihood": LossKind("none", (), (1, MANY)),
+    "slic": LossKind("label", ("delta",)),
+    "simpo": LossKind("label", ("beta", "gamma")),
+    "conservative": LossKind("label", ("beta", "noise")),
+    "robust": LossKind("label", ("beta", "noise")),
+    "kto": LossKind("mark", ("beta", "desirable", "undesirable"), (1, MANY), ("kl",)),
+    "dro": LossKind("reward", ("beta",), (1, MANY), learner="value", learner_parameters=("value_lr",)),
+    "nash-md": LossKind("label", ("beta",)),
+    "rebel": LossKind("reward", ("eta", "kl")),
+    "reinforce": LossKind("reward", ("kl",), (1, MANY), ("baseline",)),
+    "rloo": LossKind("reward", ("kl", "clip"), (2, MANY)),
+    "grpo": LossKind("reward", ("kl", "clip"), (2, MANY), tokenwise=True),
+    "ppo": LossKind(
+        "reward",
+        ("clip",),
+        (1, MANY),
+        tokenwise=True,
+        learner="critic",
+        learner_parameters=("kl", "discount", "smoothing", "value_lr"),
+    ),
+    "j-bond": LossKind("reward", ("mix", "pull"), (3, 3), ("bond",)),
+}
+"""By loss; that the parameters are those of the function is tested."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """An extra term of a loss: a coefficient times the mean of a function over responses from a law."""
+
+    coefficient: tuple[str, ...]
+    """Parameters whose product it is, each with a minus before it or none: [-alpha, beta]."""
+    function: Literal["log policy", "log ratio", "divergence"] = "log ratio"
+    """Of the responses' scores (`goodhart.alignment.terms`)."""
+    law: Literal["policy", "reference", "greedy reference", "drawn", "chosen"] = "reference"
+    """Who writes them: the policy now, the SFT policy, the same at temperature 0, or nobody: `drawn` takes one that the
+    source drew, `chosen` the preferred one of each pair."""
+    responses: Count = 1
+    """For the first three: how many to each prompt."""
+    place: Place = 0
+    """For `drawn`: which of a prompt's responses, counted from 0."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """An algorithm as seven choices, and its parameters."""
+
+    source: Literal["policy", "data", "stream", "samples", "mixture"] = "policy"
+    """Who writes the responses: the policy itself (online), the golden data set (offline), the recorded stream of
+    another arm's run at the same setting and seed, samples of two other policies, or a mixture of other arms'."""
+    labeller: Literal["proxy", "golden", "data"] = "proxy"
+    """Who labels them. `golden` is for the golden policy alone: a judge trains no arm."""
+    refresh: Whole = 1
+    """For `policy`: the policy that samples is renewed every so many steps; 1 is online, 0 never renews it."""
+    drawn: tuple[Writer, ...] = ("policy", "policy")
+    """For `policy`: who writes each of a prompt's responses. `mixture` is the geometric mixture of policy and
+    reference, whose share is the parameter `share`; `first` and `second` are the data set's own."""
+    selection: Literal["all", "best and worst", "best"] = "all"
+    """For `policy`: what of the responses the loss learns from, by the proxy's order."""
+    mode: Literal["hard", "soft", "bernoulli"] = "hard"
+    """How a preference model's answer becomes a label."""
+    loss: LossName = "ipo"
+    """The main loss (`goodhart list methods`)."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Of log-probabilities over a response's tokens; values of beta do not compare across the two."""
+    terms: tuple[Term, ...] = ()
+    """Extra terms of the loss."""
+    reference: Literal["sft", "moving", "none", "prior", "external"] = "sft"
+    """What log-ratios are taken against. moving: a copy of the policy that follows it by the parameters
+    `reference_rate` and `reference_every`; none: nothing; prior: the SFT policy without the prompt; external: the SFT
+    policy of another variant."""
+    external: str = named_elsewhere("")
+    """For an external reference: the variant."""
+    checkpoint: Literal["policy", "average"] = "policy"
+    """What is kept and measured: the policy, or the moving average of its weights by the parameter `average_rate`."""
+    epochs: Count = 1
+    """Optimiser steps on what is drawn in a step."""
+    parameters: dict[str, Parameter] = field(default_factory=dict[str, float])
+    """Those of all slots but beta and lr, which an arm sweeps by keys of their own."""
+    name: str = named_elsewhere("")
+    """The row of the table of methods that it was made from."""
+
+    @property
+    def kind(self) -> LossKind:
+        """What its loss asks for."""
+        return KINDS[self.loss]
+
+    @property
+    def has_beta(self) -> bool:
+        """Whether it reads beta."""
+        return "beta" in self.read
+
+    @property
+    def read(self) -> frozenset[str]:
+        """The names of all parameters that its slots read."""
+        found = {*self.kind.parameters, *self.kind.learner_parameters}
+        found |= {name.removeprefix("-") for term in self.terms for name in term.coefficient}
+        found |= {"share"} if "mixture" in self.drawn else set()
+        found |= {"prefix"} if "prefix" in self.parameters else set()
+        found |= {"reference_rate", "reference_every"} if self.reference == "moving" else set()
+        return frozenset(found | ({"average_rate"} if self.checkpoint == "average" else set()))
+
+    def validate(self, where: str) -> None:
+        """Raises GoodhartError for slots that do not fit one another."""
+        self._validate_parameters(where)
+        self._validate_responses(where)
+        if (self.reference == "external") != bool(self.external):
+            raise GoodhartError(
+                f"{where} has reference {self.reference!r} and external {self.external!r}",
+                "an external reference names the variant whose SFT policy it is; the others name none",
+            )
+        for term in self.terms:
+            if term.law == "drawn" and (self.source != "policy" or term.place >= len(self.drawn)):
+                raise GoodhartError(
+                    f"{where} has a term on response {term.place} of those that are drawn, of which there are "
+                    f"{len(self.drawn) if self.source == 'policy' else 'none'}",
+                    "name one of them, counted from 0",
+                )
+            if term.law == "chosen" and self.kind.supervision != "label":
+                raise GoodhartError(
+                    f"{where} has a term on preferred responses, and loss {self.loss!r} learns from no labels",
+                    "take another law",
+                )
+
+    def _validate_parameters(self, where: str) -> None:
+        given = {*self.parameters, "beta"}
+        unknown, missing = set(self.parameters) - self.read, self.read - given
+        if unknown or "beta" in self.parameters or "lr" in self.parameters:
+            names = ", ".join(sorted(unknown | ({"beta", "lr"} & set(self.parameters))))
+            raise GoodhartError(
+                f"{where} has the parameters {names}, which its slots do not read",
+                f"they read: {', '.join(sorted(self.read - {'beta'})) or 'none'}; beta and lr are keys of the arm",
+            )
+        if missing:
+            raise GoodhartError(
+                f"{where} lacks the parameters {', '.join(sorted(missing))}",
+                f"give them, for example parameters: {{{next(iter(sorted(missing)))}: 0.1}}, or sweep them",
+            )
+
+    def _validate_responses(self, where: str) -> None:
+        number = {"best and worst": 2, "best": 1}.get(self.selection, len(self.drawn) if self.source == "policy" else 2)
+        low, high = self.kind.responses
+        if not low <= number <= high or not 1 <= len(self.drawn) <= MANY:
+            raise GoodhartError(
+                f"{where}: loss {self.loss!r} learns from {number} responses a prompt",
+                f"give it {low}" + (f" to {high}" if high > low else "") + " by drawn and selection",
+            )
+        if self.source != "policy" and (self.selection != "all" or self.drawn != Method().drawn):
+            raise GoodhartError(
+                f"{where} has source {self.source!r} with drawn {list(self.drawn)} and selection {self.selection!r}",
+                "only a policy source draws several responses and selects among them",
+            )
+        if self.source != "policy" and ("prefix" in self.parameters):
+            raise GoodhartError(f"{where} forces prefixes with source {self.source!r}", "take source: policy")
+        if self.selection != "all" and len(self.drawn) < 2:
+            raise GoodhartError(f"{where} selects {self.selection!r} of a single response", "draw several")
