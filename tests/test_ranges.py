@@ -188,7 +188,7 @@ class TestOverridesBelowNames:
 
     def test_default_arms_stay_beside_the_one_that_is_changed(self, tmp_path):
         arms = read_study(write(tmp_path), ["arms.offline.steps=9"]).arms
-        assert (list(arms), arms["offline"].source, arms["offline"].steps) == (["online", "offline"], "data", 9)
+        assert (list(arms), arms["offline"].method.source, arms["offline"].steps) == (["online", "offline"], "data", 9)
 
 
 class TestPathsStartAtTheFile:
