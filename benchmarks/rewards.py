@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from goodhart.alignment.rule import RuleJudge
+from goodhart.cells.store import Store
 from goodhart.models.packing import Tokens
-from goodhart.store import Store
 from goodhart.study.graph import build_graph
 from goodhart.study.spec import read_study
 from goodhart.tasks.prompt_table import find_prompts

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 import step as harness
-from goodhart.models.meter import Spent, Stopwatch, matrix_rate
+from goodhart.compute.meter import Spent, Stopwatch, matrix_rate
 from goodhart.sampling.keyed import Draws, KeyedSampler
 
 

@@ -24,12 +24,12 @@ def heat() -> None:
     """Import what a study needs, with one thread, so that a fork of this process need not."""
     import torch
 
+    import goodhart.cells.make
     import goodhart.commands
     import goodhart.report.report
     import goodhart.report.terminal
-    import goodhart.study.make
     import goodhart.study.session  # noqa: F401
-    from goodhart.models.checkpoint import quiet
+    from goodhart.compute.quiet import quiet
 
     torch.set_num_threads(1)
     quiet()
@@ -139,8 +139,8 @@ def _redirect(out: Path, err: Path) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    from goodhart.cells.worker import ENVIRONMENT
     from goodhart.cli import main
-    from goodhart.study.worker import ENVIRONMENT
 
     # a worker that is forked has imported the lab too; threads of a tokenizer would not survive the fork
     ENVIRONMENT["TOKENIZERS_PARALLELISM"] = "false"

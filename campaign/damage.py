@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from goodhart.digest import sha256
+from goodhart.cells.digest import sha256
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from campaign.command import Command, begin, ended, heat
 from campaign.kills import LONGEST
 from campaign.outcome import Outcome, Tally
 from campaign.study import Undisturbed, cells_done, plain_fault, undisturbed
+from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
-from goodhart.store import Store
 
 PAGE = 4096
 """Bytes that a small file takes there."""

@@ -14,8 +14,8 @@ from campaign.command import ended, heat
 from campaign.damage import Damage, digests, drawn
 from campaign.outcome import Outcome, Tally
 from campaign.study import VOLATILE, Undisturbed, cells_done, plain_fault, undisturbed
+from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
-from goodhart.store import Store
 
 
 def believed(root: Path, damage: Damage) -> str:

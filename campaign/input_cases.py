@@ -135,9 +135,9 @@ def in_time(arguments: list[str], box: Sandbox) -> Said:
 
 
 def _make_data(path: Path, box: Sandbox) -> None:
-    from goodhart.store import Store
+    from goodhart.cells.make import make
+    from goodhart.cells.store import Store
     from goodhart.study.graph import build_graph
-    from goodhart.study.make import make
     from goodhart.study.spec import read_study
 
     study = read_study(str(box.study), [f"task.data={json.dumps(str(path))}"])

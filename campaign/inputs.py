@@ -68,8 +68,8 @@ def sandbox(folder: Path) -> Sandbox:
 
 def _settle_in(box: Sandbox) -> Watch:
     """Make this process one that runs cases: no clocks are measured, and it ends if one hangs."""
-    from goodhart.models import kernels
-    from goodhart.models.choice import Choice
+    from goodhart.compute import kernels
+    from goodhart.compute.choice import Choice
     from goodhart.study import estimate
 
     os.chdir(box.folder / "home")

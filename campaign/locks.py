@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from campaign.outcome import Outcome, Tally
-from goodhart.store import Store
+from goodhart.cells.store import Store
 
 CELLS = ("a", "b", "c", "d")
 QUICK, WHOLE = (20, 2.0), (200, 60.0)

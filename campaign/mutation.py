@@ -24,7 +24,7 @@ from campaign.mutant_tests import REPOSITORY, Child, attempt, heat, measure
 from campaign.mutants import Mutant, mutants
 
 SUBJECTS = {
-    "alignment/losses": ("losses",),
+    "alignment/losses": ("losses", "loss_forms"),
     "alignment/labellers": ("alignment_data", "label_noise", "training_loop"),
     "alignment/sources": ("alignment_data", "training_loop"),
     "evaluation/kl": ("kl",),
@@ -45,7 +45,7 @@ SUBJECTS = {
     "analysis/contrasts": ("contrast_errors", "contrasts"),
     "analysis/looks": ("looks", "rulings"),
     "tasks/reward": ("rule",),
-    "store": ("store",),
+    "cells/store": ("store",),
     "randomness": ("randomness",),
 }
 """The files of the package that decide results, and the test files of each."""
@@ -124,7 +124,7 @@ def test_files(name: str) -> list[str]:
 
 
 def _pool(jobs: Iterator[tuple[Any, Child]], workers: int) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """What each child found, as they end; at most so many at a time."""
+    """What each child found, as they end; at most this many at a time."""
     running: list[tuple[Any, Child]] = []
     left = True
     while running or left:

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from goodhart.study.record import git_state
+from goodhart.cells.record import git_state
 
 
 @dataclass(frozen=True, slots=True)

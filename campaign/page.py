@@ -10,7 +10,7 @@ from campaign.outcome import Outcome, load
 PARTS = ("locks", "kills", "overlap", "flips", "disk", "memory", "inputs", "browser", "mutation")
 """In the order of running and of the page."""
 SHOWN = 40
-"""At most so many faults of a part are listed."""
+"""At most this many faults of a part are listed."""
 HEAD = """# Reliability
 
 What the campaign (`make campaign`, about an hour on two cores) did to the lab, and what the lab did. The numbers are

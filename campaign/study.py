@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from campaign.command import Command, ended
-from goodhart.digest import sha256
+from goodhart.cells.digest import sha256
+from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
-from goodhart.store import Store
 
 TABLES = ("rows", "pairs", "streams", "budgets", "prompts")
 VOLATILE = ("cell.json", "metrics.jsonl", "DONE")

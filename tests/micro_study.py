@@ -23,15 +23,15 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from goodhart.cells.cell import closure
+from goodhart.cells.make import make
+from goodhart.cells.store import Store
 from goodhart.cli import main
-from goodhart.models import hands
-from goodhart.models.kernels import using
+from goodhart.compute.kernels import using
+from goodhart.compute.threads import use_threads
 from goodhart.randomness import stream
-from goodhart.store import Store
-from goodhart.study.cell import closure
 from goodhart.study.engine import Engine, settle
 from goodhart.study.graph import Graph, build_graph
-from goodhart.study.make import make
 from goodhart.study.results import Unfinished, write_results
 from goodhart.study.session import spent
 from goodhart.study.spec import Study
@@ -228,9 +228,9 @@ def make_cells(study: Study, root: Path, threads: int = 1) -> tuple[Study, Graph
     graph = build_graph(study)
     with using(engine.kernels.choice.chosen):
         for cell in closure(graph.targets):
-            hands.use(threads)
+            use_threads(threads)
             assert make(Store(root), cell)
-    hands.use(1)
+    use_threads(1)
     return study, graph, engine
 
 

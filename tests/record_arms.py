@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from goodhart.cells.record import processor
+from goodhart.cells.store import Store
+from goodhart.compute.kernels import in_use
 from goodhart.config import address
-from goodhart.models.kernels import in_use
-from goodhart.store import Store
 from goodhart.study.graph import build_graph
-from goodhart.study.record import processor
 from goodhart.study.spec import read_study
 from micro_study import make_cells, write_micro_study
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, make_dataclass, replace
 import pytest
 import yaml
 
+from goodhart.cells import cell, source
+from goodhart.cells.cell import Cell, closure
+from goodhart.cells.difference import explain
+from goodhart.cells.registry import RECIPES
+from goodhart.cells.store import Store
 from goodhart.config import build, canonical, essential, named_elsewhere
 from goodhart.errors import GoodhartError
-from goodhart.store import Store
-from goodhart.study import cell, source
-from goodhart.study.cell import Cell, closure
-from goodhart.study.difference import explain
 from goodhart.study.graph import build_graph
-from goodhart.study.recipes import RECIPES
 from goodhart.study.spec import read_study
 from goodhart.training.settings import Optimisation, Supervised
 from micro_study import write_micro_study
@@ -163,8 +163,8 @@ def test_the_declared_source_of_every_recipe_is_the_one_that_is_here():
     found = {kind: source.source_digest(recipe) for kind, recipe in RECIPES.items()}
     stale = {kind for kind, digest in found.items() if source._declared().get(kind) != digest}
     assert not stale, (
-        f"the source of {sorted(stale)} has changed: raise the version in study/recipes.py if a result changes for the "
-        "same settings, then declare it with python -m goodhart.study.source"
+        f"the source of {sorted(stale)} has changed: raise the version in cells/registry.py if a result changes for "
+        "the same settings, then declare it with python -m goodhart.cells.source"
     )
 
 
@@ -212,7 +212,7 @@ def test_every_recipe_reaches_its_function_and_the_code_that_it_runs():
         ("goodhart.sampling.keyed", "inverse_cdf"),
         ("goodhart.models.tree", "plant"),
         ("goodhart.randomness", "uniforms"),
-        ("goodhart.study.run_recipes", "alignment_run"),
+        ("goodhart.recipes.run", "alignment_run"),
     ):
         assert name in run, name
     for kind, recipe in RECIPES.items():

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from goodhart.study import data_recipes
-from goodhart.study.spec import Task
+from goodhart.recipes.settings import Task
 from goodhart.tasks.tokenizer import train_tokenizer
 
 LONG = ["internationalisation", "counterrevolutionaries", "electroencephalography"]

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from goodhart.store import Store
+from goodhart.cells.cell import closure
+from goodhart.cells.store import Store
 from goodhart.study.budgets import spent
-from goodhart.study.cell import closure
 from goodhart.study.graph import build_graph
 from goodhart.study.spec import read_study
 from micro_study import write_micro_study

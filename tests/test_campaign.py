@@ -18,7 +18,7 @@ from campaign.input_cases import Sandbox, arguments_of, fault_of, obey
 from campaign.outcome import Outcome, Tally, load
 from campaign.spiced_study import payloads, rotations, write_spiced
 
-from goodhart.store import Store
+from goodhart.cells.store import Store
 from micro_study import preference_lines, write_model
 
 

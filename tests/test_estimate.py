@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from goodhart.cells import executor
+from goodhart.cells.cell import Cell, closure
 from goodhart.errors import GoodhartError
-from goodhart.study import executor
-from goodhart.study.cell import Cell, closure
 from goodhart.study.estimate import PROBE, Costs, duration, millions, probe
 from goodhart.study.graph import build_graph
 from goodhart.study.spec import read_study

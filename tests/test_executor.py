@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from goodhart import cli
+from goodhart.cells import executor, worker
+from goodhart.cells.cell import Cell
+from goodhart.cells.executor import Failure, Progress, execute
+from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError, is_out_of_memory
-from goodhart.store import Store
-from goodhart.study import executor, worker
-from goodhart.study.cell import Cell
-from goodhart.study.executor import Failure, Progress, execute
 
 
 def light_start(*_):

@@ -5,15 +5,15 @@ import os
 import pytest
 import torch
 
+from goodhart.cells.record import machine
+from goodhart.cells.worker import started
+from goodhart.compute.placement import VISIBLE, gpus, groups, is_spread, place
 from goodhart.models.logprobs import choose_layout, sequence_logps
 from goodhart.models.norms import fuse_norms
-from goodhart.models.placement import VISIBLE, gpus, groups, is_spread, place
 from goodhart.models.precision import in_precision
 from goodhart.models.preference import PreferenceModel
 from goodhart.sampling import recording
 from goodhart.sampling.keyed import Draws, KeyedSampler
-from goodhart.study.record import machine
-from goodhart.study.worker import crew
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
 from tiny_models import CAUSAL, END, MODELS, PAD, llama
@@ -93,7 +93,7 @@ def what_a_worker_sees():
 def test_a_worker_computes_on_its_group_and_the_record_names_the_gpus():
     names = gpus()
     last = groups(names, 1)[-1:]
-    with crew(1, "default", last) as (worker,):
+    with started(1, "default", last) as (worker,):
         worker.submit("a question", what_a_worker_sees)
         assert worker.result() == (names[-1], 1, 1.0)
     assert torch.cuda.get_device_name() in machine()["GPUs"]

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
-from goodhart.study.cell import closure
+from goodhart.cells.cell import closure
+from goodhart.recipes.settings import Labels
 from goodhart.study.graph import anchors, build_graph
-from goodhart.study.spec import Labels, Variant, read_study
+from goodhart.study.spec import Variant, read_study
 from micro_study import write_micro_study
 from tiny_arms import arm, changed
 

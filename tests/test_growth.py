@@ -9,16 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodhart.digest import sha256
-from goodhart.models.kernels import using
-from goodhart.store import Store
-from goodhart.study import measure_recipes, opponents_recipe, panel, run_recipes
-from goodhart.study.cell import Cell, closure
+from goodhart.cells.cell import Cell, closure
+from goodhart.cells.digest import sha256
+from goodhart.cells.make import make
+from goodhart.cells.store import Store
+from goodhart.compute.kernels import using
+from goodhart.recipes import measure, panel, run
+from goodhart.recipes.panel import pieces
+from goodhart.recipes.settings import Measurement
 from goodhart.study.engine import settle
 from goodhart.study.graph import build_graph
-from goodhart.study.make import make
-from goodhart.study.panel import pieces
-from goodhart.study.spec import Measurement, read_study
+from goodhart.study.spec import read_study
 from micro_study import write_micro_study
 from tiny_arms import arm, changed
 
@@ -105,9 +106,9 @@ def counted(monkeypatch):
         found["starts"].append(more["start"])
         return run_recipes_train(*given, **more)
 
-    measure_recipes_written, run_recipes_train = measure_recipes.written, run_recipes.train
-    monkeypatch.setattr(measure_recipes, "written", written)
-    monkeypatch.setattr(run_recipes, "train", train)
+    measure_recipes_written, run_recipes_train = measure.written, run.train
+    monkeypatch.setattr(measure, "written", written)
+    monkeypatch.setattr(run, "train", train)
     return found
 
 
@@ -217,13 +218,13 @@ def test_a_decaying_rate_and_a_delayed_policy_do_not_grow():
 
 def test_a_checkpoint_of_other_weights_is_measured_anew(study, root, counted, monkeypatch):
     """As on hardware that does not repeat its results."""
-    monkeypatch.setattr(measure_recipes, "same_files", lambda *_: False)
+    monkeypatch.setattr(measure, "same_files", lambda *_: False)
     make_some(bigger(study, responses=4), root)
     assert counted["sampled"] == 2 * 16 * 4
 
 
 def test_answers_about_other_opponents_are_not_taken_over(study, root, counted, monkeypatch):
-    monkeypatch.setattr(measure_recipes, "same_opponents", lambda *_: False)
+    monkeypatch.setattr(measure, "same_opponents", lambda *_: False)
     make_some(bigger(study, responses=4), root)
     assert counted["sampled"] == 2 * 16 * 4
 

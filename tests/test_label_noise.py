@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 from goodhart.alignment.batch import Batch
 from goodhart.randomness import stream
-from goodhart.study.model_recipes import flipped
+from goodhart.recipes.models import flipped
 from tiny_models import prompt
 
 SIZE = 1000

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from goodhart.analysis.hypotheses import Map
+from goodhart.cells.cell import closure
 from goodhart.errors import GoodhartError
 from goodhart.report import map_figure
 from goodhart.report.findings import analyse
 from goodhart.report.map_figure import map_picture, predicted
 from goodhart.report.report import write_report
-from goodhart.study.cell import closure
 from goodhart.study.graph import anchors, build_graph
 from goodhart.study.spec import read_study
 from micro_study import make_cells, write_micro_study, write_tables

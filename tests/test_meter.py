@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from goodhart.compute.meter import Spent, Stopwatch, matrix_rate
 from goodhart.models.logprobs import choose_layout, sequence_logps
-from goodhart.models.meter import Spent, Stopwatch, matrix_rate
 from goodhart.sampling.keyed import Draws, KeyedSampler
 from tiny_models import END, MODELS, PAD, llama, t5
 

@@ -7,15 +7,15 @@ import pytest
 from safetensors.torch import load_file
 
 from goodhart.alignment.methods import METHODS
+from goodhart.cells.cell import closure
+from goodhart.cells.make import make
+from goodhart.cells.store import Store
+from goodhart.cells.workplace import Workplace
+from goodhart.compute.threads import use_threads
 from goodhart.errors import GoodhartError
-from goodhart.models import hands
-from goodhart.store import Store
-from goodhart.study import run_recipes
-from goodhart.study.cell import closure
+from goodhart.recipes import run
 from goodhart.study.graph import build_graph
-from goodhart.study.make import make
 from goodhart.study.spec import read_study
-from goodhart.study.workplace import Workplace
 from micro_study import write_micro_study
 
 STEPS = 4
@@ -46,7 +46,7 @@ def study(tmp_path_factory):
         folder, arms=ARMS, variants={"wide": {"policy": str(folder / "wide")}}, hypotheses={}, axes={}, seeds=[0]
     )
     graph, store = build_graph(read_study(str(path), [])), Store(folder / "runs")
-    hands.use(1)
+    use_threads(1)
     inputs = [cell for run in graph.runs.values() for cell in closure(list(run.inputs.values()))]
     for cell in closure(inputs):
         assert make(store, cell)
@@ -59,7 +59,7 @@ def made(study, name, folder):
     cell = runs[name]
     folder.mkdir(exist_ok=True)
     inputs = {key: store.open(needed.id) for key, needed in cell.inputs.items()}
-    run_recipes.alignment_run(Workplace(cell.spec["settings"], inputs, folder, dict(cell.places)))
+    run.alignment_run(Workplace(cell.spec["settings"], inputs, folder, dict(cell.places)))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     logged = [{key: value for key, value in line.items() if key != "stages"} for line in lines]
     return logged, (folder / f"step-{STEPS}" / "model.safetensors").read_bytes()
@@ -74,7 +74,7 @@ def test_a_method_moves_the_policy_and_survives_a_kill(study, name, tmp_path, mo
     after = load_file(tmp_path / "whole" / f"step-{STEPS}" / "model.safetensors")
     assert max(float((after[key] - before[key]).abs().max()) for key in before) > 1e-4
 
-    train = run_recipes.train
+    train = run.train
 
     def killed(*given, **how):
         for step in train(*given, **how):
@@ -83,7 +83,7 @@ def test_a_method_moves_the_policy_and_survives_a_kill(study, name, tmp_path, mo
             yield step
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_recipes, "train", killed)
+        patched.setattr(run, "train", killed)
         with pytest.raises(KilledError):
             made(study, name, tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "step-4", ignore_errors=True)

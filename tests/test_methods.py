@@ -10,7 +10,7 @@ from goodhart.alignment.methods import METHODS
 from goodhart.alignment.terms import FUNCTIONS, coefficient
 from goodhart.config import build, choices, essential, plain_data
 from goodhart.errors import GoodhartError
-from goodhart.study.arm import Arm, arm_of, settings_of
+from goodhart.recipes.arm import Arm, arm_of, settings_of
 from goodhart.training.statistics import STATISTICS
 
 

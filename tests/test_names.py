@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from goodhart.cells.workplace import Workplace
 from goodhart.config import choices, plain_data
 from goodhart.models.checkpoint import find, load_tokenizer
-from goodhart.study.data_recipes import corpus, text_prompts
-from goodhart.study.spec import Task
-from goodhart.study.workplace import Workplace
+from goodhart.recipes.data import corpus, text_prompts
+from goodhart.recipes.settings import Task
 from goodhart.tasks.docstring_text import RESPOND
 from goodhart.tasks.docstrings import Docstring
 from goodhart.tasks.names import MOST, mentions, name_example, name_words

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorDeviceMismatchError, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from goodhart.cells.worker import started
+from goodhart.compute import placement
+from goodhart.compute.placement import VISIBLE, dispatched, gpus, groups, is_spread, spread
 from goodhart.errors import GoodhartError
-from goodhart.models import placement
 from goodhart.models.checkpoint import read_model
 from goodhart.models.logprobs import choose_layout, response_laws, sequence_logps
 from goodhart.models.norms import fuse_norms
 from goodhart.models.packing import additive
-from goodhart.models.placement import VISIBLE, dispatched, gpus, groups, is_spread, spread
 from goodhart.models.precision import in_precision
 from goodhart.models.preference import PreferenceModel
 from goodhart.models.tree import plant, tree_attention
@@ -26,8 +27,7 @@ from goodhart.sampling import recording
 from goodhart.sampling.cache import decoding_cache, keep_rows
 from goodhart.sampling.keyed import Draws, KeyedSampler
 from goodhart.study import session
-from goodhart.study.session import Crew, cores
-from goodhart.study.worker import crew
+from goodhart.study.session import Workers, cores
 from micro_study import said
 from tiny_models import CAUSAL, END, MODELS, PAD, llama
 
@@ -80,8 +80,8 @@ def test_there_are_as_many_workers_as_groups_unless_a_number_is_given(monkeypatc
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(session, "may_have_gpus", lambda: True)
     monkeypatch.delenv(VISIBLE, raising=False)
-    found = Crew.of(asked, size)
-    assert (found.workers, len(found.groups)) == (workers, count // size)
+    found = Workers.of(asked, size)
+    assert (found.number, len(found.groups)) == (workers, count // size)
 
 
 def test_more_gpus_than_there_are_is_an_error_with_a_remedy(monkeypatch, tmp_path, capfd):
@@ -107,8 +107,8 @@ def test_every_worker_sees_one_group_for_its_life_and_groups_are_shared_in_turn(
     monkeypatch.setenv(VISIBLE, "GPU-a,GPU-b,GPU-c,GPU-d,GPU-e")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
     monkeypatch.setattr(session, "may_have_gpus", lambda: True)
-    asked = Crew.of(3, 2)
-    with crew(asked.workers, "default", asked.groups) as workers:
+    asked = Workers.of(3, 2)
+    with started(asked.number, "default", asked.groups) as workers:
         seen = [{what_came_of(worker, own_group) for _ in range(2)} for worker in workers]
     assert [len(one) for one in seen] == [1, 1, 1]
     assert len({process for one in seen for process, _ in one}) == 3
@@ -118,7 +118,7 @@ def test_every_worker_sees_one_group_for_its_life_and_groups_are_shared_in_turn(
 
 def test_without_gpus_a_worker_sees_what_its_parent_sees(monkeypatch):
     monkeypatch.setenv(VISIBLE, "")
-    with crew(1, "default") as (worker,):
+    with started(1, "default") as (worker,):
         assert what_came_of(worker, os.getenv, VISIBLE) == ""
 
 

@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from goodhart.alignment.pair_table import read_pairs
+from goodhart.cells.workplace import Workplace
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
-from goodhart.study.pool_kinds import kinds
-from goodhart.study.pool_recipe import initial_pairs
-from goodhart.study.pool_recipe import test_pairs as measuring_pairs
-from goodhart.study.spec import Pool, Task
-from goodhart.study.workplace import Workplace
+from goodhart.recipes.pool import initial_pairs
+from goodhart.recipes.pool import test_pairs as measuring_pairs
+from goodhart.recipes.pool_kinds import kinds
+from goodhart.recipes.settings import Pool, Task
 from goodhart.tasks.prompt_table import HeldOut, ranks, write_prompts
 from goodhart.tasks.similarity import similarity
 from goodhart.tasks.text_task import TEXT_TASKS

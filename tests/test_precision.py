@@ -13,22 +13,24 @@ from goodhart import cli, commands
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels, JudgeLabels
 from goodhart.alignment.sources import DataSource, DelayedSource, PolicySource
+from goodhart.cells.cell import closure
+from goodhart.cells.make import make
+from goodhart.cells.store import Store
+from goodhart.cells.workplace import Workplace
+from goodhart.compute import kernels
+from goodhart.compute.choice import Candidate, Choice, choose
 from goodhart.errors import GoodhartError
 from goodhart.evaluation.kl import divergence
-from goodhart.models import kernels, precision
+from goodhart.models import precision
 from goodhart.models.checkpoint import find, load_tokenizer, read_model
-from goodhart.models.choice import Candidate, Choice, choose
 from goodhart.models.logprobs import choose_layout, response_laws
 from goodhart.models.precision import in_precision
+from goodhart.recipes import run
+from goodhart.recipes.models import load_policy, scored
 from goodhart.report.provenance import origin_grid
-from goodhart.store import Store
-from goodhart.study import engine, run_recipes
-from goodhart.study.cell import closure
+from goodhart.study import engine
 from goodhart.study.graph import build_graph
-from goodhart.study.make import make
-from goodhart.study.model_recipes import load_policy, scored
 from goodhart.study.spec import read_study
-from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import find_prompts
 from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent, load_state, save_state
@@ -362,14 +364,14 @@ def test_policy_reference_and_known_log_probabilities_have_one_precision(finishe
         seen.update(policy=policy, reference=reference, source=source)
         raise StopError
 
-    monkeypatch.setattr(run_recipes, "train", spy)
+    monkeypatch.setattr(run, "train", spy)
     _, cell = run_cell(root, "data")
     inputs = {name: Store(root).folder(needed) for name, needed in cell["spec"]["inputs"].items()}
     lowered = cell["spec"]["settings"]
     plain = {name: value for name, value in lowered.items() if name != "precision"}
     for settings, dtype in ((lowered, torch.bfloat16), (plain, torch.float32)):
         with pytest.raises(StopError):
-            run_recipes.alignment_run(Workplace(settings, inputs, tmp_path))
+            run.alignment_run(Workplace(settings, inputs, tmp_path))
         for each in (seen["policy"], seen["reference"]):
             assert {p.dtype for p in each.parameters()} == {dtype}
         known = seen["source"].data

@@ -3,12 +3,12 @@
 import pytest
 
 from goodhart.alignment.pair_table import read_pairs
+from goodhart.cells.workplace import Workplace
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import find, load_tokenizer
-from goodhart.study.data_recipes import preference_prompts
-from goodhart.study.spec import Task
-from goodhart.study.workplace import Workplace
+from goodhart.recipes.data import preference_prompts
+from goodhart.recipes.settings import Task
 from goodhart.tasks.data_digest import data_digest
 from goodhart.tasks.preference_tokens import PLAIN_TEMPLATE
 from goodhart.tasks.prompt_table import read_held_out, read_train

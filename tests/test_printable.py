@@ -9,17 +9,17 @@ import pytest
 from rich.console import Console
 
 from goodhart import cli, commands
+from goodhart.cells.cell import Cell
+from goodhart.cells.executor import Progress
+from goodhart.cells.record import peak_bytes
+from goodhart.cells.screen import Screen
+from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
 from goodhart.models.presets import PRESETS
 from goodhart.printable import printable
 from goodhart.report import terminal
 from goodhart.report.findings import analyse
-from goodhart.store import Store
 from goodhart.study import engine, session, spec
-from goodhart.study.cell import Cell
-from goodhart.study.display import Screen
-from goodhart.study.executor import Progress
-from goodhart.study.record import peak_bytes
 from synthetic_study import Made, make_study
 
 HOSTILE = "[red]arm[/red] [/nothing] :smile: \x1b[2J\x1b]0;title\x07\x9b31m"

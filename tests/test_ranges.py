@@ -11,8 +11,9 @@ import yaml
 from goodhart.alignment.method import Method, Term
 from goodhart.config import Range, build
 from goodhart.errors import GoodhartError
-from goodhart.study.arm import Arm
-from goodhart.study.spec import BestOf, Labels, Measurement, Pool, Study, Task, read_study
+from goodhart.recipes.arm import Arm
+from goodhart.recipes.settings import BestOf, Labels, Measurement, Pool, Task
+from goodhart.study.spec import Study, read_study
 from goodhart.tasks.reward import Rule
 from goodhart.training.settings import Optimisation, Preference, Supervised
 from tiny_arms import arm

@@ -12,11 +12,11 @@ import yaml
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from goodhart.alignment.pair_table import read_pairs
+from goodhart.cells.cell import closure
+from goodhart.cells.make import make
+from goodhart.cells.store import Store
 from goodhart.models.checkpoint import load_model
-from goodhart.store import Store
-from goodhart.study.cell import closure
 from goodhart.study.graph import build_graph
-from goodhart.study.make import make
 from goodhart.study.spec import read_study
 from goodhart.tasks.prompt_table import held_out_number, read_train
 from micro_study import write_qwen2, write_t5

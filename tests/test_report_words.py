@@ -15,6 +15,7 @@ from rich.console import Console
 from goodhart.analysis.crossfit import Band, Curve
 from goodhart.analysis.gap import Gap, Range, SettingGaps
 from goodhart.analysis.interval import Interval
+from goodhart.cells.registry import RECIPES
 from goodhart.report.cost import STAGES, cost_grid, shares
 from goodhart.report.export import _plain
 from goodhart.report.findings import analyse
@@ -25,7 +26,6 @@ from goodhart.report.report import write_report
 from goodhart.report.terminal import terminal_table
 from goodhart.report.theme import canvas, png, shown, styles
 from goodhart.report.verdict import answer, gap_line, spelled_share, verdict
-from goodhart.study.recipes import RECIPES
 from synthetic_study import Made, cells, judged, make_study, record
 
 

@@ -14,19 +14,19 @@ from goodhart.analysis.hypotheses import Contrast, Hypothesis, Looks
 from goodhart.analysis.interval import around
 from goodhart.analysis.rulings import Decision, Ruling
 from goodhart.analysis.study_tables import Estimate
+from goodhart.cells.executor import Progress
+from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
 from goodhart.report import theme
 from goodhart.report.contents import read_contents
 from goodhart.report.findings import ruled
-from goodhart.store import Store
 from goodhart.study import session
 from goodhart.study.engine import Engine
-from goodhart.study.executor import Progress
 from goodhart.study.graph import build_graph
 from goodhart.study.plan import Graph
 from goodhart.study.reach import onward, reach, undecided, whole
 from goodhart.study.results import Unfinished
-from goodhart.study.session import Crew, Outcome, Prospect
+from goodhart.study.session import Outcome, Prospect, Workers
 from goodhart.study.spec import Study, read_study
 from micro_study import make_cells, said, write_micro_study
 
@@ -152,7 +152,7 @@ def loop(study, monkeypatch, verdicts, *, until_decided=True, limit=None, missin
     monkeypatch.setattr(rounds, "_round", round_)
     monkeypatch.setattr(rounds, "_made", made_)
     monkeypatch.setattr(rounds, "ruled", lambda folder: (ruling(decision(verdicts[int(folder.name) - 1])),))
-    job = rounds.Job(study, Engine.__new__(Engine), Path(), Crew(1), Console(), heard.append)
+    job = rounds.Job(study, Engine.__new__(Engine), Path(), Workers(1), Console(), heard.append)
     rounds.run(job, until_decided=until_decided, limit=limit)
     return made, heard
 

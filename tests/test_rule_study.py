@@ -11,21 +11,21 @@ from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.rule import RuleJudge, prompt_key
+from goodhart.cells.cell import closure
+from goodhart.cells.workplace import Workplace
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import find, load_tokenizer
+from goodhart.recipes.models import _to_label, judge
+from goodhart.recipes.rule import rule as rule_recipe
 from goodhart.report.findings import analyse
 from goodhart.report.report import write_report
-from goodhart.study.cell import closure
 from goodhart.study.check import check
 from goodhart.study.check_data import check_pool
 from goodhart.study.check_models import models
 from goodhart.study.estimate import PROBE, Costs
 from goodhart.study.graph import build_graph
-from goodhart.study.model_recipes import _to_label, judge
-from goodhart.study.rule_recipe import rule as rule_recipe
 from goodhart.study.spec import read_study
-from goodhart.study.workplace import Workplace
 from goodhart.tasks.prompt_table import write_prompts
 from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.reward import Rule, rewards

@@ -9,14 +9,14 @@ import pytest
 
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.pair_table import read_pairs, write_pairs
+from goodhart.cells.workplace import Workplace
 from goodhart.config import plain_data
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.preference import PreferenceModel
-from goodhart.study import run_parts, run_recipes
-from goodhart.study.model_recipes import load_policy, scored, with_reference
-from goodhart.study.run_recipes import alignment_run, written_pairs
-from goodhart.study.run_state import STREAM
-from goodhart.study.workplace import Workplace
+from goodhart.recipes import run_parts
+from goodhart.recipes.models import load_policy, scored, with_reference
+from goodhart.recipes.run import alignment_run, written_pairs
+from goodhart.recipes.run_state import STREAM
 from goodhart.tasks.prompt_table import write_prompts
 from goodhart.tasks.prompts import Prompt
 from micro_study import WORDS, write_model
@@ -65,7 +65,7 @@ def write_labels(folder, pairs):
     write_pairs(folder / "pairs.parquet", pairs, list("abcdef"), ["train"] * 6, ["golden"] * 6)
 
 
-def run(cells, folder, arm, **more):
+def logged(cells, folder, arm, **more):
     """The log of a run, one record for each step."""
     folder.mkdir()
     alignment_run(Workplace({"arm": plain_data(arm), "seed": 0, "max_response": 8, **more}, cells, folder))
@@ -73,7 +73,7 @@ def run(cells, folder, arm, **more):
 
 
 def test_an_online_run_learns_from_other_responses_to_each_pair_of_a_prompt(cells, tmp_path):
-    run(cells, tmp_path / "run", ONLINE)
+    logged(cells, tmp_path / "run", ONLINE)
     recorded = pq.read_table(tmp_path / "run" / "stream.parquet").to_pylist()
     for batch in (recorded[:6], recorded[6:]):
         seen = [(row["prompt"], tuple(row["first"]), tuple(row["second"])) for row in batch]
@@ -93,7 +93,7 @@ def test_written_pairs_of_one_prompt_differ(cells, tmp_path):
 def test_the_drift_that_is_logged_is_in_nats_per_response_whatever_the_loss_takes(cells, tmp_path, reduction):
     labels, _, _ = read_pairs(cells["labels"] / "pairs.parquet", "train", cells["prompts"] / "prompts.parquet")
     write_labels(tmp_path / "labels", replace(labels, writer=labels.reference - [5.0, 3.0]))
-    first, _ = run({**cells, "labels": tmp_path / "labels"}, tmp_path / "run", changed(OFFLINE, reduction=reduction))
+    first, _ = logged({**cells, "labels": tmp_path / "labels"}, tmp_path / "run", changed(OFFLINE, reduction=reduction))
     assert (first["drift"], first["drift_spread"]) == pytest.approx((4.0, 1.0), abs=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_what_is_kept_with_fixed_data_is_used_if_it_is_of_the_runs_own_reference
     monkeypatch.setattr(run_parts, "with_reference", lambda *given: scorings.append(given) or with_reference(*given))
     for name, known in (("sft-0123", True), ("sft-4567", False), ("", False)):
         write_labels(kept, replace(labels, logps={name: labels.reference - 1.0}))
-        first, _ = run({**cells, "labels": kept}, tmp_path / f"run {name}", OFFLINE)
+        first, _ = logged({**cells, "labels": kept}, tmp_path / f"run {name}", OFFLINE)
         assert bool(scorings) != known, f"pairs of {name!r}"
         # the margin of the first step is 0 against the policy's own start, and so it is less 1 on both sides
         assert first["loss"] == pytest.approx(0.25, abs=1e-4)
@@ -113,7 +113,7 @@ def test_what_is_kept_with_fixed_data_is_used_if_it_is_of_the_runs_own_reference
 
 
 def test_recorded_pairs_keep_the_references_name(cells, tmp_path):
-    run(cells, tmp_path / "run", ONLINE)
+    logged(cells, tmp_path / "run", ONLINE)
     index = cells["prompts"] / "prompts.parquet"
     recorded, _, _ = read_pairs(tmp_path / "run" / "stream.parquet", STREAM, index)
     sft, _ = load_policy(cells["sft"] / "final", 8)

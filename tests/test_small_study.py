@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from goodhart.cells.cell import closure
+from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
 from goodhart.report import theme
-from goodhart.store import Store
-from goodhart.study.cell import closure
 from goodhart.study.spec import read_study
 from micro_study import goodhart, make_cells, said, write_small_study, write_tables
 

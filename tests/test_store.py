@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from goodhart import digest
+from goodhart.cells import digest, executor
+from goodhart.cells.cell import Cell, closure
+from goodhart.cells.make import make
+from goodhart.cells.registry import RECIPES
+from goodhart.cells.store import Store, write_atomically
 from goodhart.errors import GoodhartError
-from goodhart.store import Store, write_atomically
-from goodhart.study import executor
-from goodhart.study.cell import Cell, closure
-from goodhart.study.make import make
-from goodhart.study.recipes import RECIPES
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ class Made:
 
 def recipe(monkeypatch, kind, function):
     monkeypatch.setitem(RECIPES, kind, Made(function))
-    monkeypatch.setattr("goodhart.study.cell.edited", lambda kind: "")
+    monkeypatch.setattr("goodhart.cells.cell.edited", lambda kind: "")
 
 
 def finished(store, cell="kind-abc", text="hello"):
@@ -213,7 +212,7 @@ def test_a_lock_is_held_once_and_given_back(store):
 
 
 HOLD = (
-    "import os,sys\nfrom pathlib import Path\nfrom goodhart.store import Store\n"
+    "import os,sys\nfrom pathlib import Path\nfrom goodhart.cells.store import Store\n"
     "lock = Store(Path(sys.argv[1])).lock('c')\nprint(lock.__enter__(), flush=True)\nsys.stdin.read()\n"
 )
 """Takes the lock and keeps it until it is killed."""

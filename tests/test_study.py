@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from goodhart.cells.make import make
+from goodhart.cells.store import Store
+from goodhart.cells.workplace import Workplace
 from goodhart.cli import main
+from goodhart.compute.kernels import using
 from goodhart.evaluation import schema
-from goodhart.models.kernels import using
-from goodhart.store import Store
 from goodhart.study.engine import settle
 from goodhart.study.graph import build_graph
-from goodhart.study.make import make
 from goodhart.study.spec import read_study
-from goodhart.study.workplace import Workplace
 from micro_study import goodhart, said, write_micro_study
 
 
@@ -145,7 +145,7 @@ def test_best_of_n_has_the_kl_of_its_formula_and_nothing_that_it_cannot_know(fin
 def test_written_pairs_have_golden_labels_and_their_writers_log_probabilities(finished):
     from goodhart.alignment.labellers import JudgeLabels
     from goodhart.alignment.pair_table import read_pairs
-    from goodhart.study.model_recipes import judge
+    from goodhart.recipes.models import judge
 
     root = finished[1]
     prompts = next((root / "cells").glob("preferences-*")) / "prompts.parquet"

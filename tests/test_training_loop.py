@@ -16,7 +16,7 @@ from goodhart.alignment.labellers import DataLabels, JudgeLabels
 from goodhart.alignment.sources import DataSource, DelayedSource, MixtureSource, PolicySource, StreamSource
 from goodhart.errors import GoodhartError
 from goodhart.models.packing import cuts
-from goodhart.study.run_state import Stream
+from goodhart.recipes.run_state import Stream
 from goodhart.training import supervised
 from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent, load_state, save_state

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from goodhart.cells.cell import closure
+from goodhart.cells.store import Store
 from goodhart.report import theme
-from goodhart.store import Store
-from goodhart.study.cell import closure
 from goodhart.study.graph import build_graph
 from goodhart.study.spec import read_study
 from micro_study import make_cells, said, write_micro_study

@@ -9,9 +9,9 @@ from multiprocessing import forkserver
 
 import pytest
 
+from goodhart.cells import worker
+from goodhart.cells.worker import Failure, Worker, finished, started
 from goodhart.errors import GoodhartError
-from goodhart.study import worker
-from goodhart.study.worker import Failure, Worker, crew, finished
 
 
 def light_start(*_):
@@ -29,7 +29,7 @@ def light_server(*modules):
 @pytest.fixture(scope="module", autouse=True)
 def server():
     """The server of these tests alone."""
-    yield light_server("goodhart.study.worker", "pytest")
+    yield light_server("goodhart.cells.worker", "pytest")
     forkserver._forkserver._stop()
 
 
@@ -55,7 +55,7 @@ def stay(seconds):
 
 def test_what_a_worker_prints_goes_to_its_log_and_the_command_keeps_the_terminal(tmp_path, capfd):
     for name in ("first", "second"):  # one server forks the workers of both
-        with crew(1, "default", log=tmp_path / name) as (each,):
+        with started(1, "default", log=tmp_path / name) as (each,):
             assert asked(each, os.write, 2, f"words of the {name}\n".encode()) == 19 + (name == "second")
     os.write(2, b"the command's own\n")
     assert capfd.readouterr().err == "the command's own\n"
@@ -64,14 +64,14 @@ def test_what_a_worker_prints_goes_to_its_log_and_the_command_keeps_the_terminal
 
 
 def test_without_a_log_the_terminal_has_what_a_worker_prints(capfd):
-    light_server("goodhart.study.worker", "pytest")  # the one that is there has the terminal of the test before
-    with crew(1, "default") as (each,):
+    light_server("goodhart.cells.worker", "pytest")  # the one that is there has the terminal of the test before
+    with started(1, "default") as (each,):
         asked(each, os.write, 2, b"a worker's\n")
     assert "a worker's" in capfd.readouterr().err
 
 
 def test_a_process_that_is_killed_gives_nothing_and_the_next_question_gets_a_new_one():
-    with crew(1, "default") as (each,):
+    with started(1, "default") as (each,):
         first = asked(each, os.getpid)
         assert asked(each, os.getpid) == first
         assert asked(each, signal.raise_signal, signal.SIGKILL) is None
@@ -83,7 +83,7 @@ def test_a_process_that_is_killed_gives_nothing_and_the_next_question_gets_a_new
 
 
 def test_what_a_question_raises_is_a_failure_that_names_it():
-    with crew(1, "default") as (each,):
+    with started(1, "default") as (each,):
         found = asked(each, divmod, 1, 0)
         assert isinstance(found, Failure)
         assert found.problem.startswith("a question: ZeroDivisionError")
@@ -92,7 +92,7 @@ def test_what_a_question_raises_is_a_failure_that_names_it():
 
 
 def test_the_first_of_several_that_ends_is_told_and_none_is_waited_for_too_long(tmp_path):
-    with crew(2, "default") as (slow, quick):
+    with started(2, "default") as (slow, quick):
         slow.submit("slow", wait_for, tmp_path / "end")
         quick.submit("quick", abs, -1)
         assert finished([slow, quick], 60.0) == [quick]
@@ -118,7 +118,7 @@ def test_a_command_that_is_stopped_leaves_no_process_and_its_environment_as_it_w
     before, processes = dict(os.environ), []
 
     def interrupted():
-        with crew(1, "default") as (each,):
+        with started(1, "default") as (each,):
             each.submit("long", time.sleep, 60)
             processes.append(each.process.pid)
             raise KeyboardInterrupt
@@ -153,7 +153,7 @@ def test_a_server_that_dies_at_its_beginning_is_one_error_and_its_traceback_is_i
     monkeypatch.setattr(worker, "_context", lambda: broken)
     with (
         pytest.raises(GoodhartError, match=r"not enough memory for another process.*--workers"),
-        crew(1, "default", log=tmp_path / "log.txt") as (each,),
+        started(1, "default", log=tmp_path / "log.txt") as (each,),
     ):
         each.submit("a question", os.getpid)
     assert "MemoryError: while importing" in (tmp_path / "log.txt").read_text()

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 
 from goodhart.alignment.method import Method
-from goodhart.study.arm import Arm
+from goodhart.recipes.arm import Arm
 
 SLOTS = {field.name for field in fields(Method)}
 

@@ -18,7 +18,7 @@ from goodhart.printable import printable
 
 if TYPE_CHECKING:
     from goodhart.report.grid import Grid
-    from goodhart.study.session import Crew
+    from goodhart.study.session import Workers
     from goodhart.study.spec import Study
 
 
@@ -41,7 +41,7 @@ def run(
 ) -> int:
     """Run a study to its report. Raises GoodhartError, once that is written, if a cell could not be made."""
     from goodhart import rounds
-    from goodhart.store import Store
+    from goodhart.cells.store import Store
     from goodhart.study import session
     from goodhart.study.engine import settle
     from goodhart.study.spec import origin_of, read_study
@@ -49,10 +49,10 @@ def run(
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
     limit = rounds.limit(study, until_decided=until_decided, within=within)
-    console, crew = _console(), session.Crew.of(workers, gpus_per_worker)
+    console, processes = _console(), session.Workers.of(workers, gpus_per_worker)
     session.check_before(study, root)
     if dry_run:
-        _dry_run(study, root, crew, console)
+        _dry_run(study, root, processes, console)
         return 0
     folder = session.remember(study, root, origin_of(study_name))
     study, engine = settle(study, root, keep=True, gpus=gpus_per_worker)
@@ -61,7 +61,7 @@ def run(
     _, cells = session.plan(study, root)
     for what in session.damaged_cells([cell for cell, _ in cells], Store(root), repair=repair):
         _say(console, f"damaged, to be made anew: {what}")
-    job = rounds.Job(study, engine, root, crew, console, lambda sentence: _say(console, sentence))
+    job = rounds.Job(study, engine, root, processes, console, lambda sentence: _say(console, sentence))
     outcome = rounds.run(job, until_decided=until_decided, limit=limit)
     _show(outcome.folder, console)
     _say(console, f"log: {folder / 'log.txt'}")
@@ -72,7 +72,7 @@ def run(
     return 0
 
 
-def _dry_run(study: Study, root: Path, crew: Crew, console: Console) -> None:
+def _dry_run(study: Study, root: Path, workers: Workers, console: Console) -> None:
     from goodhart import rounds
     from goodhart.study import session
     from goodhart.study.engine import settle, settled
@@ -81,7 +81,7 @@ def _dry_run(study: Study, root: Path, crew: Crew, console: Console) -> None:
     _, cells = session.plan(study, root)
     for cell, done in cells:
         _say(console, f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}")
-    _say(console, rounds.ahead(session.prospect(study, cells, crew, root, keep=False), len(cells), crew))
+    _say(console, rounds.ahead(session.prospect(study, cells, workers, root, keep=False), len(cells), workers))
 
 
 def _say(console: Console, sentence: str) -> None:
@@ -103,9 +103,9 @@ def _show(folder: Path, console: Console) -> None:
 
 def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -> int:
     """Where the cells of a study stand; returns 1 if any is damaged."""
-    from goodhart.store import Store
+    from goodhart.cells.screen import read_progress, shown
+    from goodhart.cells.store import Store
     from goodhart.study import session
-    from goodhart.study.display import read_progress, shown
     from goodhart.study.engine import settle, settled
 
     store, asked = Store(root), _asked(study_name, overrides, root)
@@ -140,9 +140,9 @@ def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -
 
 def why(cell: str, study_name: str, overrides: list[str], root: Path) -> None:
     """What differs between a cell of a study and the nearest finished one."""
-    from goodhart.store import Store
+    from goodhart.cells.difference import explain
+    from goodhart.cells.store import Store
     from goodhart.study import session
-    from goodhart.study.difference import explain
     from goodhart.study.engine import settle, settled
 
     asked = _asked(study_name, overrides, root)
@@ -192,7 +192,7 @@ def report(name: str, overrides: list[str], root: Path) -> None:
 
 def _refreshed(study: Study, root: Path) -> Path:
     """The study's folder, its tables made again where cells have been finished since."""
-    from goodhart.store import Store
+    from goodhart.cells.store import Store
     from goodhart.study import session
     from goodhart.study.engine import settle, settled
     from goodhart.study.results import Unfinished, write_results
@@ -222,7 +222,7 @@ def power(name: str, overrides: list[str], root: Path, *, like: str, workers: in
     study = forecasts.study_of(folder) if folder and not overrides else _asked(name, overrides, root)
     alike = study_path(like, root) if like else folder
     noise = variances.joined(variances.of_folder(alike) if alike else None, general)
-    minutes = forecasts.clock(root, session.Crew.of(workers, gpus_per_worker))
+    minutes = forecasts.clock(root, session.Workers.of(workers, gpus_per_worker))
     lines, grids = forecasts.said(study, noise, general, minutes)
     for line in lines:
         _say(console, line)
@@ -271,8 +271,9 @@ def show_list() -> None:
     from goodhart.config import choices, load_yaml
     from goodhart.models.checkpoint import BASE_MODELS
     from goodhart.models.presets import PRESETS
-    from goodhart.study.arm import Arm
-    from goodhart.study.spec import PRESET_FOLDER, Preference, Task, builtin_studies
+    from goodhart.recipes.arm import Arm
+    from goodhart.recipes.settings import Task
+    from goodhart.study.spec import PRESET_FOLDER, Preference, builtin_studies
     from goodhart.tasks.preference_layouts import LAYOUTS
     from goodhart.tasks.text_task import TEXT_TASKS
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from goodhart.analysis.hypotheses import Contrast, implied
 from goodhart.analysis.noise import Found
 from goodhart.analysis.power import ERROR, Design, forecast, known, sides
+from goodhart.cells.cell import closure
 from goodhart.config import build
 from goodhart.report.contents import read_contents
 from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.hypotheses import named
-from goodhart.study.cell import closure
 from goodhart.study.estimate import Costs, duration, speed
 from goodhart.study.graph import build_graph
-from goodhart.study.session import Crew
+from goodhart.study.session import Workers
 from goodhart.study.spec import Study
 from goodhart.variances import Known
 
@@ -154,14 +154,14 @@ def against_found(own: Known, general: Known, asked: Sequence[Contrast]) -> Grid
     return Grid("Forecast against found", header, tuple(rows)) if rows else None
 
 
-def clock(root: Path, crew: Crew) -> Callable[[Study], float]:
+def clock(root: Path, workers: Workers) -> Callable[[Study], float]:
     """What gives the minutes that a study takes from nothing, all its seeds made, on this machine."""
     rate = speed(root, keep=False)
 
     def minutes(study: Study) -> float:
         costs = Costs.of(study, rate)
         cells = closure(build_graph(study).targets)
-        return duration(cells, (), costs.seconds, crew.workers, costs.parts) / 60
+        return duration(cells, (), costs.seconds, workers.number, costs.parts) / 60
 
     return minutes
 

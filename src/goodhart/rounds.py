@@ -10,15 +10,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from goodhart.cells.cell import Cell
+from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
 from goodhart.report.findings import ruled
 from goodhart.report.grid import duration, listed
-from goodhart.store import Store
-from goodhart.study.cell import Cell
 from goodhart.study.engine import Engine
 from goodhart.study.graph import Graph, build_graph
 from goodhart.study.reach import Reach, onward, reach, undecided
-from goodhart.study.session import Crew, Outcome, Prospect, plan, prospect, run_study
+from goodhart.study.session import Outcome, Prospect, Workers, plan, prospect, run_study
 from goodhart.study.spec import Study
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -31,7 +31,7 @@ class Job:
     study: Study
     engine: Engine
     root: Path
-    crew: Crew
+    workers: Workers
     console: Console
     say: Callable[[str], None]
 
@@ -92,12 +92,12 @@ def _round(job: Job, asked: Reach | None) -> Round:
     """What is asked for, by default as far as the study's looks have come."""
     known = asked or reach(job.study, Store(job.root), build_graph(job.study))
     graph, cells = plan(job.study, job.root, known)
-    return Round(known, graph, cells, prospect(job.study, cells, job.crew, job.root, keep=True))
+    return Round(known, graph, cells, prospect(job.study, cells, job.workers, job.root, keep=True))
 
 
 def _made(job: Job, now: Round) -> Outcome:
-    job.say(ahead(now.ahead, len(now.cells), job.crew))
-    return run_study(job.study, now.graph, job.engine, job.root, job.crew, job.console, now.ahead)
+    job.say(ahead(now.ahead, len(now.cells), job.workers))
+    return run_study(job.study, now.graph, job.engine, job.root, job.workers, job.console, now.ahead)
 
 
 def _next(job: Job, now: Round, outcome: Outcome) -> Round | None:
@@ -126,8 +126,8 @@ def _not_begun(now: Round, later: Round, left: float | None) -> str:
     return f"{about}; --until-decided goes on with it"
 
 
-def ahead(found: Prospect, cells: int, crew: Crew) -> str:
+def ahead(found: Prospect, cells: int, workers: Workers) -> str:
     """How many cells are done, and how long the others take."""
     line = f"{cells - found.missing} of {cells} cells are done"
-    about = f"; the others take about {duration(found.wall)} with {crew.workers} workers on this machine"
+    about = f"; the others take about {duration(found.wall)} with {workers.number} workers on this machine"
     return line + (about if found.missing else "")

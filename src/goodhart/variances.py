@@ -13,10 +13,10 @@ from goodhart.analysis.hypotheses import implied
 from goodhart.analysis.noise import Found, by_statistic, found
 from goodhart.analysis.power import Variances
 from goodhart.analysis.study_tables import Tables
+from goodhart.cells.store import write_atomically
 from goodhart.config import build
 from goodhart.report.contents import Contents, read_contents
 from goodhart.report.findings import tables_of
-from goodhart.store import write_atomically
 
 SHIPPED = Path(__file__).parent / "analysis" / "variances.json"
 """The variances of the studies in docs/reproduction, for a study that has no rows yet."""

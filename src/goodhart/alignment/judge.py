@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 
 from goodhart.alignment.batch import Batch
-from goodhart.models import hands
+from goodhart.compute.threads import spread
 from goodhart.models.packing import Tokens, cuts
 from goodhart.models.preference import PreferenceModel
 
@@ -77,7 +77,7 @@ class ModelJudge:
             theirs = None if known is None else self._tensor(known[cut])
             return model.against(prompts[cut], responses[cut], [texts[cut] for texts in opponents], known=theirs)
 
-        parts = hands.spread(self.model, read, cuts(len(prompts), self.batch))
+        parts = spread(self.model, read, cuts(len(prompts), self.batch))
         if not parts:
             return np.zeros((0, len(opponents), 2))
         r = torch.cat(parts).double().sigmoid().cpu().numpy()
@@ -92,7 +92,7 @@ class ModelJudge:
         def read(model: PreferenceModel, cut: slice) -> torch.Tensor:
             return model.alone(prompts[cut], [each[cut] for each in texts])
 
-        return torch.cat(hands.spread(self.model, read, cuts(len(prompts), self.batch))).double().cpu().numpy()
+        return torch.cat(spread(self.model, read, cuts(len(prompts), self.batch))).double().cpu().numpy()
 
     def _tensor(self, values: Float[np.ndarray, "..."]) -> torch.Tensor:
         weight = next(self.model.parameters())

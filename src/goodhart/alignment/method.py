@@ -96,7 +96,7 @@ class Method:
     labeller: Literal["proxy", "golden", "data"] = "proxy"
     """Who labels them. `golden` is for the golden policy alone: a judge trains no arm."""
     refresh: Whole = 1
-    """For `policy`: the policy that samples is renewed every so many steps; 1 is online, 0 never renews it."""
+    """For `policy`: the policy that samples is renewed after this many steps; 1 is online, 0 never renews it."""
     drawn: tuple[Writer, ...] = ("policy", "policy")
     """For `policy`: who writes each of a prompt's responses. `mixture` is the geometric mixture of policy and
     reference, whose share is the parameter `share`; `first` and `second` are the data set's own."""

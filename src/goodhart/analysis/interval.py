@@ -20,7 +20,7 @@ LEVEL = 0.95
 """The nominal coverage of every interval."""
 
 STRONGEST = 2.0
-"""At most so many degrees of freedom has a prior: an arm may be unlike the others, and few seeds do not show it."""
+"""At most this many degrees of freedom has a prior: an arm may be unlike the others, and few seeds do not show it."""
 
 
 @dataclass(frozen=True)

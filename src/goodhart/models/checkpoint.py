@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goodhart.digest import sha256
+from goodhart.cells.digest import sha256
+from goodhart.compute.placement import place
 from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.models.model_files import BASE_MODELS, check_layers
-from goodhart.models.placement import place
 
 _FILES = (
     *("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"),
@@ -129,14 +129,6 @@ def read_model(path: str | Path) -> Any:
 def load_model(path: str | Path, gpus: int | None = None) -> Any:
     """What `read_model` reads, where `place` puts it."""
     return place(read_model(path), gpus)
-
-
-def quiet() -> None:
-    """No progress bars and no warnings of Transformers in this process: a study has a screen of its own."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def load_tokenizer(path: str | Path) -> Any:

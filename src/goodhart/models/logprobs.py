@@ -13,7 +13,7 @@ from torch import Tensor
 
 from goodhart.errors import is_out_of_memory
 from goodhart.models.encoder_decoder import encode, is_encoder_decoder, logits_at, start_token
-from goodhart.models.meter import count_responses
+from goodhart.models.operations import count_responses
 from goodhart.models.packing import Tokens, pad_right
 from goodhart.models.tree import keeping_ends, last_layer, plant, reading_trees
 

@@ -9,15 +9,15 @@ from typing import Any, Literal
 import torch
 from torch.nn import Parameter
 
+from goodhart.compute.choice import Candidate, Choice, choose, median_seconds, one_thread
 from goodhart.errors import GoodhartError
-from goodhart.models.choice import Candidate, Choice, choose, median_seconds, one_thread
 from goodhart.models.logprobs import choose_layout, sequence_logps
 
 Precision = Literal["float32", "bfloat16"]
 FLOAT32: Precision = "float32"
 BFLOAT16: Precision = "bfloat16"
 FACTOR = 1.3
-"""bfloat16 is chosen only if a training step is so many times as fast: it rounds what float32 does not."""
+"""bfloat16 is chosen only if a training step is this many times as fast: it rounds what float32 does not."""
 _REPEATS, _BUDGET = 3, 1.0
 
 

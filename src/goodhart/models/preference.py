@@ -13,10 +13,10 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from goodhart.compute.placement import place
 from goodhart.models.checkpoint import read_model
 from goodhart.models.logprobs import Layout, response_laws
 from goodhart.models.packing import Tokens
-from goodhart.models.placement import place
 
 Kind = Literal["pairwise", "bradley-terry"]
 """pairwise: r(x, y1, y2) with both responses in context; bradley-terry: sigmoid(s(x, y1) - s(x, y2))."""

@@ -28,7 +28,7 @@ ATTENTION = "goodhart_tree"
 
 
 WHOLE = 2
-"""Up to so many branches a prompt and its branches are one row of attention: what branches waste on one another costs
+"""Up to this many branches a prompt and its branches are one row of attention: what branches waste on one another costs
 less than a second table."""
 
 

@@ -112,7 +112,7 @@ def _legend(canvas: Figure, found: Findings, matched: Mapping[str, str], look: M
 
 
 def _columns(letters: Sequence[int]) -> int:
-    """As many columns, at most four, as labels of so many letters leave room for."""
+    """As many columns, at most four, as labels of that many letters leave room for."""
     for columns in range(min(4, len(letters)), 1, -1):
         widest = [max(part, default=0) for part in np.array_split(letters, columns)]
         if sum(widest) + _MARK * columns <= _LETTERS:

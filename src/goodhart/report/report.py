@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from goodhart.analysis.rulings import Verdict
+from goodhart.cells.store import write_atomically
 from goodhart.paper.points import panels
 from goodhart.report import provenance, statistics
 from goodhart.report.classification_figure import accuracy_picture, shift_picture
@@ -33,7 +34,6 @@ from goodhart.report.paper_figure import paper_picture
 from goodhart.report.samples import select
 from goodhart.report.unfinished import lacking
 from goodhart.report.verdict import answer, gap_line, seeds_note
-from goodhart.store import write_atomically
 
 RESOLUTION = 200
 """Dots per inch of the figures, enough for print."""

@@ -98,7 +98,7 @@ def canvas(width: float, height: float) -> Generator[Figure]:
 
 
 def png(figure: Figure, resolution: int) -> bytes:
-    """The figure as PNG at so many dots per inch, the same bytes for the same figure."""
+    """The figure as PNG at this many dots per inch, the same bytes for the same figure."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font has not

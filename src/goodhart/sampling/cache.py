@@ -72,7 +72,7 @@ def keep_rows(cache: Any, rows: Int[Tensor, " row"]) -> None:
 
 
 def decoding_cache(config: Any, columns: int, tokens: int) -> DynamicCache:
-    """A cache with room for some columns, for sequences of at most so many tokens.
+    """A cache with room for some columns, for sequences of at most this many tokens.
 
     Raises GoodhartError for a model that remembers otherwise than by keys and values of all earlier tokens: all samples
     of a prompt share a row, and such a memory would mix them.

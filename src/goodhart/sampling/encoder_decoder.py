@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from goodhart.models.encoder_decoder import Encoded, encode, start_token
-from goodhart.models.meter import count, count_encoding
+from goodhart.models.operations import count, count_encoding
 from goodhart.models.packing import Tokens
 from goodhart.sampling.cache import decoding_cache, keep_rows
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from goodhart.models import hands
+from goodhart.compute.threads import spread
 from goodhart.models.encoder_decoder import is_encoder_decoder
-from goodhart.models.meter import count
+from goodhart.models.operations import count
 from goodhart.models.packing import Tokens, additive, even_cuts
 from goodhart.randomness import uniforms
 from goodhart.sampling.cache import decoding_cache, keep_rows
@@ -89,7 +89,7 @@ class KeyedSampler:
             writer.train(was_training)
             return found
 
-        return [row for part in hands.spread(model, write, even_cuts(len(prompts), self.batch)) for row in part]
+        return [row for part in spread(model, write, even_cuts(len(prompts), self.batch)) for row in part]
 
     def _uniforms(self, draws: Draws, chosen: slice, samples: int) -> Float[np.ndarray, "row sample token"]:
         ids = np.repeat(np.asarray(draws.prompts[chosen], dtype=np.int64), samples)

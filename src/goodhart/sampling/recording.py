@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from goodhart.models.placement import is_spread
+from goodhart.compute.placement import is_spread
 
 Logits = Float[Tensor, "row sample vocabulary"]
 EAGER_BATCHES = 2

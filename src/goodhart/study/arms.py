@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from goodhart.errors import GoodhartError
-from goodhart.study.arm import SFT_WRITER, Arm, settings_of, written_by
-from goodhart.study.slots import records
+from goodhart.recipes.arm import SFT_WRITER, Arm, settings_of, written_by
+from goodhart.recipes.slots import records
 
 
 def validate_arms(arms: Mapping[str, Arm], variants: Collection[str]) -> None:

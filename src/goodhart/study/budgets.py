@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from goodhart.cells.cell import Cell, closure
+from goodhart.cells.store import Store
 from goodhart.evaluation import schema
-from goodhart.store import Store
-from goodhart.study.cell import Cell, closure
 from goodhart.study.plan import Measured
 from goodhart.study.spec import Study
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from goodhart.models.checkpoint import find
+from goodhart.recipes.settings import PREFERENCES
 from goodhart.study.check_data import check_pool, check_supply, supply, supply_of
 from goodhart.study.check_models import check_models, models
 from goodhart.study.spec import Study
-from goodhart.study.study_file import PREFERENCES
 
 
 def check(study: Study, prepared: Path | None = None) -> None:

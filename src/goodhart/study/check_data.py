@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
-from goodhart.study.pool_kinds import kinds
-from goodhart.study.spec import Labels, Study, Task
+from goodhart.recipes.pool_kinds import kinds
+from goodhart.recipes.settings import Labels, Task
+from goodhart.study.spec import Study
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_data import load_preferences
 from goodhart.tasks.preference_tokens import Encoded, Framing, encode_examples

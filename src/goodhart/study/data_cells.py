@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+from goodhart.cells.cell import Cell
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import Checkpoint
-from goodhart.study.cell import Cell
 from goodhart.study.spec import Study
 from goodhart.tasks import docstrings
 from goodhart.tasks.data_digest import data_digest

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from goodhart.cells.record import processor, versions
+from goodhart.compute.choice import Choice
+from goodhart.compute.placement import gpu_name, may_have_gpus
 from goodhart.config import address, build, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import Checkpoint, find
-from goodhart.models.choice import Choice
-from goodhart.models.placement import gpu_name, may_have_gpus
-from goodhart.study.record import processor, versions
 from goodhart.study.spec import Study
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _PAIRS, _PROMPT, _RESPONSE = 4, 48, 24
 """The largest batch that is timed on a CPU, which is as busy with it as with a whole one."""
 _OPERATIONS = 5e9
-"""At most so many in a timed pass on a CPU, as long as a pair is left."""
+"""At most this many in a timed pass on a CPU, as long as a pair is left."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Stud
     held: list[Any] = []
 
     def model() -> Any:
-        from goodhart.models.checkpoint import load_model, quiet
+        from goodhart.compute.quiet import quiet
+        from goodhart.models.checkpoint import load_model
 
         if not held:
             quiet()
@@ -94,7 +95,7 @@ def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Stud
         return held[0]
 
     def fastest() -> Choice:
-        from goodhart.models import kernels
+        from goodhart.compute import kernels
 
         return kernels.measure(kernels.layer_shapes(model()), kernels.products())
 
@@ -124,7 +125,8 @@ def _precision(study: Study, root: Path, policy: Checkpoint, measure: Callable[[
 
 
 def _timed(study: Study, model: Any, chosen: str) -> Choice:
-    from goodhart.models import kernels, precision
+    from goodhart.compute import kernels
+    from goodhart.models import precision
 
     with kernels.using(chosen):
         return precision.measure(model, _batch(study, model))
@@ -132,7 +134,7 @@ def _timed(study: Study, model: Any, chosen: str) -> Choice:
 
 def _batch(study: Study, model: Any) -> Batch:
     """On a GPU, which a small batch leaves idle, that of the first arm; on a CPU a few pairs."""
-    from goodhart.models.placement import device
+    from goodhart.compute.placement import device
     from goodhart.models.precision import Batch
 
     arm, task = next(iter(study.arms.values())), study.task

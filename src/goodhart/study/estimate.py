@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from goodhart.cells.cell import Cell
+from goodhart.cells.executor import in_turn, share
+from goodhart.cells.record import processor
+from goodhart.cells.store import write_atomically
 from goodhart.config import address
 from goodhart.models.checkpoint import find
 from goodhart.models.model_files import parameters
 from goodhart.models.presets import CONTEXT, PRESETS, VOCABULARY, config_of
-from goodhart.store import write_atomically
-from goodhart.study.arm import Arm
-from goodhart.study.cell import Cell
-from goodhart.study.executor import in_turn, share
-from goodhart.study.record import processor
-from goodhart.study.slots import work_of
+from goodhart.recipes.arm import Arm
+from goodhart.recipes.slots import work_of
 from goodhart.study.spec import Study
 
 FIXED, PER_MILLION = 22e-6, 21e-6
@@ -51,7 +51,7 @@ def probe() -> float:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from goodhart.models.placement import device, place
+    from goodhart.compute.placement import device, place
 
     config = config_of(PRESETS["tiny"], vocab_size=VOCABULARY, bos=0, eos=1, pad=2)
     model: Any = place(AutoModelForCausalLM.from_config(config).eval(), 1)
@@ -113,7 +113,7 @@ class Costs:
         return self.scale * (_START + _WORK[cell.kind](self, cell))
 
     def parts(self, cell: Cell) -> int:
-        """Pieces of a cell that threads can share (`goodhart.models.hands`)."""
+        """Pieces of a cell that threads can share (`goodhart.compute.threads`)."""
         if cell.kind in _TRAINED:
             settings = cell.settings[cell.kind]
             return -(-settings.batch // (settings.optimisation.micro_batch or settings.batch))
@@ -285,10 +285,10 @@ def duration(
     finished, running, now = set(done), list[tuple[float, str]](), 0.0
     while waiting or running:
         begun = in_turn(waiting.values(), finished)[: workers - len(running)]
-        hands = share(workers, len(running) + len(begun))
+        most = share(workers, len(running) + len(begun))
         for cell in begun:
             del waiting[cell.id]
-            threads = min(hands, parts(cell))
+            threads = min(most, parts(cell))
             taken = seconds(cell) / (threads * _TOGETHER if threads > 1 else 1)
             heapq.heappush(running, (now + taken, cell.id))
         now, cell_id = heapq.heappop(running)

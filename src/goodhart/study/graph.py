@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from goodhart.analysis.hypotheses import PROXY
-from goodhart.study.arm import SFT_WRITER, Arm, settings_of, written_by
+from goodhart.cells.cell import Cell
+from goodhart.recipes.arm import SFT_WRITER, Arm, settings_of, written_by
+from goodhart.recipes.settings import Labels
+from goodhart.recipes.slots import inputs_of
 from goodhart.study.arms import shares_of
-from goodhart.study.cell import Cell
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk
-from goodhart.study.slots import inputs_of
-from goodhart.study.spec import Labels, Study, best_of_arm
+from goodhart.study.spec import Study, best_of_arm
 from goodhart.study.trunks import PANEL, Trunks
 
 PAIRS = 128

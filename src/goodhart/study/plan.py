@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from goodhart.study.cell import Cell
+from goodhart.cells.cell import Cell
 
 SFT, GOLDEN_POLICY = "sft", "golden policy"
 """Names of the two baselines among the arms of a table."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from goodhart.analysis.hypotheses import Contrast
-from goodhart.store import Store
+from goodhart.cells.store import Store
 from goodhart.study.graph import Graph
 from goodhart.study.spec import Study
 

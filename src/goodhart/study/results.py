@@ -12,16 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from goodhart.cells.cell import Cell, closure
+from goodhart.cells.record import git_state, machine, versions
+from goodhart.cells.store import Store, write_atomically
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.evaluation import schema
-from goodhart.store import Store, write_atomically
 from goodhart.study.budgets import spent
-from goodhart.study.cell import Cell, closure
 from goodhart.study.engine import Engine
 from goodhart.study.graph import anchors
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured
-from goodhart.study.record import git_state, machine, versions
 from goodhart.study.spec import Study
 
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from goodhart.cells.cell import Cell, closure
+from goodhart.cells.executor import Progress, cores, execute
+from goodhart.cells.screen import Screen
+from goodhart.cells.store import Store, write_atomically
+from goodhart.cells.worker import Groups
+from goodhart.compute.placement import gpus, groups, may_have_gpus
 from goodhart.config import build, canonical, plain_data
 from goodhart.errors import GoodhartError
-from goodhart.models.placement import gpus, groups, may_have_gpus
-from goodhart.store import Store, write_atomically
-from goodhart.study.cell import Cell, closure
-from goodhart.study.display import Screen
+from goodhart.recipes.settings import PREFERENCES
 from goodhart.study.engine import Engine
-from goodhart.study.executor import Progress, cores, execute
 from goodhart.study.graph import Graph, build_graph
 from goodhart.study.reach import Reach
 from goodhart.study.reach import reach as reach_of
 from goodhart.study.spec import Study
-from goodhart.study.study_file import PREFERENCES
-from goodhart.study.worker import Groups
 
 if TYPE_CHECKING:
     from goodhart.study.results import Unfinished
@@ -66,7 +66,7 @@ class Prospect:
     """Seconds of all of them with the given workers."""
 
 
-def prospect(study: Study, cells: list[tuple[Cell, bool]], crew: Crew, root: Path, *, keep: bool) -> Prospect:
+def prospect(study: Study, cells: list[tuple[Cell, bool]], workers: Workers, root: Path, *, keep: bool) -> Prospect:
     """The expected time; measures this machine for about a second if anything is missing and the root knows no better.
 
     `keep` writes down what was measured.
@@ -77,22 +77,22 @@ def prospect(study: Study, cells: list[tuple[Cell, bool]], crew: Crew, root: Pat
     if len(done) == len(cells):
         return Prospect(0, lambda _: 0.0, 0.0)
     costs = Costs.of(study, speed(root, keep=keep))
-    missing = [cell for cell, _ in cells], done, costs.seconds, crew.workers
-    wall = duration(*missing) if crew.groups else duration(*missing, costs.parts)
+    missing = [cell for cell, _ in cells], done, costs.seconds, workers.number
+    wall = duration(*missing) if workers.groups else duration(*missing, costs.parts)
     return Prospect(len(cells) - len(done), costs.seconds, wall)
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class Workers:
     """The processes that make cells."""
 
-    workers: int
+    number: int
     groups: Groups = ()
     """GPUs by worker, in turn."""
 
     @classmethod
-    def of(cls, workers: int, gpus_per_worker: int) -> Crew:
-        """So many workers, or for 0 one for each group of GPUs, without GPUs one for each core.
+    def of(cls, workers: int, gpus_per_worker: int) -> Workers:
+        """As many as are asked for, or for 0 one for each group of GPUs, without GPUs one for each core.
 
         Raises GoodhartError if the machine has no such group.
         """
@@ -166,7 +166,7 @@ def damaged_cells(cells: list[Cell], store: Store, *, repair: bool) -> list[str]
 
 
 def run_study(
-    study: Study, graph: Graph, engine: Engine, root: Path, crew: Crew, console: Console, ahead: Prospect
+    study: Study, graph: Graph, engine: Engine, root: Path, workers: Workers, console: Console, ahead: Prospect
 ) -> Outcome:
     """Make what is missing, then the study's tables of what is there; goes on where an earlier call stopped."""
     from goodhart.study.results import Unfinished, write_results
@@ -176,13 +176,13 @@ def run_study(
     began = time.monotonic()
     folder = store.study(study.name)
     log, kernels = folder / "log.txt", engine.kernels.choice.chosen
-    with Screen(store, cells, crew.workers, console, ahead.seconds, log) as screen:
-        progress = execute(store, cells, crew.workers, screen, kernels, crew.groups, log)
+    with Screen(store, cells, workers.number, console, ahead.seconds, log) as screen:
+        progress = execute(store, cells, workers.number, screen, kernels, workers.groups, log)
     cost = {
         "seconds of this call": round(time.monotonic() - began, 1),
         "seconds expected": round(ahead.wall, 1),
-        "workers": crew.workers,
-        **({"GPUs per worker": len(crew.groups[0])} if crew.groups else {}),
+        "workers": workers.number,
+        **({"GPUs per worker": len(workers.groups[0])} if workers.groups else {}),
         **spent(store, cells, progress),
     }
     unfinished = Unfinished.of(store, graph)

@@ -9,10 +9,9 @@ from typing import Any
 from goodhart.analysis.hypotheses import Looks
 from goodhart.errors import GoodhartError
 from goodhart.models.model_files import BASE_MODELS
-from goodhart.study.arm import with_row
+from goodhart.recipes.arm import with_row
+from goodhart.recipes.settings import PREFERENCES
 
-PREFERENCES = "preferences"
-"""The task of a user's own data."""
 TEMPLATES = ("auto", "none", "plain")
 """What `task.template` is unless it is a template or names the file of one."""
 OF_SIZE = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from goodhart.cells.cell import Cell
 from goodhart.models.checkpoint import find
-from goodhart.study.arm import Arm
-from goodhart.study.cell import Cell
+from goodhart.recipes.arm import Arm
+from goodhart.recipes.settings import Labels, Pool
 from goodhart.study.data_cells import data_cells
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Trunk, sft_of
-from goodhart.study.spec import Labels, Pool, Study, Variant
+from goodhart.study.spec import Study, Variant
 from goodhart.training.settings import Preference, Supervised
 
 PANEL = ("panel.evaluation", "panel.train")

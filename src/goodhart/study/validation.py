@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from goodhart.analysis.hypotheses import PROXY, Hypothesis
 from goodhart.config import canonical, plain_data
 from goodhart.errors import GoodhartError
-from goodhart.study.arm import settings_of
+from goodhart.recipes.arm import settings_of
+from goodhart.recipes.settings import PREFERENCES
+from goodhart.recipes.slots import records
 from goodhart.study.arms import validate_arms
 from goodhart.study.plan import GOLDEN_POLICY, SFT, sft_of
-from goodhart.study.slots import records
-from goodhart.study.study_file import PREFERENCES
 
 if TYPE_CHECKING:
     from goodhart.study.spec import Study

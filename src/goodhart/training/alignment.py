@@ -19,7 +19,7 @@ from goodhart.alignment.references import Reference, Scorer
 from goodhart.alignment.scores import Reduction, Scores, Tokenwise
 from goodhart.alignment.sources import Sampling, Source
 from goodhart.alignment.terms import Extra, Moment
-from goodhart.models.meter import Spent, Stopwatch
+from goodhart.compute.meter import Spent, Stopwatch
 from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
 from goodhart.training.optimiser import Descent

@@ -15,7 +15,7 @@ from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge
 from goodhart.alignment.labellers import Judge, both_orders
 from goodhart.alignment.sources import places
-from goodhart.models import hands
+from goodhart.compute.threads import descend
 from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
 from goodhart.training.optimiser import Descent
@@ -112,6 +112,6 @@ def _descend(
         targets = torch.stack([label, 1 - label], dim=1)
         return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / (2 * len(batch))
 
-    total = hands.descend(model, loss, cuts(len(batch), settings.optimisation.micro_batch))
+    total = descend(model, loss, cuts(len(batch), settings.optimisation.micro_batch))
     descent.step(step, total)
     return total

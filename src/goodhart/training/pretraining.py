@@ -26,7 +26,7 @@ from goodhart.training.schedule import learning_rate
 
 KINDS: tuple[Kind, ...] = ("summary", "code", "prose", "source")
 SOURCE_FILES = 3000
-"""Of the `source` kind, so many files in keyed order: more than its share of a run can use."""
+"""Of the `source` kind, this many files in keyed order: more than its share of a run can use."""
 LOG_EVERY, SAVE_EVERY = 20, 200
 PROMPT_TOKENS = 64
 """Where a `summary` or `code` document's head is cut, as the task cuts its prompts."""

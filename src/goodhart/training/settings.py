@@ -64,15 +64,15 @@ class Preference:
     rule: Rule | None = None
     """For `rule`: the reward. No other setting but these two is read then."""
     steps: Count = 200
-    """At most so many optimiser steps."""
+    """Optimiser steps at most."""
     batch: Count = 32
     """Pairs per step."""
     check_every: Count = 25
     """Steps between two looks at the validation loss."""
     patience: Count = 2
-    """Stop after so many looks without a new lowest validation loss; the model of the lowest is kept."""
+    """Stop after this many looks without a new lowest validation loss; the model of the lowest is kept."""
     head_factor: Positive = 50.0
-    """The head moves at so many times the trunk's learning rate."""
+    """The head moves at this many times the trunk's learning rate."""
     optimisation: Optimisation = Optimisation(lr=1e-4, warmup=10)
     """The optimiser."""
 

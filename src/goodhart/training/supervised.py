@@ -10,7 +10,7 @@ import torch
 
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.sources import places
-from goodhart.models import hands
+from goodhart.compute.threads import descend, spread
 from goodhart.models.logprobs import response_laws
 from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
@@ -37,7 +37,7 @@ def fit(
             texts = [prompts[i].tokens for i in part], [demonstrations[i] for i in part]
             return -_sums(replace(policy, model=model), *texts).sum() / tokens
 
-        total = hands.descend(policy.model, loss, parts)
+        total = descend(policy.model, loss, parts)
         descent.step(step, total)
         yield step + 1, total
 
@@ -56,4 +56,4 @@ def nats_per_token(
     def nats(model: Any, cut: slice) -> float:
         return -float(_sums(replace(policy, model=model), [p.tokens for p in prompts[cut]], responses[cut]).sum())
 
-    return sum(hands.spread(policy.model, nats, cuts(len(prompts), batch))) / sum(len(r) for r in responses)
+    return sum(spread(policy.model, nats, cuts(len(prompts), batch))) / sum(len(r) for r in responses)

@@ -1,0 +1,50 @@
+"""Which function makes which kind of cell; nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from goodhart.cells.workplace import Workplace
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Where the function is that makes a kind of cell, and the version of its result."""
+
+    module: str
+    function: str
+    version: int
+    """Part of the address: raised when the result changes for the same settings and inputs."""
+
+    def load(self) -> Callable[[Workplace], dict[str, Any]]:
+        """The function, which makes a cell's files and returns what is recorded about it."""
+        return getattr(import_module(self.module), self.function)
+
+
+RECIPES: dict[str, Recipe] = {
+    "docstrings": Recipe("goodhart.recipes.data", "docstring_part", 1),
+    "corpus": Recipe("goodhart.recipes.data", "corpus", 1),
+    "prompts": Recipe("goodhart.recipes.data", "text_prompts", 1),
+    "preferences": Recipe("goodhart.recipes.data", "preference_prompts", 1),
+    "sft": Recipe("goodhart.recipes.models", "sft", 1),
+    "pairs": Recipe("goodhart.recipes.pool", "initial_pairs", 1),
+    "test pairs": Recipe("goodhart.recipes.pool", "test_pairs", 1),
+    "people": Recipe("goodhart.recipes.data", "peoples_pairs", 1),
+    "test people": Recipe("goodhart.recipes.data", "peoples_test_pairs", 1),
+    "preference": Recipe("goodhart.recipes.models", "preference_model", 1),
+    "rule": Recipe("goodhart.recipes.rule", "rule", 1),
+    "quality": Recipe("goodhart.recipes.models", "judge_quality", 1),
+    "labels": Recipe("goodhart.recipes.models", "golden_labels", 1),
+    "test labels": Recipe("goodhart.recipes.models", "test_labels", 1),
+    "run": Recipe("goodhart.recipes.run", "alignment_run", 1),
+    "written": Recipe("goodhart.recipes.run", "written_pairs", 1),
+    "opponents": Recipe("goodhart.recipes.opponents", "opponents", 2),
+    "best of n": Recipe("goodhart.recipes.best_of", "best_of", 2),
+    "stream": Recipe("goodhart.recipes.measure", "classified_stream", 1),
+    "evaluation": Recipe("goodhart.recipes.measure", "evaluation", 2),
+}
+"""By kind of cell."""

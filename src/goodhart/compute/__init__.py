@@ -1,0 +1,1 @@
+"""Threads, kernels, placement, meters: no models and no learning."""

@@ -1,0 +1,297 @@
+"""Recipes for the models before any arm: SFT policy, preference models, the golden data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import binomtest
+
+from goodhart.alignment.batch import Batch
+from goodhart.alignment.judge import ModelJudge, PairJudge
+from goodhart.alignment.labellers import JudgeLabels, coins
+from goodhart.alignment.pair_table import read_pairs, write_pairs
+from goodhart.alignment.policy import LanguagePolicy
+from goodhart.alignment.rule import FILE, RuleJudge
+from goodhart.cells.workplace import Workplace
+from goodhart.compute.threads import spread
+from goodhart.errors import GoodhartError
+from goodhart.models.checkpoint import load_model, load_tokenizer
+from goodhart.models.encoder_decoder import is_encoder_decoder
+from goodhart.models.logprobs import choose_layout
+from goodhart.models.packing import cuts
+from goodhart.models.preference import PreferenceModel
+from goodhart.recipes.located import model_folder
+from goodhart.recipes.model_card import write_model_card
+from goodhart.recipes.settings import Labels
+from goodhart.sampling.keyed import KeyedSampler
+from goodhart.tasks.docstring_text import RESPOND
+from goodhart.tasks.prompt_table import read_held_out, read_train
+from goodhart.training import preference, supervised
+from goodhart.training.optimiser import Descent
+from goodhart.training.settings import RULE, Preference, Supervised
+
+HELD_OUT_PAIRS = 512
+"""At most this many pairs of each held-out split are labelled too: to stop the proxy, and to measure."""
+HELD_OUT_LINES = 256
+"""At most this many human lines of held-out prompts tell what the SFT policy has learnt."""
+TRAIN_PAIRS = 256
+"""Training pairs on which a preference model's quality is measured beside the held-out ones."""
+
+
+def load_policy(path: Path | str, max_tokens: int) -> tuple[LanguagePolicy, Any]:
+    """A policy with the keyed sampler, and its tokenizer. Raises GoodhartError if its context is too short."""
+    tokenizer = load_tokenizer(path)
+    sampler = KeyedSampler(tokenizer.eos_token_id, tokenizer.pad_token_id, max_tokens)
+    policy = LanguagePolicy.of(load_model(path), sampler, tokenizer.pad_token_id)
+    return policy, tokenizer
+
+
+def reference_name(work: Workplace) -> str:
+    """Under what the SFT policy's log-probabilities are kept: the address of its cell."""
+    return work.inputs["sft"].name
+
+
+def load_reference(work: Workplace) -> LanguagePolicy:
+    """The SFT policy, to score with."""
+    return replace(load_policy(work.inputs["sft"] / "final", 1)[0], name=reference_name(work))
+
+
+def sft(work: Workplace) -> dict[str, Any]:
+    """`early/` and `final/`: Hugging Face checkpoints of the supervised policy."""
+    settings = work.setting(Supervised, "sft")
+    policy, tokenizer = load_policy(model_folder(work, "model"), work.settings["max_response"])
+    table = work.inputs["prompts"] / "prompts.parquet"
+    train = read_train(table)
+    _check_context(policy.model, max(len(r.prompt.tokens) for r in train), work.settings["max_response"])
+    descent = Descent(policy.parameters(), settings.optimisation, settings.steps)
+    state = work.state / "training.pt"
+    start = descent.load(state) if state.exists() else 0
+    work.watch.start()
+    for step, loss in supervised.fit(
+        policy, [r.prompt for r in train], [r.demonstration for r in train], settings, descent, 0, start
+    ):
+        work.say(step, settings.steps, f"{loss:.2f} nats per token")
+        if step == settings.early:
+            save_policy(policy.model, tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
+            descent.save(state, step)
+    work.watch.lap("train")
+    save_policy(policy.model, tokenizer, work.folder / "final", work, "SFT policy")
+    policy.model.eval()
+    held_out = read_held_out(table, range(HELD_OUT_LINES))
+    prompts, lines = [r.prompt for r in held_out], [r.demonstration for r in held_out]
+    elsewhere = [*prompts[1:], prompts[0]]
+    return {
+        "nats per token, own prompt": supervised.nats_per_token(policy, prompts, lines),
+        "nats per token, another prompt": supervised.nats_per_token(policy, elsewhere, lines),
+        "layout": policy.layout,
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
+    }
+
+
+def judge(folder: Path) -> PairJudge:
+    """The preference model of a cell, or its rule."""
+    if (folder / "model" / FILE).is_file():
+        return RuleJudge.load(folder / "model")
+    return ModelJudge(PreferenceModel.load(folder / "model").placed())
+
+
+def _check_context(model: Any, prompt: int, response: int) -> None:
+    """Raises GoodhartError if the longest prompt and response do not fit; T5's relative positions have no limit."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    # an encoder-decoder counts the positions of prompt and response apart
+    longest = max(prompt, response) if is_encoder_decoder(model) else prompt + response
+    if context is not None and longest > context:
+        raise GoodhartError(
+            f"prompt and response take up to {longest} tokens, the policy's context has {context}",
+            "lower task.max_prompt or task.max_response, or choose another policy",
+        )
+
+
+def save_policy(model: Any, tokenizer: Any, folder: Path, work: Workplace, title: str) -> None:
+    """An ordinary Hugging Face checkpoint with a model card."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_model_card(folder, title, work.settings, work.inputs)
+
+
+def preference_model(work: Workplace) -> dict[str, Any]:
+    """`model/`: a preference model fitted on labelled pairs, and how well it judges held-out ones."""
+    settings = work.setting(Preference, "preference")
+    index = work.inputs["prompts"] / "prompts.parquet"
+    source = work.inputs["pairs"]
+    data, _, _ = read_pairs(source / "pairs.parquet", "train", index)
+    validation, _, _ = read_pairs(source / "pairs.parquet", "validation", index)
+    if len(data) == 0 or len(validation) == 0:
+        raise GoodhartError("there are no training or no validation pairs", "raise task.held_out or task.validation")
+    model = _initial_model(work, settings)
+    work.watch.start()
+
+    def say(record: dict[str, int | float]) -> None:
+        note = f"accuracy {record['accuracy']:.3f}" if "accuracy" in record else f"loss {record['loss']:.3f}"
+        work.say(int(record["step"]), settings.steps, note)
+
+    looks = preference.fit(model, data, validation, settings, work.settings["seed"], say)
+    work.watch.lap("train")
+    (work.folder / "model").mkdir(exist_ok=True)
+    model.save(work.folder / "model")
+    return {"looks": looks, "training pairs": len(data), "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def judge_quality(work: Workplace) -> dict[str, Any]:
+    """How well a judge does on held-out pairs and, in a built-in task, its probes; nothing is written."""
+    index, source, tests = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"], work.inputs["tests"]
+    model = judge(work.inputs["model"])
+    work.watch.start()
+    train, _, _ = read_pairs(source / "pairs.parquet", "train", index)
+    result: dict[str, Any] = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
+    test, _, kinds = read_pairs(tests / "pairs.parquet", "test", index)
+    if len(test):
+        result["test"] = _quality(model, test)
+        by_kind = sorted(set(kinds)) if len(set(kinds)) > 1 else []
+        result["test by kind"] = {k: _quality(model, test.take(_where(kinds, k))) for k in by_kind}
+    if (tests / "probes.parquet").exists():
+        probes, _, names = read_pairs(tests / "probes.parquet", "test", index)
+        result["probes"] = {k: _quality(model, probes.take(_where(names, k))) for k in dict.fromkeys(names)}
+    work.watch.lap("evaluate")
+    return result
+
+
+def _where(kinds: list[str], kind: str) -> list[int]:
+    return [i for i, k in enumerate(kinds) if k == kind]
+
+
+def _initial_model(work: Workplace, settings: Preference) -> PreferenceModel:
+    """A language model that reads the same tokens as the policy, with a fresh head."""
+    checkpoint = model_folder(work, "model")
+    tokenizer, policy_tokenizer = load_tokenizer(checkpoint), load_tokenizer(model_folder(work, "tokenizer"))
+    if tokenizer.get_vocab() != policy_tokenizer.get_vocab():
+        raise GoodhartError(
+            f"preference model {work.places['model']!r} and the policy have different tokenizers",
+            "choose models of one family: responses are passed on as token ids",
+        )
+    vocabulary = tokenizer.get_vocab()
+    separator = vocabulary.get(RESPOND, tokenizer.eos_token_id)
+    layout = choose_layout(load_model(checkpoint), tokenizer.pad_token_id)
+    assert settings.kind != RULE, "a rule has a cell of its own"
+    model = PreferenceModel.from_language_model(checkpoint, settings.kind, separator, tokenizer.pad_token_id, layout)
+    return model.placed()
+
+
+def _quality(model: PairJudge, pairs: Batch) -> dict[str, Any]:
+    """Agreement with the labels with its 95% Wilson interval, the loss, and the share of order flips."""
+    found, agreed = preference.quality_of(model, pairs)
+    interval = binomtest(round(float(agreed.sum())), len(agreed)).proportion_ci(method="wilson")
+    return {**asdict(found), "low": float(interval.low), "high": float(interval.high)}
+
+
+def golden_labels(work: Workplace) -> dict[str, Any]:
+    """`pairs.parquet` with golden labels and SFT log-probabilities: train and validation.
+
+    Pairs are of the kinds that `Labels.of` says, by default two samples of the SFT policy, as the paper's golden data
+    set is close to "sft against sft" (arXiv 2405.08448, section 6), or pairs of people.
+    """
+    settings = work.setting(Labels, "labels")
+    pairs, ids, found = _to_label(work, work.inputs["pairs"], "train", settings.number, settings.of)
+    if len(ids) < settings.number:
+        raise GoodhartError(
+            f"labels.number is {settings.number}, but only {len(ids)} training pairs can be labelled",
+            "lower labels.number",
+        )
+    parts = [_Part("train", pairs, ids, found)]
+    held_out = _to_label(work, work.inputs["pairs"], "validation", HELD_OUT_PAIRS, settings.of)
+    parts.append(_Part("validation", *held_out))
+    return _golden(work, parts, settings)
+
+
+def test_labels(work: Workplace) -> dict[str, Any]:
+    """`pairs.parquet` with golden labels and SFT log-probabilities: the pairs that only measure (test).
+
+    They have the golden model's hard labels, whatever noise and kinds of pair the study's own labels have.
+    """
+    part = _Part("test", *_to_label(work, work.inputs["tests"], "test", HELD_OUT_PAIRS, Labels().of))
+    if not part.ids:
+        raise GoodhartError("none of the test pairs is of two samples or of people", "raise task.test")
+    return _golden(work, [part], Labels())
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Pairs of one split with their identities and their initial labels."""
+
+    split: str
+    pairs: Batch
+    ids: list[str]
+    initial: Float[np.ndarray, " pair"]
+
+
+def _to_label(
+    work: Workplace, folder: Path, split: str, number: int, of: Sequence[str]
+) -> tuple[Batch, list[str], Float[np.ndarray, " pair"]]:
+    """The first pairs of a split that are of some kinds or pairs of people."""
+    pairs, ids, kinds = read_pairs(folder / "pairs.parquet", split, work.inputs["prompts"] / "prompts.parquet")
+    chosen = [i for i, kind in enumerate(kinds) if kind in (*of, "people")][:number]
+    taken = pairs.take(chosen)
+    return taken, [ids[i] for i in chosen], np.zeros(0) if taken.label is None else taken.label
+
+
+def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, Any]:
+    """Golden labels for some pairs, written as one table."""
+    golden = judge(work.inputs["golden"])
+    reference = load_reference(work)
+    done: list[tuple[Batch, list[str], str]] = []
+    agreement: dict[str, float] = {}
+    for part in (part for part in parts if part.ids):
+        work.watch.start()
+        after = JudgeLabels(golden, settings.mode, 0, part.split).label(part.pairs, 0)
+        work.watch.lap("label")
+        after = flipped(after, settings.flip, part.split)
+        assert after.label is not None
+        agreement[part.split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(part.initial - 0.5)).mean() / 2)
+        after = with_reference(reference, after)
+        work.watch.lap("reference")
+        done.append((after, part.ids, part.split))
+    _write_parts(work.folder / "pairs.parquet", done)
+    labels = np.concatenate([pairs.label for pairs, _, _ in done if pairs.label is not None])
+    return {
+        "pairs": {split: len(ids) for _, ids, split in done},
+        "agreement with initial labels": agreement,
+        "first preferred": float(labels.mean()),
+        "ties": int((labels == 0.5).sum()),
+    }
+
+
+def flipped(pairs: Batch, probability: float, split: str) -> Batch:
+    """The pairs with every label exchanged with that probability, by a coin for each pair (label noise)."""
+    assert pairs.label is not None
+    turned = coins(pairs, 0, "label noise", split) < probability
+    return pairs.labelled(np.where(turned, 1 - pairs.label, pairs.label))
+
+
+def _write_parts(path: Path, parts: list[tuple[Batch, list[str], str]]) -> None:
+    whole = Batch.joined([pairs for pairs, _, _ in parts])
+    ids = [i for _, part, _ in parts for i in part]
+    splits = [split for pairs, _, split in parts for _ in range(len(pairs))]
+    write_pairs(path, whole, ids, splits, ["golden"] * len(whole))
+
+
+def with_reference(reference: LanguagePolicy, pairs: Batch) -> Batch:
+    """The pairs with the reference's log-probabilities under its name."""
+    return pairs.scored_by(reference.name, scored(reference, pairs))
+
+
+def scored(policy: LanguagePolicy, pairs: Batch, batch: int = 32) -> Float[np.ndarray, "pair 2"]:
+    """Log-probabilities of fixed data in nats, once for all, in batches that no run's course can change."""
+
+    def score(model: Any, cut: slice) -> Float[np.ndarray, "pair 2"]:
+        part = pairs[cut]
+        logps = replace(policy, model=model).log_probs(part.prompt_tokens, part.responses)
+        return logps.double().cpu().numpy()
+
+    with torch.no_grad():
+        return np.concatenate(spread(policy.model, score, cuts(len(pairs), batch)))

@@ -1,0 +1,126 @@
+"""The opponents: fixed responses of the golden policy and the SFT policy that checkpoints are judged against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from goodhart.alignment.judge import PairJudge
+from goodhart.alignment.policy import LanguagePolicy
+from goodhart.cells.workplace import Workplace
+from goodhart.evaluation.checkpoint import Judges
+from goodhart.evaluation.verdicts import OPPONENTS, Opponents, known_of
+from goodhart.recipes.earlier import Earlier
+from goodhart.recipes.models import judge, load_policy
+from goodhart.recipes.panel import Panel, Piece, pieces
+from goodhart.tasks.prompts import Prompt
+
+OPPONENTS_FILE = "responses.parquet"
+_OPPONENTS = pa.schema(
+    [
+        ("split", pa.string()),
+        ("prompt", pa.string()),
+        ("opponent", pa.int64()),  # its number among those of the prompt: the draw of either writer
+        ("policy", pa.list_(pa.int32())),  # token ids of the golden policy's response
+        ("sft", pa.list_(pa.int32())),  # of the SFT policy's
+        ("golden", pa.list_(pa.float64())),  # what the golden judge needs of (policy, sft); null: it judges fewer
+        ("proxy", pa.list_(pa.float64())),
+    ]
+)
+
+
+def opponents(work: Workplace) -> dict[str, Any]:
+    """`responses.parquet`: what the golden policy and the SFT policy write for the evaluated prompts.
+
+    One row for each prompt and opponent, with what the judges need of its responses in every judgement.
+    """
+    panel, numbers = Panel.read(work), work.settings["opponents"]
+    golden_folder = work.inputs["golden_policy"] / f"step-{work.settings['step']}"
+    folders = {"policy": golden_folder, "sft": work.inputs["sft"] / "final"}
+    policies = {name: load_policy(folder, work.settings["max_response"])[0] for name, folder in folders.items()}
+    judges = read_judges(work)
+    earlier = Earlier.read([folder / OPPONENTS_FILE for folder in work.family], "opponent")
+    parts: list[dict[str, list[Any]]] = []
+    for piece in pieces(panel.sizes, max(numbers.values())):
+        prompts = [row.prompt for row in panel.of(piece)]
+        ids = [p.id for p in prompts]
+        columns: dict[str, list[Any]] = {
+            "split": [piece.split] * len(piece.rows),
+            "prompt": [name for name in ids for _ in piece.draws],
+            "opponent": [j for _ in ids for j in piece.draws],
+        }
+        known = earlier.find(piece, ids)
+        for name, policy in policies.items():
+            columns[name] = known.column(name).to_pylist() if known else _drawn(policy, prompts, piece.draws, name)
+        work.watch.lap("generate")
+        for name, found in judges.by_name.items():
+            columns[name] = _known(found, prompts, columns, piece, numbers[name])
+        work.watch.lap("label")
+        parts.append(columns)
+    pq.write_table(
+        pa.concat_tables([pa.table(part, schema=_OPPONENTS) for part in parts]), work.folder / OPPONENTS_FILE
+    )
+    table = {
+        "prompt": [row.prompt.id for row in panel.rows],
+        "split": [split for split, size in panel.sizes.items() for _ in range(size)],
+        "text": [row.text for row in panel.rows],
+        "reference": [row.reference for row in panel.rows],
+    }
+    pq.write_table(pa.table(table), work.folder / "prompts.parquet")
+    return {"prompts": panel.sizes, "opponents": numbers}
+
+
+def _drawn(policy: LanguagePolicy, prompts: Sequence[Prompt], draws: range, writer: str) -> list[list[int]]:
+    drawn = policy.sample(prompts, len(draws), seed=0, purpose=f"opponent {writer}", first_sample=draws.start)
+    return [response for row in drawn for response in row]
+
+
+def _known(
+    found: PairJudge, prompts: Sequence[Prompt], columns: Mapping[str, Sequence[Any]], piece: Piece, number: int
+) -> list[list[float] | None]:
+    """What a judge needs of the opponents of a piece; None for those that it is not asked about."""
+    asked, size = len(range(piece.draws.start, min(piece.draws.stop, number))), len(piece.draws)
+    if not asked:
+        return [None] * len(piece.rows)
+    own = {w: [columns[w][i : i + asked] for i in range(0, len(piece.rows), size)] for w in OPPONENTS}
+    values = known_of(found, [p.tokens for p in prompts], own["policy"], own["sft"]).tolist()
+    return [each for row in values for each in (*row, *[None] * (size - asked))]
+
+
+def read_judges(work: Workplace) -> Judges:
+    """Both judges."""
+    return Judges(judge(work.inputs["golden"]), judge(work.inputs["proxy"]))
+
+
+def read_opponents(work: Workplace, panel: Panel) -> dict[str, Opponents]:
+    """What a cell of opponents holds, for each judge those that it is asked about, prompts in the panel's order."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in pq.read_table(work.inputs["opponents"] / OPPONENTS_FILE).to_pylist():
+        rows.setdefault(row["prompt"], []).append(row)
+    found: dict[str, Opponents] = {}
+    for name in ("golden", "proxy"):
+        by_prompt = [[row for row in rows[each.prompt.id] if row[name] is not None] for each in panel.rows]
+        policy, sft = ([[row[writer] for row in own] for own in by_prompt] for writer in OPPONENTS)
+        found[name] = Opponents(policy, sft, np.array([[row[name] for row in own] for own in by_prompt]))
+    return found
+
+
+def same_opponents(own: Path, other: Path) -> bool:
+    """Whether those that both have are the same, which they are wherever a computation can be repeated."""
+    if own == other:
+        return True
+    if not (other / OPPONENTS_FILE).is_file():
+        return False
+    first, second = (_responses(folder) for folder in (own, other))
+    return all(first[at] == second[at] for at in first.keys() & second.keys())
+
+
+def _responses(folder: Path) -> dict[tuple[str, int], tuple[list[int], list[int]]]:
+    """The golden policy's and the SFT policy's response by prompt and opponent."""
+    rows = pq.read_table(folder / OPPONENTS_FILE, columns=["prompt", "opponent", *OPPONENTS]).to_pylist()
+    return {(row["prompt"], row["opponent"]): (row["policy"], row["sft"]) for row in rows}

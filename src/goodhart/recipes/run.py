@@ -1,0 +1,138 @@
+"""Recipes for the arms: one training run, and pairs that two checkpoints write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from goodhart.alignment.batch import Batch, occurrences
+from goodhart.alignment.labellers import JudgeLabels
+from goodhart.alignment.pair_table import read_pairs, write_pairs
+from goodhart.alignment.policy import LanguagePolicy
+from goodhart.cells.store import write_atomically
+from goodhart.cells.workplace import Workplace
+from goodhart.compute.meter import Spent
+from goodhart.models.packing import Tokens
+from goodhart.models.precision import FLOAT32, Precision
+from goodhart.recipes.arm import Arm
+from goodhart.recipes.models import (
+    flipped,
+    judge,
+    load_policy,
+    load_reference,
+    save_policy,
+    scored,
+    with_reference,
+)
+from goodhart.recipes.run_parts import checkpoints_of, parts_of
+from goodhart.recipes.run_state import (
+    METRICS_FILE,
+    STREAM_FILE,
+    TRAINING_FILE,
+    Stream,
+    begin_from_shorter,
+)
+from goodhart.recipes.slots import records
+from goodhart.training.alignment import Step, train
+from goodhart.training.optimiser import Descent, load_state, save_state
+
+
+def alignment_run(work: Workplace) -> dict[str, Any]:
+    """`step-N/` checkpoints and `metrics.jsonl` of one arm at one setting and seed; resumes at its last checkpoint.
+
+    It goes on from the longest finished run that is its beginning, and keeps what a longer one needs (`training.pt`).
+    """
+    arm = work.setting(Arm, "arm")
+    begin_from_shorter(work, arm)
+    precision: Precision = work.settings.get("precision", FLOAT32)
+    master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
+    policy = master.at(precision)
+    parts = parts_of(work, arm, master, policy, precision)
+    copies = () if policy is master else policy.parameters()
+    descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
+    state, log = work.state / TRAINING_FILE, work.folder / METRICS_FILE
+    start = 0
+    if state.exists():
+        saved = load_state(state)
+        descent.restore(saved)
+        parts.restore(saved.get("parts", {}), policy)
+        start = int(saved["step"])
+    kept = [json.loads(line) for line in log.read_text().splitlines()[:start]] if start else []
+    write_atomically(log, "".join(json.dumps(record) + "\n" for record in kept))
+    stream = Stream(work.state / "stream", start) if records(arm.method) else None
+    with log.open("a") as file:
+        for step in train(
+            policy,
+            parts.reference,
+            parts.source,
+            parts.labeller,
+            descent,
+            parts.objective,
+            steps=arm.steps,
+            start=start,
+            followers=parts.followers,
+        ):
+            kept.append(step.plain())
+            file.write(json.dumps(kept[-1]) + "\n")
+            file.flush()
+            _tell(work, arm, step)
+            if stream:
+                stream.add(step)
+            if step.step in arm.checkpoint_steps():
+                folder = work.folder / f"step-{step.step}"
+                save_policy(checkpoints_of(parts, master), tokenizer, folder, work, f"Policy at step {step.step}")
+                if stream:
+                    stream.save(step.step)
+                save_state(state, {**descent.state(), "step": step.step, "parts": parts.state()})
+    if stream:
+        stream.gather(work.folder / STREAM_FILE)
+    if arm.grows:
+        state.replace(work.folder / TRAINING_FILE)
+    for record in kept:
+        for stage, spent in record["stages"].items():
+            work.watch.stages[stage] = work.watch.stages.get(stage, Spent()) + Spent(**spent)
+    return {"last": kept[-1], "layout": policy.layout}
+
+
+def _tell(work: Workplace, arm: Arm, step: Step) -> None:
+    rate = 1 / max(1e-9, sum(spent.seconds for spent in step.stages.values()))
+    learnt = f"margin {step.margin:+.2f} nats" if step.margin is not None else f"drift {step.drift:+.2f} nats"
+    work.say(step.step, arm.steps, f"loss {step.loss:.3f}, {learnt}, {rate:.1f} steps/s")
+
+
+def written_pairs(work: Workplace) -> dict[str, Any]:
+    """`pairs.parquet`: two checkpoints answer every prompt of the golden data set, the golden model labels.
+
+    The data sets of arXiv 2405.08448, sections 5.2 and 6, with the writers' and the SFT policy's log-probabilities.
+    """
+    seed, limit = int(work.settings["seed"]), int(work.settings["max_response"])
+    index = work.inputs["prompts"] / "prompts.parquet"
+    data, ids, _ = read_pairs(work.inputs["labels"] / "pairs.parquet", "train", index)
+    before, _ = occurrences(data.prompts)
+    work.watch.start()
+    sides: list[Sequence[Tokens]] = []
+    writers: list[LanguagePolicy] = []
+    for number, step in enumerate(work.settings["steps"]):
+        folder = work.inputs["sft"] / "final" if step == 0 else work.inputs[f"writer {number}"] / f"step-{step}"
+        writer, _ = load_policy(folder, limit)
+        work.say(number, 4, "samples")
+        samples = [2 * earlier + number for earlier in before]
+        drawn = writer.sample(data.prompts, 1, seed=seed, purpose="written pair", first_sample=samples)
+        sides.append([one[0] for one in drawn])
+        writers.append(writer)
+    work.watch.lap("generate")
+    pairs = Batch.of_pairs(data.prompts, sides[0], sides[1])
+    work.say(2, 4, "labels")
+    pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed, "written").label(pairs, 0)
+    pairs = flipped(pairs, work.settings["flip"], f"written {seed}")
+    work.watch.lap("label")
+    own = [scored(writer, pairs)[:, [side]] for side, writer in enumerate(writers)]
+    pairs = replace(with_reference(load_reference(work), pairs), writer=np.concatenate(own, axis=1))
+    work.watch.lap("reference")
+    write_pairs(work.folder / "pairs.parquet", pairs, ids, ["train"] * len(pairs), ["written"] * len(pairs))
+    assert pairs.label is not None
+    return {"pairs": len(pairs), "first preferred": float(pairs.label.mean())}

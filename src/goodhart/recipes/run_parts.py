@@ -1,0 +1,247 @@
+"""What a training run is made of beside its policy: reference, objective, what follows the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from goodhart.alignment.batch import Batch
+from goodhart.alignment.labellers import DataLabels, JudgeLabels, Labeller
+from goodhart.alignment.losses import LOSSES
+from goodhart.alignment.method import Method, Term
+from goodhart.alignment.pair_table import read_pairs
+from goodhart.alignment.policy import LanguagePolicy
+from goodhart.alignment.references import MovingReference, NoReference, PriorReference, Reference
+from goodhart.alignment.rewards import JudgeRewards, LabelRewards, Marks, Selected
+from goodhart.alignment.sources import (
+    DataSource,
+    DelayedSource,
+    Generator,
+    MixtureSource,
+    PolicySource,
+    Source,
+    StreamSource,
+)
+from goodhart.alignment.terms import FUNCTIONS, Chosen, Drawn, Extra, Fresh, coefficient
+from goodhart.cells.workplace import Workplace
+from goodhart.config import build
+from goodhart.models.precision import Precision
+from goodhart.recipes.arm import Arm
+from goodhart.recipes.models import judge, load_policy, load_reference, with_reference
+from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN
+from goodhart.sampling.keyed import KeyedSampler
+from goodhart.sampling.mixture import Mixture
+from goodhart.training.alignment import Follower, Objective
+from goodhart.training.average import AveragePolicy
+from goodhart.training.critic import Critic, ValueModel
+from goodhart.training.statistics import STATISTICS
+
+GREEDY = 1e-3
+"""The temperature of a writer that always takes the likeliest token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a run's source and labeller are made of."""
+
+    seed: int
+    inputs: Mapping[str, Path]
+    reference: LanguagePolicy
+    """The SFT policy in the run's precision, with its sampler."""
+    moving: Any
+    """The reference that the loss has, for what is drawn from it."""
+    policy: LanguagePolicy
+    longest: int
+    """Tokens of a response at most."""
+
+
+def open_slots(arm: Arm, opened: Opened, batch: int, name: str = "") -> tuple[Source, Labeller]:
+    """Source and labeller of an arm; all sources walk the same prompts in the same order."""
+    method, table = arm.method, opened.inputs[PROMPTS] / "prompts.parquet"
+    if method.source == "stream":
+        recorded, _, _ = read_pairs(opened.inputs[STREAM] / "stream.parquet", "stream", table)
+        return StreamSource(recorded, batch, opened.seed, arm.window), _learnt_from(method, DataLabels())
+    folder = opened.inputs[WRITTEN if method.source == "samples" else LABELS]
+    data, _, _ = read_pairs(folder / "pairs.parquet", "train", table)
+    if method.source in ("data", "samples"):
+        source = DataSource(_scored(data, opened.reference), batch, opened.seed)
+        return source, _learnt_from(method, DataLabels())
+    return _sampling(method, opened, data, batch), _judging(method, opened, name)
+
+
+def _scored(data: Batch, reference: LanguagePolicy) -> Batch:
+    """Fixed data with the SFT policy's log-probabilities, which stand in for those of a writer that is not known.
+
+    Those are of people, or of samples at other temperatures.
+    """
+    if data.under(reference.name) is None:
+        # what is kept with fixed data is in float32: the rounding of a policy in bfloat16 is not in it
+        data = with_reference(reference, data)
+    known = data.logps[reference.name]
+    return replace(data, writer=known if data.writer is None else np.where(np.isnan(data.writer), known, data.writer))
+
+
+def _sampling(method: Method, opened: Opened, data: Batch, batch: int) -> Source:
+
+    others: dict[str, Any] = {}
+    # what is no model writes nothing: the SFT policy does in its place
+    moving = opened.moving if isinstance(opened.moving, Generator) else opened.reference
+    if "reference" in method.drawn:
+        others["reference"] = moving
+    if "mixture" in method.drawn:
+        others["mixture"] = Mixture(opened.policy, lambda: getattr(moving, "now", moving), method.parameters["share"])
+    source = PolicySource(
+        data.prompts,
+        batch,
+        opened.seed,
+        method.drawn,
+        others,
+        data,
+        method.parameters.get("prefix", 0.0),
+        opened.longest,
+    )
+    return source if method.refresh == 1 else DelayedSource(source, method.refresh)
+
+
+def _judging(method: Method, opened: Opened, name: str) -> Labeller:
+
+    proxy = judge(opened.inputs[JUDGE])
+    if method.selection != "all":
+        return Selected(proxy, method.selection)
+    if method.kind.supervision == "reward":
+        return JudgeRewards(proxy)
+    return _learnt_from(method, JudgeLabels(proxy, method.mode, opened.seed, name))
+
+
+def _learnt_from(method: Method, labeller: Labeller) -> Labeller:
+    """The labels as what the loss learns from."""
+    wanted = {"mark": Marks, "reward": LabelRewards}.get(method.kind.supervision)
+    return wanted(labeller) if wanted else labeller
+
+
+@dataclass(slots=True)
+class Parts:
+    """All that the loop is given of a run, and all that has a state beside the policy's parameters."""
+
+    source: Source
+    labeller: Labeller
+    reference: Reference
+    objective: Objective
+    followers: list[Follower] = field(default_factory=list[Follower])
+    average: AveragePolicy | None = None
+    """Whose weights are kept in place of the policy's."""
+
+    def state(self) -> dict[str, Any]:
+        """What has to be saved with the parameters, by name; empty for most methods."""
+        found: dict[str, Any] = {}
+        for name, part in self._stateful().items():
+            found[name] = part.state()
+        return found
+
+    def restore(self, state: dict[str, Any], policy: LanguagePolicy) -> None:
+        """Go on from what `state` gave."""
+        for name, part in self._stateful().items():
+            if name in state:
+                part.restore(state[name], policy) if name == "source" else part.restore(state[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"source": self.source} if isinstance(self.source, DelayedSource) else {}
+        found |= {f"follower {i}": follower for i, follower in enumerate(self.followers)}
+        return found | ({"learner": self.objective.learner} if self.objective.learner else {})
+
+
+def parts_of(work: Workplace, arm: Arm, master: LanguagePolicy, policy: LanguagePolicy, precision: Precision) -> Parts:
+    """The parts of an arm's run at one setting; `policy` computes in `precision` what `master` keeps in float32."""
+    method, seed = arm.method, int(work.settings["seed"])
+    sft = load_reference(work).at(precision)
+    sft = replace(sft, sampler=policy.sampler)
+    reference, followers = _reference(method, work, sft, master, precision)
+    opened = Opened(seed, work.inputs, sft, reference, policy, int(work.settings["max_response"]))
+    source, labeller = _slots(work, arm, opened)
+    parameters = {**method.parameters, **({"beta": arm.beta[0]} if arm.beta else {})}
+    objective = Objective(
+        LOSSES[method.loss],
+        {name: parameters[name] for name in method.kind.parameters},
+        method.reduction,
+        [_extra(term, parameters, seed, sft) for term in method.terms],
+        [STATISTICS[name](parameters) for name in method.kind.statistics],
+        method.kind.tokenwise,
+        method.epochs,
+        _learner(method, parameters, master, arm),
+    )
+    parts = Parts(source, labeller, reference, objective, followers)
+    if method.checkpoint == "average":
+        parts.average = AveragePolicy(master.frozen(), master, method.parameters["average_rate"])
+        parts.followers.append(parts.average)
+    return parts
+
+
+def _reference(
+    method: Method, work: Workplace, sft: LanguagePolicy, master: LanguagePolicy, precision: Precision
+) -> tuple[Reference, list[Follower]]:
+    if method.reference == "none":
+        return NoReference(), []
+    if method.reference == "prior":
+        return PriorReference(sft), []
+    if method.reference == "external":
+        folder = work.inputs["external"]
+        other, _ = load_policy(folder / "final", int(work.settings["max_response"]))
+        return replace(other, name=folder.name).at(precision), []
+    if method.reference == "moving":
+        copy = master.frozen()
+        parameters = method.parameters
+        moving = MovingReference(
+            copy,
+            master,
+            parameters["reference_rate"],
+            int(parameters["reference_every"]),
+            lambda: copy.at(precision),
+        )
+        return moving, [moving]
+    return sft, []
+
+
+def _slots(work: Workplace, arm: Arm, opened: Opened) -> tuple[Source, Labeller]:
+    if arm.method.source != "mixture":
+        return open_slots(arm, opened, arm.batch)
+    parts: list[tuple[Source, Labeller]] = []
+    for number, each in enumerate(work.settings["parts"]):
+        name = f"part {number}"
+        own = {key.removeprefix(f"{name}/"): path for key, path in work.inputs.items() if key.startswith(f"{name}/")}
+        part = build(Arm, each["arm"], name)
+        parts.append(open_slots(part, replace(opened, inputs={**work.inputs, **own}), int(each["pairs"]), name))
+    return MixtureSource(parts), DataLabels()
+
+
+def _extra(term: Term, parameters: dict[str, float], seed: int, sft: LanguagePolicy) -> Extra:
+    law: Fresh | Drawn | Chosen
+    if term.law == "drawn":
+        law = Drawn(term.place)
+    elif term.law == "chosen":
+        law = Chosen()
+    elif term.law == "policy":
+        law = Fresh(seed, term.responses)
+    else:
+        law = Fresh(seed, term.responses, sft if term.law == "reference" else _greedy(sft))
+    return Extra(coefficient(term.coefficient, parameters), law, FUNCTIONS[term.function])
+
+
+def _greedy(policy: LanguagePolicy) -> LanguagePolicy:
+    assert isinstance(policy.sampler, KeyedSampler)
+    return replace(policy, sampler=replace(policy.sampler, temperature=GREEDY))
+
+
+def _learner(method: Method, parameters: dict[str, float], master: LanguagePolicy, arm: Arm) -> Any:
+    if method.kind.learner == "none":
+        return None
+    settings = replace(arm.optimisation, lr=parameters["value_lr"])
+    return Critic.of(method.kind.learner, ValueModel.of(master), settings, arm.steps, parameters)
+
+
+def checkpoints_of(parts: Parts, master: LanguagePolicy) -> Any:
+    """The model whose weights are kept."""
+    return master.model if parts.average is None else parts.average.copy.model
