@@ -61,9 +61,9 @@ def test_an_arm_alone_along_its_settings_is_their_mean():
         *((0.5, [0, 1, 2], False), (0.5, [0, 3, 4], False)),
     ]
     assert first.budgets == pytest.approx(budgets(Range(1.0, 3.0)))
-    (only,) = alone(own, trajectory, [(0.03, 1e-4), (9.0, 1e-4)])
+    (only,) = alone(own, trajectory, ["0.03", "9.0"])
     assert (only.weight, only.points.tolist()) == (1.0, [0, 3, 4])
-    assert alone(own, trajectory, [(9.0, 1e-4)]) == ()
+    assert alone(own, trajectory, ["9.0"]) == ()
 
 
 def test_the_prior_is_that_of_the_arms_contributions():
@@ -74,7 +74,7 @@ def test_the_prior_is_that_of_the_arms_contributions():
     known, expected = prior(arms, hull, 5), of_arms(each)
     assert (known.variance, known.at_budget) == pytest.approx((expected.variance, expected.at_budget))
     assert prior(arms, hull, 5) != prior(arms, hull, 6), "with the folds of its seed"
-    assert prior(arms, trajectory, among=[(9.0, 1e-4)]) == NO_PRIOR, "no arm has the setting"
+    assert prior(arms, trajectory, among=["9.0"]) == NO_PRIOR, "no arm has the setting"
 
 
 def test_arms_whose_seeds_are_known_to_differ():
@@ -147,7 +147,7 @@ def test_a_prior_is_of_its_split_measure_and_settings_and_made_once():
     named = frozenset({"beta=0.1 lr=0.0001"})
     assert tables.prior("held_out", MAIN, hull, named) != known
     assert tables.prior("held_out", MAIN, trajectory, named) == tables.prior(
-        "held_out", MAIN, trajectory, among=[(0.1, 1e-4)]
+        "held_out", MAIN, trajectory, among=["beta=0.1 lr=0.0001"]
     )
 
 

@@ -127,7 +127,12 @@ class Compare:
 
 @dataclass(frozen=True)
 class List:
-    """List tasks, algorithms, sources, model presets and built-in studies."""
+    """List tasks, methods, sources, model presets and built-in studies; `list methods [NAME]` explains methods."""
+
+    what: tyro.conf.Positional[Literal["all", "methods"]] = "all"
+    """Everything that a study file can name, or the table of methods."""
+    name: tyro.conf.Positional[str] = ""
+    """With methods: the one to explain."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +276,9 @@ def _dispatch(command: Command) -> int | None:
         case Compare():
             commands.compare(command.study, command.first, command.second, command.root)
         case List():
-            commands.show_list()
+            if command.name and command.what != "methods":
+                raise GoodhartError(f"{command.name!r} is given to no table", "write goodhart list methods NAME")
+            commands.show_methods(command.name) if command.what == "methods" else commands.show_list()
         case Data():
             commands.data(**dataclasses.asdict(command))
         case Pretrain():

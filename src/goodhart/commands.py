@@ -266,6 +266,26 @@ def compare(name: str, first: str, second: str, root: Path) -> None:
             _say(_console(), f"{title}: {gap_line(found.gap)}")
 
 
+def show_methods(name: str) -> None:
+    """The table of methods, or one of them. Raises GoodhartError for an unknown one."""
+    from goodhart.alignment.methods import METHODS, explained, row
+
+    console = _console()
+    if name:
+        row(name)
+        for label, text in explained(name):
+            console.print(Text.assemble((f"{label:12}", "bold"), text))
+        return
+    for family in dict.fromkeys(each.family for each in METHODS.values()):
+        console.print(Text(f"\n{family}", "bold"))
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for key, each in METHODS.items():
+            if each.family == family:
+                table.add_row(key, each.title, each.formula)
+        console.print(table)
+    console.print("\n'goodhart list methods NAME' explains one; arms name it by method: NAME")
+
+
 def show_list() -> None:
     """What can be named in a study file."""
     from goodhart.config import choices, load_yaml

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass, replace
 
 from goodhart.alignment.method import Method, Term
+from goodhart.config import essential
 from goodhart.errors import GoodhartError
 
 
@@ -24,6 +26,8 @@ class Row:
     family: str = "margins"
     notes: str = ""
     """What is not verified, reconstructed, or done otherwise than at its source."""
+    tests: tuple[str, ...] = ("loss_forms", "method_runs")
+    """The files of tests that hold it, beside that of the table."""
 
 
 IPO = Method("data", "data")
@@ -303,7 +307,7 @@ METHODS: dict[str, Row] = {
     "tr-dpo": Row(
         _following(DPO),
         "TR-DPO",
-        "DPO, ref <- (1 - rate) ref + rate pi every so many steps; rate 1 is the hard update",
+        "DPO, ref <- (1 - rate) ref + rate pi every reference_every steps; rate 1 is the hard update",
         "2404.09656; defaults of TRL's recipe",
         0.05,
         "reference rules",
@@ -364,6 +368,30 @@ METHODS: dict[str, Row] = {
     ),
 }
 """By the name that a study file knows them by."""
+
+
+def explained(name: str) -> list[tuple[str, str]]:
+    """(label, text) of all that is to be said of a method. Raises GoodhartError for an unknown one."""
+    found = row(name)
+    slots = essential(found.method)
+    parameters = {**({"beta": found.beta} if found.beta is not None else {}), **slots.pop("parameters", {})}
+    said = [
+        ("method", f"{name}: {found.title} ({found.family})"),
+        ("minimises", found.formula),
+        ("source", found.papers),
+        ("slots", ", ".join(f"{key}: {json.dumps(value)}" for key, value in slots.items()) or "those of online IPO"),
+        ("defaults", ", ".join(f"{key} {value:g}" for key, value in parameters.items()) or "none"),
+        ("learns from", f"{found.method.kind.supervision}; {_responses(found.method)}"),
+        ("notes", found.notes),
+        ("tests", ", ".join(f"tests/test_{each}.py" for each in ("methods", *found.tests))),
+    ]
+    return [(label, text) for label, text in said if text]
+
+
+def _responses(method: Method) -> str:
+    if method.source != "policy":
+        return "the data set's two responses to a prompt"
+    return "responses to a prompt: " + ", ".join(method.drawn)
 
 
 def row(name: str) -> Row:

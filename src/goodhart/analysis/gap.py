@@ -16,8 +16,8 @@ from goodhart.analysis.table import Cloud
 BUDGETS = 25
 """Midpoints of equal parts of the common range at which a gap is computed."""
 
-Setting = tuple[float | None, float | None]
-"""Beta and learning rate."""
+Setting = str
+"""The name of a point of an arm's sweep, which is the same for two arms at the same values."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,9 @@ class Gap:
 
 @dataclass(frozen=True)
 class SettingGap:
-    """The gap between two arms at one beta and learning rate."""
+    """The gap between two arms at one setting."""
 
-    beta: float | None
-    lr: float | None
+    setting: Setting
     gap: Gap
 
 
@@ -96,11 +95,10 @@ def matched(first: Cloud, second: Cloud, measure: str, draws: Draws, prior: Prio
 
 
 def settings(cloud: Cloud) -> dict[Setting, Int[np.ndarray, " trained"]]:
-    """The trained points of each beta and learning rate of an arm."""
+    """The trained points of each setting of an arm."""
     found: dict[Setting, list[int]] = {}
     for i in cloud.trained:
-        point = cloud.points[int(i)]
-        found.setdefault((point.beta, point.lr), []).append(int(i))
+        found.setdefault(cloud.points[int(i)].setting, []).append(int(i))
     return {name: np.array(at) for name, at in found.items()}
 
 
@@ -111,10 +109,13 @@ def along(cloud: Cloud, points: Int[np.ndarray, " trained"], common: Range, weig
 
 
 def along_settings(first: Cloud, second: Cloud) -> dict[Setting, tuple[Range, tuple[Term, ...]]]:
-    """At each (beta, lr) of both arms, their common range and the terms of their gap; no terms where it is empty."""
+    """At each setting of both arms, their common range and the terms of their gap; no terms where it is empty."""
     ours, theirs = settings(first), settings(second)
     found: dict[Setting, tuple[Range, tuple[Term, ...]]] = {}
-    for name in sorted(set(ours) & set(theirs), key=lambda name: [(part is None, part or 0.0) for part in name]):
+    points = {name: first.points[int(at[0])] for name, at in ours.items() if name in theirs}
+    for name in sorted(
+        points, key=lambda name: (points[name].beta is None, points[name].beta or 0.0, points[name].lr or 0.0, name)
+    ):
         common = common_range(first, second, (ours[name], theirs[name]))
         terms = (along(first, ours[name], common, 1.0), along(second, theirs[name], common, -1.0))
         found[name] = common, () if common.empty else terms
@@ -134,15 +135,14 @@ def at_equal_settings(
     draws: Draws,
     prior: Callable[[Collection[Setting]], Prior] = lambda among: NO_PRIOR,  # noqa: ARG005
 ) -> SettingGaps:
-    """The gap at each (beta, lr) of both arms, matched by KL along the arms' own trajectories; nothing is selected.
+    """The gap at each setting of both arms, matched by KL along the arms' own trajectories; nothing is selected.
 
     `prior` gives that of `trajectory` over the settings it is asked for.
     """
     found = along_settings(first, second)
     gaps = {name: curve(terms, draws, prior([name])) if terms else None for name, (_, terms) in found.items()}
     each = tuple(
-        SettingGap(*name, Gap(first.arm, second.arm, measure, common, gaps[name]))
-        for name, (common, _) in found.items()
+        SettingGap(name, Gap(first.arm, second.arm, measure, common, gaps[name])) for name, (common, _) in found.items()
     )
     kept = {name: terms for name, (_, terms) in found.items() if terms}
     return SettingGaps(each, over_settings(list(kept.values()), draws, prior(kept)))

@@ -7,7 +7,7 @@ import numpy as np
 from goodhart.analysis.classification import Estimate
 from goodhart.analysis.gap import Gap, SettingGap
 from goodhart.report.findings import BASELINES, MAIN, Findings, spoken
-from goodhart.report.grid import NONE, Grid, interval, number, plain
+from goodhart.report.grid import NONE, Grid, interval, number
 from goodhart.report.verdict import MEASURES, kl_range, spelled, spelled_kl, spelled_share, verdict
 
 _SPLITS = {"held_out": "held-out", "train": "training"}
@@ -62,19 +62,19 @@ def setting_grid(findings: Findings) -> Grid:
         arms = f"{found.gap.first} − {found.gap.second}"
         rows += [(arms, *_setting_row(each)) for each in found.settings.each]
         if found.settings.mean:
-            rows.append((f"{arms}, mean", NONE, NONE, spelled(found.settings.mean, sign=True), "each its own range"))
+            rows.append((f"{arms}, mean", NONE, spelled(found.settings.mean, sign=True), "each its own range"))
     note = (
-        "Golden win rate against the golden policy. Both arms at the same β and learning rate, compared at the same KL "
-        "along their own trajectories; nothing is selected. A difference here that is not there at matched KL is an "
-        "effect of β."
+        "Golden win rate against the golden policy. Both arms at the same setting (β, the learning rate and what "
+        "else is swept), compared at the same KL along their own trajectories; nothing is selected. A difference here "
+        "that is not there at matched KL is an effect of the setting."
     )
-    return Grid("Gap at equal setting", ("arms", "β", "learning rate", "gap [95%]", "range"), tuple(rows), note)
+    return Grid("Gap at equal setting", ("arms", "setting", "gap [95%]", "range"), tuple(rows), note)
 
 
-def _setting_row(each: SettingGap) -> tuple[str, str, str, str]:
+def _setting_row(each: SettingGap) -> tuple[str, str, str]:
     gap = each.gap
     found, where = (spelled(gap.mean, sign=True), kl_range(gap)) if gap.mean else (NONE, "no KL in common")
-    return plain(each.beta), plain(each.lr), found, where
+    return each.setting, found, where
 
 
 def peak_grid(findings: Findings) -> Grid:
