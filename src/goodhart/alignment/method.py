@@ -120,6 +120,13 @@ class Method:
     """What is kept and measured: the policy, or the moving average of its weights by the parameter `average_rate`."""
     epochs: Count = 1
     """Optimiser steps on what is drawn in a step."""
+    merge: Literal["none", "slerp", "linear"] = "none"
+    """What becomes of the runs of a round: nothing (there is one), their arc or their mean in weight space. The next
+    round starts at the share `keep`, a parameter, of the way from this one's start to it."""
+    runs: Count = 1
+    """Runs of a round; each has random numbers of its own."""
+    rounds: Count = 1
+    """Rounds of `steps` steps each, for what is merged."""
     parameters: dict[str, Parameter] = field(default_factory=dict[str, float])
     """Those of all slots but beta and lr, which an arm sweeps by keys of their own."""
     name: str = named_elsewhere("")
@@ -143,6 +150,7 @@ class Method:
         found |= {"share"} if "mixture" in self.drawn else set()
         found |= {"prefix"} if "prefix" in self.parameters else set()
         found |= {"reference_rate", "reference_every"} if self.reference == "moving" else set()
+        found |= {"keep"} if self.merge != "none" else set()
         return frozenset(found | ({"average_rate"} if self.checkpoint == "average" else set()))
 
     def validate(self, where: str) -> None:
@@ -153,6 +161,11 @@ class Method:
             raise GoodhartError(
                 f"{where} has reference {self.reference!r} and external {self.external!r}",
                 "an external reference names the variant whose SFT policy it is; the others name none",
+            )
+        if self.merge == "none" and (self.runs, self.rounds) != (1, 1):
+            raise GoodhartError(
+                f"{where} has {self.runs} runs in {self.rounds} rounds and merges none of them",
+                "say merge: slerp or linear, or leave both out",
             )
         for term in self.terms:
             if term.law == "drawn" and (self.source != "policy" or term.place >= len(self.drawn)):

@@ -126,6 +126,11 @@ class Arm:
         return sorted({max(1, round(self.steps / factor**i)) for i in range(self.checkpoints)})
 
     @property
+    def kept(self) -> list[int]:
+        """The numbers of what is kept and measured: steps of a run, or points on the way to merged runs."""
+        return self.checkpoint_steps() if self.method.merge == "none" else list(range(1, self.checkpoints + 1))
+
+    @property
     def grows(self) -> bool:
         """Whether a run of more steps begins as this one: what it does at a step does not depend on how many follow."""
         return self.optimisation.decay == "constant" and self.method.source in ("policy", "data") and self._plain
@@ -134,7 +139,12 @@ class Arm:
     def _plain(self) -> bool:
         """Whether its parameters and its optimiser are all that it remembers from step to step."""
         method = self.method
-        held = method.refresh != 1 or method.reference == "moving" or method.checkpoint == "average"
+        held = (
+            method.merge != "none"
+            or method.refresh != 1
+            or method.reference == "moving"
+            or method.checkpoint == "average"
+        )
         return not held and method.kind.learner == "none"
 
     @property

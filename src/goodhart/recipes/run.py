@@ -36,7 +36,7 @@ from goodhart.recipes.run_state import (
     Stream,
     begin_from_shorter,
 )
-from goodhart.recipes.slots import records
+from goodhart.recipes.slots import START, records
 from goodhart.training.alignment import Step, train
 from goodhart.training.optimiser import Descent, load_state, save_state
 
@@ -49,7 +49,7 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     arm = work.setting(Arm, "arm")
     begin_from_shorter(work, arm)
     precision: Precision = work.settings.get("precision", FLOAT32)
-    master, tokenizer = load_policy(work.inputs["sft"] / "final", work.settings["max_response"])
+    master, tokenizer = load_policy(work.inputs.get(START, work.inputs["sft"]) / "final", work.settings["max_response"])
     policy = master.at(precision)
     parts = parts_of(work, arm, master, policy, precision)
     copies = () if policy is master else policy.parameters()

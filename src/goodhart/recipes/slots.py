@@ -13,7 +13,7 @@ from goodhart.alignment.method import Method
 from goodhart.cells.cell import Cell
 from goodhart.recipes.arm import Arm
 
-PROMPTS, SFT_CELL, LABELS, JUDGE, STREAM, WRITTEN = "prompts", "sft", "labels", "judge", "stream", "written"
+PROMPTS, LABELS, JUDGE, STREAM, WRITTEN, START = "prompts", "labels", "judge", "stream", "written", "start"
 """Names of a run's inputs."""
 
 

@@ -25,19 +25,32 @@ def spent(store: Store, study: Study, measured: Sequence[Measured]) -> pa.Table:
 def _row(store: Store, study: Study, item: Measured) -> dict[str, Any]:
     assert item.run is not None
     arm = study.arms[item.arm]
-    steps = _steps(store, item.run)[: item.step]
+    steps = _learnt(store, item.run, item.step)
     weights = np.ones(len(steps)) / len(steps)
     drift, spread = (np.array([step[name] for step in steps]) for name in ("drift", "drift_spread"))
     mean = float(weights @ drift)
     variant = study.variants.get(arm.variant)
     return {
         **{name: getattr(item, name) for name in schema.CHECKPOINT},
-        "operations": _operations(steps) + sum(_own(store, cell) for cell in _before(item.run)),
+        "operations": sum(_own(store, cell) for cell in _before(item.run))
+        + (_operations(steps) if item.run.kind == "run" else 0.0),
         "pairs": arm.batch * len(steps),
         "labels": ((variant and variant.labels) or study.labels).number,
         "drift": mean,
         "drift_spread": float(np.sqrt(weights @ (spread**2 + (drift - mean) ** 2))),
     }
+
+
+def _learnt(store: Store, run: Cell, step: int) -> list[dict[str, Any]]:
+    """The steps up to a checkpoint; of merged runs those of all of them."""
+    if run.kind != "merge":
+        return _steps(store, run)[:step]
+    return [each for cell in runs_of(run) for each in _steps(store, cell)]
+
+
+def runs_of(run: Cell) -> list[Cell]:
+    """The training runs that an arm has at one setting and seed: one, or those that were merged."""
+    return [run] if run.kind != "merge" else [cell for cell in closure([run]) if cell.kind == "run"]
 
 
 def _steps(store: Store, run: Cell) -> list[dict[str, Any]]:

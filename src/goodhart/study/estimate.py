@@ -37,6 +37,8 @@ _DATA = {
 """Seconds of cells that run no model."""
 _RULE = 4e-4
 """Seconds in which a rule judges a pair: most of it is the similarity of two texts."""
+_COPY = 0.02
+"""Seconds to read or write a million weights."""
 _START = 1.0
 """Seconds of loading and saving in each cell."""
 _TRAINED, _PIECES = ("sft", "preference"), 16
@@ -170,6 +172,11 @@ class Costs:
         """Tokens of a prompt with some responses; without any it is not read."""
         return self.prompt + responses * self.response if responses else 0.0
 
+    def merge(self, cell: Cell) -> float:
+        """Reading and writing the weights of all that is merged or kept."""
+        copies = len(cell.inputs) + cell.settings["checkpoints"]
+        return copies * _COPY * self.millions[_policy(cell.inputs["sft"])]
+
     def evaluation(self, cell: Cell) -> float:
         """Samples, two scorings, two judges against their opponents, and the classified pairs."""
         policy = self.forward(_policy(cell.inputs["sft"]))
@@ -268,6 +275,7 @@ _WORK = {
     "labels": Costs.labels,
     "test labels": Costs.test_labels,
     "written": Costs.written,
+    "merge": Costs.merge,
     "opponents": Costs.opponents,
     "stream": Costs.stream,
 }

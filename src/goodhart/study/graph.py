@@ -10,7 +10,7 @@ from goodhart.analysis.hypotheses import PROXY
 from goodhart.cells.cell import Cell
 from goodhart.recipes.arm import SFT_WRITER, Arm, settings_of, written_by
 from goodhart.recipes.settings import Labels
-from goodhart.recipes.slots import inputs_of
+from goodhart.recipes.slots import START, inputs_of
 from goodhart.study.arms import shares_of
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk
 from goodhart.study.spec import Study, best_of_arm
@@ -20,6 +20,8 @@ PAIRS = 128
 """Pairs of each split that every checkpoint classifies."""
 BEST_OF = "best of n"
 """The setting of best-of-n among those of a table."""
+APART = 2**40
+"""Between the seeds of the runs that one seed of an arm has."""
 STREAM_PAIRS = 64
 """Pairs before each checkpoint of a stream that are classified (arXiv 2405.08448, figure 6)."""
 
@@ -57,8 +59,8 @@ class _Builder:
         for name, arm in self.study.arms.items():
             for seed in self._seeds([name]):
                 for setting, single in settings_of(arm):
-                    run, steps = self._run(name, setting, single, seed), single.checkpoint_steps()
-                    measured += self._measure(name, self.trunks[arm.variant], run, single, seed, steps)
+                    run = self._run(name, setting, single, seed)
+                    measured += self._measure(name, self.trunks[arm.variant], run, single, seed, single.kept)
         measured += self._best_of()
         return Graph(
             self.prompts,
@@ -80,22 +82,51 @@ class _Builder:
         return every[: min(self.reach.get(arm, len(every)) for arm in arms)]
 
     def _run(self, name: str, setting: str, arm: Arm, seed: int) -> Cell:
-        """The training run of an arm at one setting and seed, with the runs that it reads."""
-        at = (name, setting, seed)
+        """The training run of an arm at one setting and seed, or what its runs are merged to."""
+        at, label = (name, setting, seed), f"{name} {setting} seed {seed}"
         if at not in self.runs:
-            trunk = self.trunks[arm.variant]
-            inputs = {"prompts": self.prompts, "sft": trunk.sft, "labels": trunk.labels}
-            inputs |= inputs_of(arm, setting, seed, self)
-            more: dict[str, Any] = {}
-            sizes = shares_of(arm).values() if arm.parts else ()
-            parts = [self._at(self.study.arms[part], arm) for part in arm.parts]
-            if parts:
-                more["parts"] = [{"arm": part, "pairs": size} for part, size in zip(parts, sizes, strict=True)]
-            for number, part in enumerate(parts):
-                own = inputs_of(part, setting, seed, self)
-                inputs |= {f"part {number}/{key}": cell for key, cell in own.items()}
-            self.runs[at] = self.base.run(arm, seed, inputs, f"{name} {setting} seed {seed}", **more)
+            several = arm.method.merge != "none"
+            self.runs[at] = (
+                self._merged(arm, setting, seed, label) if several else self._single(arm, setting, seed, label)
+            )
         return self.runs[at]
+
+    def _single(self, arm: Arm, setting: str, seed: int, label: str, draws: int = 0, start: Cell | None = None) -> Cell:
+        """A run with the runs that it reads; `draws` names its random numbers where a seed has several runs."""
+        trunk = self.trunks[arm.variant]
+        inputs = {"prompts": self.prompts, "sft": trunk.sft, "labels": trunk.labels}
+        inputs |= inputs_of(arm, setting, seed, self) | ({START: start} if start else {})
+        more: dict[str, Any] = {}
+        sizes = shares_of(arm).values() if arm.parts else ()
+        parts = [self._at(self.study.arms[part], arm) for part in arm.parts]
+        if parts:
+            more["parts"] = [{"arm": part, "pairs": size} for part, size in zip(parts, sizes, strict=True)]
+        for number, part in enumerate(parts):
+            own = inputs_of(part, setting, seed, self)
+            inputs |= {f"part {number}/{key}": cell for key, cell in own.items()}
+        return self.base.run(arm, seed + draws * APART, inputs, label, **more)
+
+    def _merged(self, arm: Arm, setting: str, seed: int, label: str) -> Cell:
+        """Rounds of runs from one start, each merged to the start of the next (WARP, arXiv 2406.16768)."""
+        method, single, sft = (
+            arm.method,
+            replace(arm, checkpoints=1, spacing="even", first=0),
+            self.trunks[arm.variant].sft,
+        )
+        spec = {"how": method.merge, "keep": method.parameters["keep"], "step": arm.steps}
+        spec |= {"checkpoints": arm.checkpoints, **self.small}
+        start: Cell | None = None
+        for number in range(method.rounds):
+            ends = {
+                f"run {i:03d}": self._single(
+                    single, setting, seed, f"{label} round {number + 1} run {i + 1}", number * method.runs + i, start
+                )
+                for i in range(method.runs)
+            }
+            inputs = {"sft": sft, **({START: start} if start else {}), **ends}
+            start = Cell("merge", spec, inputs, f"{label} round {number + 1}")
+        assert start is not None
+        return start
 
     @staticmethod
     def _at(arm: Arm, other: Arm) -> Arm:

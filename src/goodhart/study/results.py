@@ -18,7 +18,7 @@ from goodhart.cells.store import Store, write_atomically
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.evaluation import schema
-from goodhart.study.budgets import spent
+from goodhart.study.budgets import runs_of, spent
 from goodhart.study.engine import Engine
 from goodhart.study.graph import anchors
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured
@@ -129,7 +129,7 @@ def _record(
     cells = [cell for cell in closure(graph.targets) if store.has(cell.id)]
     records = {cell.id: store.record(cell.id) for cell in cells}
 
-    arms = {item.run.id: item.arm for item in reversed(graph.measured) if item.run}
+    arms = {run.id: item.arm for item in reversed(graph.measured) if item.run for run in runs_of(item.run)}
 
     def result(*some: Cell) -> dict[str, Any]:
         return {key: value for cell in some for key, value in records[cell.id]["result"].items()}
