@@ -93,8 +93,9 @@ class Method:
     source: Literal["policy", "data", "stream", "samples", "mixture"] = "policy"
     """Who writes the responses: the policy itself (online), the golden data set (offline), the recorded stream of
     another arm's run at the same setting and seed, samples of two other policies, or a mixture of other arms'."""
-    labeller: Literal["proxy", "golden", "data"] = "proxy"
-    """Who labels them. `golden` is for the golden policy alone: a judge trains no arm."""
+    labeller: Literal["proxy", "golden", "data", "itself"] = "proxy"
+    """Who labels them. `golden` is for the golden policy alone: a judge trains no arm. `itself`: by how much the policy
+    that began the round of `refresh` steps prefers them to the one before it, at a price of length (DICE)."""
     refresh: Whole = 1
     """For `policy`: the policy that samples is renewed after this many steps; 1 is online, 0 never renews it."""
     drawn: tuple[Writer, ...] = ("policy", "policy")
@@ -148,7 +149,7 @@ class Method:
         found = {*self.kind.parameters, *self.kind.learner_parameters}
         found |= {name.removeprefix("-") for term in self.terms for name in term.coefficient}
         found |= {"share"} if "mixture" in self.drawn else set()
-        found |= {"prefix"} if "prefix" in self.parameters else set()
+        found |= {"prefix", "replay"} & set(self.parameters)
         found |= {"reference_rate", "reference_every"} if self.reference == "moving" else set()
         found |= {"keep"} if self.merge != "none" else set()
         return frozenset(found | ({"average_rate"} if self.checkpoint == "average" else set()))
@@ -161,6 +162,16 @@ class Method:
             raise GoodhartError(
                 f"{where} has reference {self.reference!r} and external {self.external!r}",
                 "an external reference names the variant whose SFT policy it is; the others name none",
+            )
+        if self.labeller == "itself" and (self.refresh < 2 or self.selection != "best and worst"):
+            raise GoodhartError(
+                f"{where} labels itself with refresh {self.refresh} and selection {self.selection!r}",
+                "set refresh to the steps of a round, two or more, and selection: best and worst",
+            )
+        if "replay" in self.parameters and (self.source != "policy" or self.kind.supervision != "label"):
+            raise GoodhartError(
+                f"{where} replays pairs of the data with source {self.source!r} and loss {self.loss!r}",
+                "take source: policy, and a loss that learns from labels",
             )
         if self.merge == "none" and (self.runs, self.rounds) != (1, 1):
             raise GoodhartError(

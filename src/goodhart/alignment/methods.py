@@ -348,6 +348,25 @@ METHODS: dict[str, Row] = {
         "reference rules",
         "A reconstruction that meets the desiderata: the printed formula is not verified. Its beta is 1.",
     ),
+    "dice": Row(
+        replace(
+            ONLINE_DPO,
+            labeller="itself",
+            drawn=("policy",) * 16,
+            selection="best and worst",
+            refresh=32,
+            reference="moving",
+            parameters={"replay": 0.5, "reference_rate": 1.0, "reference_every": 32.0},
+        ),
+        "DICE",
+        "DPO on the best and worst of 16 samples by log pi_{t-1}(y) - log pi_{t-2}(y) - alpha |y|, with replay of data",
+        "2406.09760 and its code; the steps of a round are ours",
+        0.1,
+        "hybrids",
+        "It is meant to begin at a policy that DPO has tuned (start: ARM@STEP). refresh and reference_every are a "
+        "round's steps and belong together.",
+        ("self_labelled", "method_runs"),
+    ),
     "warp": Row(
         replace(
             REINFORCE,

@@ -33,6 +33,9 @@ class Arm:
     writers: tuple[str, ...] = named_elsewhere(())
     """For `samples`: who writes the first and who the second response to every prompt of the golden data set, each
     `sft` or ARM@STEP, that arm's checkpoint at its first beta and lr and the same seed. The golden model labels."""
+    start: str = named_elsewhere("")
+    """Where the run begins: ARM@STEP, that arm's checkpoint at its first setting and the same seed; empty for the SFT
+    policy, from which KL is measured whatever the start."""
     parts: dict[str, Positive] = field(default_factory=dict[str, Positive], metadata={"decides": False})
     """For `mixture`: arms and their shares of every batch; each part keeps its own source and labeller."""
     steps: Count = 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,9 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     arm = work.setting(Arm, "arm")
     begin_from_shorter(work, arm)
     precision: Precision = work.settings.get("precision", FLOAT32)
-    master, tokenizer = load_policy(work.inputs.get(START, work.inputs["sft"]) / "final", work.settings["max_response"])
+    master, tokenizer = load_policy(_beginning(work), work.settings["max_response"])
     policy = master.at(precision)
-    parts = parts_of(work, arm, master, policy, precision)
+    parts = parts_of(work, arm, master, policy, precision, tokenizer)
     copies = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
     state, log = work.state / TRAINING_FILE, work.folder / METRICS_FILE
@@ -96,6 +97,12 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
         for stage, spent in record["stages"].items():
             work.watch.stages[stage] = work.watch.stages.get(stage, Spent()) + Spent(**spent)
     return {"last": kept[-1], "layout": policy.layout}
+
+
+def _beginning(work: Workplace) -> Path:
+    """The policy that the run begins with: the SFT policy, what a round left, or another run's checkpoint."""
+    start = work.inputs.get(START)
+    return work.inputs["sft"] / "final" if start is None else start / work.settings.get("begin", "final")
 
 
 def _tell(work: Workplace, arm: Arm, step: Step) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from goodhart.alignment.pair_table import read_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.references import MovingReference, NoReference, PriorReference, Reference
 from goodhart.alignment.rewards import JudgeRewards, LabelRewards, Marks, Selected
+from goodhart.alignment.self_labelled import SelfLabelledSource
 from goodhart.alignment.sources import (
     DataSource,
     DelayedSource,
@@ -29,6 +31,7 @@ from goodhart.alignment.sources import (
 from goodhart.alignment.terms import FUNCTIONS, Chosen, Drawn, Extra, Fresh, coefficient
 from goodhart.cells.workplace import Workplace
 from goodhart.config import build
+from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.models import judge, load_policy, load_reference, with_reference
@@ -57,6 +60,8 @@ class Opened:
     policy: LanguagePolicy
     longest: int
     """Tokens of a response at most."""
+    characters: Callable[[Sequence[Tokens]], list[int]]
+    """Of responses, as text."""
 
 
 def open_slots(arm: Arm, opened: Opened, batch: int, name: str = "") -> tuple[Source, Labeller]:
@@ -70,7 +75,13 @@ def open_slots(arm: Arm, opened: Opened, batch: int, name: str = "") -> tuple[So
     if method.source in ("data", "samples"):
         source = DataSource(_scored(data, opened.reference), batch, opened.seed)
         return source, _learnt_from(method, DataLabels())
-    return _sampling(method, opened, data, batch), _judging(method, opened, name)
+    kept = round(method.parameters.get("replay", 0.0) * batch)
+    source = _sampling(method, opened, data, batch - kept)
+    labeller = DataLabels() if method.labeller == "itself" else _judging(method, opened, name)
+    if not kept:
+        return source, labeller
+    replayed = DataSource(_scored(data, opened.reference), kept, opened.seed)
+    return MixtureSource([(source, labeller), (replayed, DataLabels())]), DataLabels()
 
 
 def _scored(data: Batch, reference: LanguagePolicy) -> Batch:
@@ -104,6 +115,8 @@ def _sampling(method: Method, opened: Opened, data: Batch, batch: int) -> Source
         method.parameters.get("prefix", 0.0),
         opened.longest,
     )
+    if method.labeller == "itself":
+        return SelfLabelledSource(source, method.refresh, opened.reference, opened.characters)
     return source if method.refresh == 1 else DelayedSource(source, method.refresh)
 
 
@@ -146,21 +159,27 @@ class Parts:
         """Go on from what `state` gave."""
         for name, part in self._stateful().items():
             if name in state:
-                part.restore(state[name], policy) if name == "source" else part.restore(state[name])
+                part.restore(state[name], policy) if name.startswith("source") else part.restore(state[name])
 
     def _stateful(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"source": self.source} if isinstance(self.source, DelayedSource) else {}
+        parts = [part for part, _ in self.source.parts] if isinstance(self.source, MixtureSource) else [self.source]
+        held = [part for part in parts if isinstance(part, DelayedSource | SelfLabelledSource)]
+        found: dict[str, Any] = {"source" if i == 0 else f"source {i}": part for i, part in enumerate(held)}
         found |= {f"follower {i}": follower for i, follower in enumerate(self.followers)}
         return found | ({"learner": self.objective.learner} if self.objective.learner else {})
 
 
-def parts_of(work: Workplace, arm: Arm, master: LanguagePolicy, policy: LanguagePolicy, precision: Precision) -> Parts:
+def parts_of(
+    work: Workplace, arm: Arm, master: LanguagePolicy, policy: LanguagePolicy, precision: Precision, tokenizer: Any
+) -> Parts:
     """The parts of an arm's run at one setting; `policy` computes in `precision` what `master` keeps in float32."""
     method, seed = arm.method, int(work.settings["seed"])
     sft = load_reference(work).at(precision)
     sft = replace(sft, sampler=policy.sampler)
     reference, followers = _reference(method, work, sft, master, precision)
-    opened = Opened(seed, work.inputs, sft, reference, policy, int(work.settings["max_response"]))
+    opened = Opened(
+        seed, work.inputs, sft, reference, policy, int(work.settings["max_response"]), partial(_characters, tokenizer)
+    )
     source, labeller = _slots(work, arm, opened)
     parameters = {**method.parameters, **({"beta": arm.beta[0]} if arm.beta else {})}
     objective = Objective(
@@ -178,6 +197,10 @@ def parts_of(work: Workplace, arm: Arm, master: LanguagePolicy, policy: Language
         parts.average = AveragePolicy(master.frozen(), master, method.parameters["average_rate"])
         parts.followers.append(parts.average)
     return parts
+
+
+def _characters(tokenizer: Any, responses: Sequence[Tokens]) -> list[int]:
+    return [len(text) for text in tokenizer.batch_decode([list(r) for r in responses], skip_special_tokens=True)]
 
 
 def _reference(

@@ -43,7 +43,7 @@ def inputs_of(arm: Arm, setting: str, seed: int, cells: Cells) -> dict[str, Cell
     found = {"external": cells.external(arm)} if arm.method.reference == "external" else {}
     match arm.method.source:
         case "policy":
-            return {JUDGE: cells.judge(arm), **found}
+            return found if arm.method.labeller == "itself" else {JUDGE: cells.judge(arm), **found}
         case "stream":
             return {STREAM: cells.recorded(arm, setting, seed), **found}
         case "samples":
@@ -75,7 +75,9 @@ def work_of(method: Method) -> Work:
     if method.source != "policy":
         return Work(fresh, 0, terms, trained)
     drawn = sum(writer not in ("first", "second") for writer in method.drawn)
-    return Work(drawn + fresh, len(method.drawn), (method.refresh != 1) * drawn + terms, trained)
+    judged = 0 if method.labeller == "itself" else len(method.drawn)
+    held = (method.refresh != 1) * drawn * (2 if method.labeller == "itself" else 1)
+    return Work(drawn + fresh, judged, held + terms, trained)
 
 
 def is_fresh(method: Method) -> bool:
@@ -86,4 +88,5 @@ def is_fresh(method: Method) -> bool:
 def records(method: Method) -> bool:
     """Whether its batches are pairs that another arm can replay."""
     pairs = method.selection == "best and worst" or len(method.drawn) == 2
-    return is_fresh(method) and pairs and method.kind.supervision == "label" and "prefix" not in method.parameters
+    plain = method.labeller != "itself" and not {"prefix", "replay"} & set(method.parameters)
+    return is_fresh(method) and pairs and method.kind.supervision == "label" and plain

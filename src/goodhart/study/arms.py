@@ -20,6 +20,8 @@ def validate_arms(arms: Mapping[str, Arm], variants: Collection[str]) -> None:
             _validate_stream(name, arm, arms)
         for writer in arm.writers:
             _validate_writer(name, arm, writer, arms)
+        if arm.start:
+            _validate_start(name, arm, arms)
         if arm.method.source == "mixture":
             _validate_parts(name, arm, arms)
 
@@ -67,11 +69,28 @@ def _validate_writer(name: str, arm: Arm, writer: str, arms: Mapping[str, Arm]) 
         arms[each].method.source == "samples" for each in (author, *arms[author].parts) if each in arms
     ):
         raise GoodhartError(f"arm {name!r} has writer {writer!r}", "name an arm of this study that has no writers")
-    if step not in arms[author].checkpoint_steps():
-        steps = ", ".join(map(str, arms[author].checkpoint_steps()))
+    if step not in arms[author].kept:
+        steps = ", ".join(map(str, arms[author].kept))
         raise GoodhartError(f"arm {name!r} has writer {writer!r}", f"checkpoints of {author!r} are at steps {steps}")
     if arms[author].variant != arm.variant:
         raise GoodhartError(f"arm {name!r} and its writer {author!r} have different variants", "give them the same")
+
+
+def _validate_start(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
+    try:
+        author, step = written_by(arm.start)
+    except ValueError as error:
+        raise GoodhartError(f"arm {name!r} has start {arm.start!r}", "write ARM@STEP, as offline@30") from error
+    begun = arms.get(author)
+    if begun is None or begun.start or begun.writers or begun.variant != arm.variant:
+        raise GoodhartError(
+            f"arm {name!r} has start {arm.start!r}",
+            "name an arm of this study and of the same variant that begins at the SFT policy and has no writers",
+        )
+    if step not in begun.kept:
+        raise GoodhartError(
+            f"arm {name!r} has start {arm.start!r}", f"checkpoints of {author!r} are {', '.join(map(str, begun.kept))}"
+        )
 
 
 def _validate_parts(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
@@ -113,5 +132,6 @@ def with_what_they_read(arms: Mapping[str, Arm], names: Iterable[str]) -> set[st
         if name in arms:
             arm = arms[name]
             writers = [written_by(writer)[0] for writer in arm.writers if writer != SFT_WRITER]
-            waiting += [*([arm.stream] if arm.stream else []), *writers, *arm.parts]
+            begun = [written_by(arm.start)[0]] if arm.start else []
+            waiting += [*([arm.stream] if arm.stream else []), *writers, *begun, *arm.parts]
     return found

@@ -97,6 +97,10 @@ class _Builder:
         inputs = {"prompts": self.prompts, "sft": trunk.sft, "labels": trunk.labels}
         inputs |= inputs_of(arm, setting, seed, self) | ({START: start} if start else {})
         more: dict[str, Any] = {}
+        if arm.start and start is None:
+            author, step = written_by(arm.start)
+            first, single = next(settings_of(self.study.arms[author]))
+            inputs[START], more["begin"] = self._run(author, first, single, seed), f"step-{step}"
         sizes = shares_of(arm).values() if arm.parts else ()
         parts = [self._at(self.study.arms[part], arm) for part in arm.parts]
         if parts:
