@@ -288,6 +288,8 @@ def show_methods(name: str) -> None:
 
 def show_list() -> None:
     """What can be named in a study file."""
+    from goodhart.alignment.method import KINDS
+    from goodhart.alignment.methods import METHODS
     from goodhart.config import choices, load_yaml
     from goodhart.models.checkpoint import BASE_MODELS
     from goodhart.models.presets import PRESETS
@@ -304,12 +306,13 @@ def show_list() -> None:
     for setting, kind, name in (
         ("arm source", Arm, "source"),
         ("arm labeller", Arm, "labeller"),
-        ("arm loss", Arm, "loss"),
         ("arm mode", Arm, "mode"),
         ("arm reduction", Arm, "reduction"),
         ("preference kind", Preference, "kind"),
     ):
         table.add_row(setting, ", ".join(choices(kind, name)), "")
+    table.add_row("arm method", ", ".join(METHODS), "see 'goodhart list methods'")
+    table.add_row("arm loss", ", ".join(KINDS), "")
     table.add_row("task.layout", ", ".join(["auto", *LAYOUTS]), "see 'goodhart data PATH'")
     for name, shape in PRESETS.items():
         shipped = "ships with the package" if (BASE_MODELS / name).is_dir() else f"make it: goodhart pretrain {name}"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from goodhart.config import Count, Range, Whole, named_elsewhere
 from goodhart.errors import GoodhartError
 
-LossName = Literal[
-    "ipo", "dpo", "squared", "hinge", "exponential", "truncated", "savage", "best-of-2", "likelihood", "slic", "simpo",
-    "conservative", "robust", "kto", "dro", "nash-md", "rebel", "reinforce", "rloo", "grpo", "ppo", "j-bond",
-]  # fmt: skip
 Supervision = Literal["label", "reward", "mark", "none"]
 """label: a preference between two responses; reward: a number for each; mark: whether each is good; none."""
 Writer = Literal["policy", "reference", "mixture", "first", "second"]
@@ -36,6 +33,8 @@ class LossKind:
     learner: Literal["none", "value", "critic"] = "none"
     """What is learnt beside the policy."""
     learner_parameters: tuple[str, ...] = ()
+    code: str = ""
+    """The file of one that is not the package's own."""
 
 
 MANY = 64
@@ -105,7 +104,7 @@ class Method:
     """For `policy`: what of the responses the loss learns from, by the proxy's order."""
     mode: Literal["hard", "soft", "bernoulli"] = "hard"
     """How a preference model's answer becomes a label."""
-    loss: LossName = "ipo"
+    loss: str = "ipo"
     """The main loss (`goodhart list methods`)."""
     reduction: Literal["sum", "mean"] = "sum"
     """Of log-probabilities over a response's tokens; values of beta do not compare across the two."""
@@ -135,7 +134,11 @@ class Method:
 
     @property
     def kind(self) -> LossKind:
-        """What its loss asks for."""
+        """What its loss asks for. Raises GoodhartError for one that there is not."""
+        if self.loss not in KINDS:
+            near = difflib.get_close_matches(self.loss, KINDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(KINDS)}"
+            raise GoodhartError(f"loss is {self.loss!r}", hint)
         return KINDS[self.loss]
 
     @property

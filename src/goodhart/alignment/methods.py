@@ -449,7 +449,14 @@ def _responses(method: Method) -> str:
 
 
 def row(name: str) -> Row:
-    """The method of that name. Raises GoodhartError for an unknown one."""
+    """The method of that name, of the package or of what is installed beside it.
+
+    Raises GoodhartError for an unknown one.
+    """
+    if name not in METHODS:
+        from goodhart.alignment.extensions import announced
+
+        announced()
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see 'goodhart list methods'"

@@ -55,12 +55,14 @@ class _Builder:
         ]
         baseline = self.study.golden_policy
         steps = baseline.checkpoint_steps()
-        measured += self._measure(GOLDEN_POLICY, own, own.golden_policy, baseline, 0, steps)
+        setting = next(settings_of(baseline))[0]
+        measured += self._measure(GOLDEN_POLICY, own, own.golden_policy, baseline, 0, steps, setting)
         for name, arm in self.study.arms.items():
             for seed in self._seeds([name]):
                 for setting, single in settings_of(arm):
                     run = self._run(name, setting, single, seed)
-                    measured += self._measure(name, self.trunks[arm.variant], run, single, seed, single.kept)
+                    trunk = self.trunks[arm.variant]
+                    measured += self._measure(name, trunk, run, single, seed, single.kept, setting)
         measured += self._best_of()
         return Graph(
             self.prompts,
@@ -186,7 +188,7 @@ class _Builder:
         return Cell("quality", {}, inputs, f"quality of the {role} model")
 
     def _measure(
-        self, name: str, trunk: Trunk, run: Cell, arm: Arm | None, seed: int, steps: list[int]
+        self, name: str, trunk: Trunk, run: Cell, arm: Arm | None, seed: int, steps: list[int], setting: str = ""
     ) -> list[Measured]:
         inputs = {
             "policy": run,
@@ -198,7 +200,6 @@ class _Builder:
             "proxy": trunk.proxy,
             "opponents": trunk.opponents,
         }
-        setting = "" if arm is None else next(settings_of(arm))[0]
         beta = arm.beta[0] if arm is not None and arm.beta else None
         found: list[Measured] = []
         for step in steps:

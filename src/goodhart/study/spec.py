@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from goodhart.alignment.extensions import load
 from goodhart.alignment.method import Method
 from goodhart.analysis.hypotheses import Axis, Hypothesis, Looks, Map
 from goodhart.config import (
@@ -90,6 +91,8 @@ class Study:
     """The baseline of every win rate: online against the golden model."""
     arms: dict[str, Arm] = field(default_factory=lambda: {"online": Arm(), "offline": Arm(Method("data", "data"))})
     """The methods that are compared; the first is compared with each of the others."""
+    methods: tuple[str, ...] = ()
+    """Python files of the user's own with further methods and losses (docs/new-method.md)."""
     variants: dict[str, Variant] = field(default_factory=dict[str, Variant])
     """Other policies, proxies or labels, by the name that arms use."""
     best_of: BestOf = BestOf()
@@ -116,6 +119,8 @@ class Study:
 
     def validate(self) -> Study:
         """The study itself. Raises GoodhartError for what cannot be run."""
+        for file in self.methods:
+            load(file)
         validate(self)
         return self
 
@@ -191,6 +196,8 @@ def read_study(name: str, overrides: list[str]) -> Study:
     if data != as_written and not any(assignment.startswith("name=") for assignment in overrides):
         data = {**data, "name": _named_after(str(data["name"]), overrides)}
     refuse_unread(data)
+    for file in data.get("methods") or ():
+        load(str(file))
     data = with_methods(with_seeds(inheriting(with_template(with_kind(data)))))
     study = build(Study, data)
     return replace(study, unnamed=unnamed(inheriting(named), list(study.arms))).validate()

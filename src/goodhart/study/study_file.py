@@ -46,6 +46,8 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     found = _changed(found, ["task", "template"], template)
     for keys in (["policy"], ["golden", "model"], ["proxy", "model"]):
         found = _changed(found, keys, model)
+    if isinstance(found.get("methods"), list):
+        found = {**found, "methods": [str(_below(folder, str(name))) for name in found["methods"]]}
     variants = found.get("variants")
     for name in variants if isinstance(variants, dict) else ():
         found = _changed(found, ["variants", name, "policy"], model)

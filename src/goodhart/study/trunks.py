@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from goodhart.alignment.extensions import code_of
 from goodhart.cells.cell import Cell
 from goodhart.models.checkpoint import find
 from goodhart.recipes.arm import Arm
@@ -137,5 +138,7 @@ class Trunks:
 
     def run(self, arm: Arm, seed: int, inputs: dict[str, Cell], label: str, **more: Any) -> Cell:
         """A training run of an arm at one setting and seed."""
-        spec = {"arm": arm, "seed": seed, **self.small, **self.lowered, **more}
-        return Cell("run", spec, inputs, label, grows=LENGTH if arm.grows else ())
+        kind = arm.method.kind
+        spec = {"arm": arm, "seed": seed, **self.small, **self.lowered, **code_of(kind), **more}
+        places = {"code": kind.code} if kind.code else {}
+        return Cell("run", spec, inputs, label, places, LENGTH if arm.grows else ())
