@@ -1,6 +1,5 @@
 """Methods from outside the package: the page's own code, what is refused, and what an edit moves."""
 
-import json
 import re
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import yaml
 from goodhart.alignment import extensions
 from goodhart.alignment.method import KINDS
 from goodhart.alignment.methods import METHODS
+from goodhart.analysis.frontier import points
+from goodhart.analysis.table import read
 from goodhart.cells.cell import closure
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
@@ -53,8 +54,9 @@ def test_the_page_adds_a_method_in_fewer_than_forty_lines_up_to_its_dot_on_the_f
         ("priced", "beta=0.1 lr=0.0001 price=0.05"),
         ("online", "beta=0.1 lr=0.0001"),
     }
-    summary = json.loads((folder / "summary.json").read_text())
-    assert "priced" in json.dumps(summary)
+    matrix = read(pq.read_table(folder / "rows.parquet"), "held_out")
+    dots = {(arm, dot.point.setting) for arm in SAID["arms"] for dot in points(matrix, arm, "golden_vs_policy")}
+    assert dots == settings
 
 
 def test_an_edit_of_the_file_moves_the_runs_that_use_it(path):
