@@ -4,14 +4,17 @@ TRL's offline `ipo` divides each log-ratio by its token count, its online one su
 1/(2 beta) where Goodhart multiplies by beta, so they agree up to beta^2.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from trl import DPOConfig, DPOTrainer
+from trl.experimental.cpo import CPOTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 
-from goodhart.alignment.losses import MARGINS, pair_loss
-from goodhart.alignment.scores import reduced
+from goodhart.alignment.losses import LOSSES
+from goodhart.alignment.scores import Scores
 from tiny_models import PAD, llama, policy_of
 
 BETA = 0.3
@@ -33,21 +36,22 @@ def models(tokenizer):
     return llama(vocabulary=len(tokenizer), seed=0, layers=1), llama(vocabulary=len(tokenizer), seed=1, layers=1)
 
 
-def ours(model, reference, loss, reduction, label=1.0):
+def ours(model, reference, loss, reduction, **parameters):
     """(value, gradients) of the mean loss over the pairs."""
     policy, fixed = policy_of(model), policy_of(reference)
     pairs = list(zip(WINNERS, LOSERS, strict=True))
-    rho = policy.log_probs(PROMPTS, pairs) - fixed.log_probs(PROMPTS, pairs).detach()
-    rho = reduced(rho, torch.tensor([[float(len(r)) for r in pair] for pair in pairs]), reduction)
-    labels = torch.full((len(pairs),), label)
-    value = pair_loss(MARGINS[loss], rho[:, 0], rho[:, 1], labels, beta=BETA).mean()
+    lengths = torch.tensor([[float(len(r)) for r in pair] for pair in pairs])
+    known = fixed.log_probs(PROMPTS, pairs).detach()
+    scores = Scores(policy.log_probs(PROMPTS, pairs), known, lengths, reduction, label=torch.ones(len(pairs)))
+    value = LOSSES[loss](scores, beta=BETA, **parameters).mean()
     return float(value.detach()), [g.clone() for g in torch.autograd.grad(value, list(model.parameters()))]
 
 
-def offline(model, reference, tokenizer, folder, loss):
+def offline(model, reference, tokenizer, folder, loss, noise=0.0):
     """(value, gradients) by TRL's DPOTrainer."""
     data = Dataset.from_dict({"prompt": ["return the"], "chosen": [" sum"], "rejected": [" file"]})
-    settings = DPOConfig(str(folder), loss_type=[loss], beta=BETA, gradient_checkpointing=False, **CALM)
+    how = {"loss_type": [loss], "beta": BETA, "label_smoothing": noise, "gradient_checkpointing": False, **CALM}
+    settings = DPOConfig(str(folder), **how)
     trainer = DPOTrainer(
         model=model, ref_model=reference, args=settings, train_dataset=data, processing_class=tokenizer
     )
@@ -108,6 +112,28 @@ def test_loss_and_gradient_are_those_of_trl(models, tokenizer, tmp_path, trainer
     model, reference = models
     found = ours(model, reference, mine, reduction)
     agree(found, trainer(model, reference, tokenizer, tmp_path, theirs), scale)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "parameters"),
+    [("hinge", "hinge", {}), ("robust", "robust", {"noise": 0.2}), ("sigmoid", "conservative", {"noise": 0.2})],
+)
+def test_other_losses_of_margins_are_those_of_trl(models, tokenizer, tmp_path, theirs, mine, parameters):
+    model, reference = models
+    found = ours(model, reference, mine, "sum", **parameters)
+    agree(found, offline(model, reference, tokenizer, tmp_path, theirs, **parameters), 1.0)
+
+
+def test_simpo_is_that_of_trl(models):
+    """Its loss as TRL has it, on the log-probabilities of the same model."""
+    model, reference = models
+    policy, pairs, gamma = policy_of(model), list(zip(WINNERS, LOSERS, strict=True)), 0.7
+    found = ours(model, reference, "simpo", "mean", gamma=gamma)
+    nats = policy.log_probs(PROMPTS, pairs) / torch.tensor([[float(len(r)) for r in pair] for pair in pairs])
+    settings = SimpleNamespace(alpha=0.0, loss_type="simpo", simpo_gamma=gamma, beta=BETA, label_smoothing=0.0)
+    settings.accelerator = SimpleNamespace(device=torch.device("cpu"))
+    value = CPOTrainer.cpo_loss(settings, nats[:, 0], nats[:, 1])[0].mean()
+    agree(found, (float(value.detach()), torch.autograd.grad(value, list(model.parameters()))), 1.0)
 
 
 def test_the_parity_can_fail(models, tokenizer, tmp_path):
