@@ -116,7 +116,7 @@ def test_loss_and_gradient_are_those_of_trl(models, tokenizer, tmp_path, trainer
 
 @pytest.mark.parametrize(
     ("theirs", "mine", "parameters"),
-    [("hinge", "hinge", {}), ("robust", "robust", {"noise": 0.2}), ("sigmoid", "conservative", {"noise": 0.2})],
+    [("hinge", "hinge", {}), ("robust", "robust", {"noise": 0.2})],
 )
 def test_other_losses_of_margins_are_those_of_trl(models, tokenizer, tmp_path, theirs, mine, parameters):
     model, reference = models
@@ -124,13 +124,21 @@ def test_other_losses_of_margins_are_those_of_trl(models, tokenizer, tmp_path, t
     agree(found, offline(model, reference, tokenizer, tmp_path, theirs, **parameters), 1.0)
 
 
-def test_simpo_is_that_of_trl(models):
-    """Its loss as TRL has it, on the log-probabilities of the same model."""
+@pytest.mark.parametrize(
+    ("mine", "reduction", "theirs", "gamma", "noise"),
+    [("simpo", "mean", "simpo", 0.7, 0.0), ("conservative", "sum", "sigmoid", 0.0, 0.2)],
+)
+def test_losses_that_trl_has_as_a_function_are_the_same(models, mine, reduction, theirs, gamma, noise):
+    """SimPO on nats per token, conservative DPO on log-ratios, of the same models."""
     model, reference = models
-    policy, pairs, gamma = policy_of(model), list(zip(WINNERS, LOSERS, strict=True)), 0.7
-    found = ours(model, reference, "simpo", "mean", gamma=gamma)
-    nats = policy.log_probs(PROMPTS, pairs) / torch.tensor([[float(len(r)) for r in pair] for pair in pairs])
-    settings = SimpleNamespace(alpha=0.0, loss_type="simpo", simpo_gamma=gamma, beta=BETA, label_smoothing=0.0)
+    policy, pairs = policy_of(model), list(zip(WINNERS, LOSERS, strict=True))
+    found = ours(model, reference, mine, reduction, **({"gamma": gamma} if gamma else {"noise": noise}))
+    nats = policy.log_probs(PROMPTS, pairs)
+    if gamma:
+        nats = nats / torch.tensor([[float(len(r)) for r in pair] for pair in pairs])
+    else:
+        nats = nats - policy_of(reference).log_probs(PROMPTS, pairs).detach()
+    settings = SimpleNamespace(alpha=0.0, loss_type=theirs, simpo_gamma=gamma, beta=BETA, label_smoothing=noise)
     settings.accelerator = SimpleNamespace(device=torch.device("cpu"))
     value = CPOTrainer.cpo_loss(settings, nats[:, 0], nats[:, 1])[0].mean()
     agree(found, (float(value.detach()), torch.autograd.grad(value, list(model.parameters()))), 1.0)
