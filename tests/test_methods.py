@@ -11,7 +11,9 @@ from goodhart.alignment.terms import FUNCTIONS, coefficient
 from goodhart.config import build, choices, essential, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import Arm, arm_of, settings_of
+from goodhart.study.spec import read_study
 from goodhart.training.statistics import STATISTICS
+from micro_study import write_micro_study
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -99,3 +101,32 @@ def test_a_coefficient_is_the_signed_product_of_parameters():
     assert coefficient(["-alpha", "-beta"], given) == pytest.approx(0.1)
     with pytest.raises(KeyError, match="gamma"):
         coefficient(["gamma"], given)
+
+
+def test_a_single_reward_needs_a_judge_that_scores(tmp_path):
+    path = write_micro_study(tmp_path, arms={"mine": {"method": "reinforce"}}, hypotheses={}, axes={}, variants={})
+    read_study(str(path), [])
+    with pytest.raises(GoodhartError, match=r"'mine' learns from the reward of one response.*bradley-terry"):
+        read_study(str(path), ["proxy.kind=pairwise"])
+    read_study(str(path), ["proxy.kind=pairwise", "arms.mine.drawn=[policy, policy]"])
+
+
+def test_an_external_reference_is_a_variant_of_the_study(tmp_path):
+    arms = {"mine": {"method": "dpo-external", "external": "wider"}}
+    path = write_micro_study(tmp_path, arms=arms, hypotheses={}, axes={})
+    with pytest.raises(GoodhartError, match=r"'wider', which is no variant.*wide"):
+        read_study(str(path), [])
+
+
+def test_a_start_is_a_checkpoint_of_an_arm_that_begins_at_sft(tmp_path):
+    first = {"method": "dpo", "steps": 4, "checkpoints": 2}
+    for start, says in (
+        ("dpo", "write ARM@STEP"),
+        ("other@2", "name an arm"),
+        ("dpo@3", "are 2, 4"),
+        ("b@2", "name an"),
+    ):
+        arms = {"dpo": first, "a": {**first, "start": start}, "b": {**first, "start": "dpo@2"}}
+        path = write_micro_study(tmp_path, arms=arms, hypotheses={}, axes={}, variants={})
+        with pytest.raises(GoodhartError, match=says):
+            read_study(str(path), [])

@@ -40,6 +40,7 @@ def validate(study: Study) -> None:
         each.validate(name, study.hypotheses)
     _labels(study)
     _judges(study)
+    _rewards(study)
     _golden_policy(study)
     study.task.validate()
     if study.task.kind != PREFERENCES:
@@ -101,6 +102,26 @@ def _judges(study: Study) -> None:
             f"golden.rule.noise is {study.golden.rule.noise}, and golden stands for the truth",
             "set the noise of proxy.rule, or labels.flip",
         )
+
+
+def _rewards(study: Study) -> None:
+    """A judge that compares gives no reward to a response that stands alone."""
+    for name, arm in study.arms.items():
+        variant = study.variants.get(arm.variant)
+        proxy = (variant and variant.proxy) or study.proxy
+        alone = arm.method.kind.supervision == "reward" and len(arm.method.drawn) == 1
+        if alone and arm.method.source == "policy" and proxy.kind == "pairwise":
+            raise GoodhartError(
+                f"arm {name!r} learns from the reward of one response a prompt, and its proxy compares two",
+                "set proxy.kind=bradley-terry, or draw more responses (drawn: [policy, policy])",
+            )
+    for name, arm in study.arms.items():
+        if arm.method.external and arm.method.external not in study.variants:
+            known = ", ".join(study.variants) or "none"
+            raise GoodhartError(
+                f"arm {name!r} has the external reference {arm.method.external!r}, which is no variant",
+                f"known: {known}",
+            )
 
 
 def _golden_policy(study: Study) -> None:
