@@ -181,6 +181,15 @@ def test_seeds_that_are_all_alike_add_nothing_to_the_error():
     assert found.freedom == 3.0
 
 
+def test_seeds_that_are_alike_where_the_picks_fall_add_nothing_though_they_differ_elsewhere():
+    """What is never picked has no part, and no new effect of its seeds lets it be picked in a replicate."""
+    same = np.broadcast_to(np.array([1.0, 2, 3, 6]), (3, 4))
+    cells = np.stack([same, same - 5 + np.array([-4.0, 0.0, 4.0])[:, None]])
+    term = Term(cloud_of(np.ones_like(cells), cells), highest, np.arange(2), np.ones(1), 1.0)
+    found = curve([term], draw(3, 4, 800, 0)).mean
+    assert (found.estimate, found.se) == pytest.approx((3.0, np.sqrt(14 / 3 / 4)))
+
+
 def test_the_error_has_a_share_of_what_drawing_the_picks_again_adds():
     """a = (1 + 1/4)/2 of V_bootstrap - V_fixed = 8 - 4 beside 2 + 3; where less is drawn than fixed, nothing."""
     cells = np.zeros((4, 2, 2))
@@ -203,6 +212,17 @@ def test_the_quantile_of_a_band_of_one_budget_is_the_t_quantile():
     assert band_quantile(np.repeat(replicates, 9, axis=1) * np.arange(1, 10) + 3.0, 5.0, 0) == pytest.approx(
         band_quantile(replicates, 5.0, 0), rel=0.06
     ), "what goes together is one budget, whatever its unit"
+
+
+def test_the_quantile_of_a_band_is_that_of_4000_draws_by_the_seed_and_the_number_of_budgets():
+    """By hand of one budget, so that a report that is made again has its band, however many replicates there were."""
+    replicates = stream(0, "test/band").normal(size=(300, 1))
+    for seed in (0, 1):
+        rng = stream(seed, "analysis/band", 1)
+        normal, chi2 = np.abs(rng.standard_normal(4000)), rng.chisquare(5.0, 4000)
+        expected = pytest.approx(np.quantile(normal / np.sqrt(chi2 / 5.0), 0.95), rel=1e-9)
+        assert band_quantile(replicates, 5.0, seed) == expected
+        assert band_quantile(np.concatenate([replicates, replicates]), 5.0, seed) == expected
 
 
 def test_the_quantile_of_a_band_of_independent_budgets_is_sidaks():

@@ -82,6 +82,16 @@ def test_an_arm_that_has_stopped_keeps_its_place_in_the_correction():
     assert found["a"].adjusted == pytest.approx(2 * 0.01 / 0.3)
 
 
+def test_a_test_that_is_still_to_come_has_its_place_in_the_correction():
+    """b has no number at look 0, where a is one of two nevertheless: .004 x 2 / .1 = .08."""
+    found = Family({"a": spent(0.004, 0.9), "b": spent(0.9, 0.9)[1:]}).outcomes()
+    assert found["a"].adjusted == pytest.approx(0.08)
+    assert (found["b"].spent.look, found["b"].adjusted) == (1, 1.0)
+    found = Family({"a": spent(0.002, 0.9), "b": spent(0.9, 0.001)[1:]}).outcomes()
+    assert (found["a"].decided, found["a"].spent.look, found["a"].adjusted) == (True, 0, pytest.approx(0.04))
+    assert (found["b"].decided, found["b"].spent.look) == (True, 1)
+
+
 def test_the_interval_of_a_look_leaves_a_bound_out_where_the_look_decides():
     at = around(0.3, 0.1, 6.0, seeds=3, prompts=20)
     assert widened(at, 1.0) == at
@@ -91,6 +101,12 @@ def test_the_interval_of_a_look_leaves_a_bound_out_where_the_look_decides():
     for share in (0.1, 0.3, 0.6):
         p = 2 * stats.t.sf(3, 6)
         assert (p / share <= 0.05) == (widened(at, share).low > 0)
+
+
+def test_with_all_of_the_error_an_interval_stays_as_it_is_though_its_ends_are_not_a_t_quantile_away():
+    """A correlation's end is nowhere beyond 1."""
+    at = replace(around(0.9, 0.2, 6.0, seeds=3, prompts=0), high=1.0)
+    assert widened(at, 1.0) == at
 
 
 def test_smaller_than_the_size_of_interest_is_two_one_sided_tests():
@@ -138,12 +154,15 @@ def test_a_view_has_the_seeds_of_its_look_and_all_baselines():
 
 
 def ruled(monkeypatch, values, looks=LOOKS, **contrast):
-    """The ruling on a contrast whose (estimate, standard error) at each look is given; the last are not reached."""
+    """The ruling on a contrast whose (estimate, standard error) at each look is given, None where there is no number.
+
+    The last looks are not reached.
+    """
     tables = {n: Tables({}, PAIR_ROWS.empty_table(), {}, STREAM_ROWS.empty_table(), n) for n in range(9)}
 
     def estimate(view, asked):
-        value, se = values[min(view.resamples, len(values) - 1)]
-        return Estimate(around(value, se, 1e6, seeds=2, prompts=9), f"look {view.resamples}")
+        there = values[min(view.resamples, len(values) - 1)]
+        return Estimate(around(*there, 1e6, seeds=2, prompts=9) if there else None, f"look {view.resamples}")
 
     monkeypatch.setattr(rulings, "estimate", estimate)
     monkeypatch.setattr(rulings, "reached", lambda view, asked, plan: len(values))
@@ -166,6 +185,30 @@ def test_an_undecided_contrast_shows_its_last_look(monkeypatch):
     (decision,) = ruling.decisions
     assert (ruling.verdict, decision.look, decision.found.over) == ("undecided", 2, "look 1")
     assert decision.found.interval.high == pytest.approx(1 + stats.norm.ppf(1 - 0.0075), abs=1e-4)
+
+
+def test_what_a_look_could_have_seen_is_by_the_error_that_it_may_spend(monkeypatch):
+    for values, share in (([(2.9, 1.0), (0.0, 1.0)], 0.1), ([(2.5, 1.0), (1.0, 1.0)], 0.3)):
+        (decision,) = ruled(monkeypatch, values).decisions
+        expected = stats.norm.ppf(1 - 0.05 * share / 2) + stats.norm.ppf(0.8)
+        assert decision.visible == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_does_not_decide_has_the_test_of_its_last_look_alone_with_all_of_the_error(monkeypatch):
+    (decision,) = ruled(monkeypatch, [(9.0, 1.0), (9.0, 1.0), (1.0, 1.0)], decides=False).decisions
+    assert (decision.look, decision.found.over, decision.adjusted) == (3, "look 2", None)
+    assert decision.found.interval == around(1.0, 1.0, 1e6, seeds=2, prompts=9)
+    assert decision.p == pytest.approx(2 * stats.norm.sf(1.0), rel=1e-4)
+    (decision,) = ruled(monkeypatch, [(9.0, 1.0), (9.0, 1.0), None], decides=False).decisions
+    assert (decision.look, decision.found, decision.p) == (0, Estimate(None, "look 2"), None)
+
+
+@pytest.mark.parametrize(("seeds", "look"), [([7], 0), ([7, 5], 1), ([7, 5, 3], 2), ([7, 5, 3, 9], 3)])
+def test_the_rows_that_there_are_say_which_look_is_shown(seeds, look):
+    (ruling,) = rule(tables_of({"a": seeds, "b": seeds}), {"H": Hypothesis("So.", (GREATER,))}, PLAN)
+    assert {decision.look for decision in ruling.decisions} == {look}
+    assert ruling.verdict == "undecided"
+    assert {decision.found.interval.seeds for decision in ruling.decisions} == {len(seeds)}
 
 
 def test_before_the_first_look_nothing_is_tested(monkeypatch):
