@@ -58,7 +58,15 @@ def test_a_p_value_is_divided_by_its_share_and_the_smallest_counts():
     late = Family({"a": spent(0.3, 0.02, 0.029)}).outcomes()["a"]
     assert (late.decided, late.spent.look, late.adjusted) == (True, 2, pytest.approx(0.029 / 0.6))
     assert not Family({"a": spent(0.3, 0.02)}).outcomes()["a"].decided
-    assert Family({"a": spent(0.4)}).outcomes()["a"].adjusted == 1.0
+    capped = Family({"a": spent(0.4)}).outcomes()["a"]
+    assert capped.adjusted == capped.spent.sequential == 1.0
+
+
+def test_of_equal_p_values_the_latest_is_shown():
+    """.01/.25 and .02/.5 are both .04: at look 0 a is one of two, and b's fall at look 1 makes room for it."""
+    tests = {"a": [Spent(0, 0.25, 0.01), Spent(1, 0.5, 0.02)], "b": [Spent(0, 0.25, 0.9), Spent(1, 0.5, 0.001)]}
+    found = Family(tests).outcomes()
+    assert [(found[name].decided, found[name].spent.look) for name in "ab"] == [(True, 1), (True, 1)]
 
 
 def test_what_is_decided_stays_decided_and_makes_room_for_others():
@@ -143,6 +151,8 @@ def test_a_look_is_reached_where_all_arms_have_its_seeds_complete_and_in_the_ord
     assert looks(a=[7, 5, 3], b=[7, 5, 3]) == 2
     assert looks(A=[7, 5, 3], b=[7, 5, 3]) == 1
     assert looks(a=[7, 5, 3, 9], b=[7, 5, 3, 9]) == 3
+    assert looks(a=[7, 5, 3], b=[7, 5, 3], c=[7]) == 2, "an arm that it is not about"
+    assert looks(a=[7], b=[7], c=[7, 5, 3]) == 0
 
 
 def test_a_view_has_the_seeds_of_its_look_and_all_baselines():
@@ -185,6 +195,17 @@ def test_an_undecided_contrast_shows_its_last_look(monkeypatch):
     (decision,) = ruling.decisions
     assert (ruling.verdict, decision.look, decision.found.over) == ("undecided", 2, "look 1")
     assert decision.found.interval.high == pytest.approx(1 + stats.norm.ppf(1 - 0.0075), abs=1e-4)
+
+
+def test_without_a_number_at_any_look_what_the_last_one_says_is_shown(monkeypatch):
+    ruling = ruled(monkeypatch, [None, None])
+    assert (ruling.verdict, ruling.decisions[0].found) == ("undecided", Estimate(None, "look 1"))
+
+
+def test_before_the_first_look_no_seeds_of_later_ones_are_shown():
+    """The first look has 7 and 5, of which 7 is there, and the second has 3 too."""
+    (ruling,) = rule(tables_of({"a": [7, 3], "b": [7, 3]}), {"H": Hypothesis("So.", (GREATER,))}, PLAN)
+    assert {(decision.look, decision.found.interval.seeds) for decision in ruling.decisions} == {(0, 1)}
 
 
 def test_what_a_look_could_have_seen_is_by_the_error_that_it_may_spend(monkeypatch):
@@ -231,6 +252,22 @@ def test_a_value_shown_to_be_small_is_a_verdict_and_a_difference_comes_first(mon
     assert ruled(monkeypatch, [(0.0, 0.02), (0.005, 0.01)]).verdict == "undecided"
     both = ruled(monkeypatch, [(0.0, 0.02), (0.005, 0.001)], looks, smallest=0.03)
     assert both.verdict == "supported"
+
+
+def test_a_value_shown_to_be_small_at_an_early_look_is_shown_as_it_was_there(monkeypatch):
+    small = ruled(monkeypatch, [(0.0, 0.005), (0.0, 0.9)], smallest=0.03)
+    (decision,) = small.decisions
+    assert (small.verdict, decision.look, decision.found.over) == (NO_DIFFERENCE, 1, "look 0")
+    assert decision.found.interval.high == pytest.approx(0.005 * stats.norm.ppf(1 - 0.0025), rel=1e-4)
+
+
+@pytest.mark.parametrize("decides", [True, False])
+def test_a_value_that_is_not_shown_to_be_small_is_undecided_and_shows_its_last_look(decides, monkeypatch):
+    """The first look says .067/.1 and the last .38/.3, so that the first is nearer to saying so."""
+    open_ = ruled(monkeypatch, [(0.0, 0.02), (0.0, 0.1)], smallest=0.03, decides=decides)
+    (decision,) = open_.decisions
+    assert (decision.verdict, decision.look, decision.found.over) == ("undecided", 2, "look 1")
+    assert decision.within == (pytest.approx(stats.norm.cdf(-1.5) / 0.1, rel=1e-3) if decides else None)
 
 
 def test_the_size_of_interest_is_the_studys_in_win_rate_and_a_contrasts_own_in_any_unit():

@@ -276,7 +276,7 @@ def test_without_looks_an_interval_is_shown_as_it_was_found_whether_its_contrast
     monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(interval, "KL"))
     (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (GREATER, replace(GREATER, first="c", decides=False)))})
     assert {d.contrast.decides for d in ruling.decisions} == {True, False}
-    assert all(d.found.interval == interval for d in ruling.decisions)
+    assert all((d.found.interval, d.look) == (interval, 0) for d in ruling.decisions)
 
 
 def test_without_looks_no_value_is_too_small_to_matter(monkeypatch):
@@ -328,4 +328,16 @@ def test_a_p_value_of_five_percent_decides(p, verdict, decides, monkeypatch):
     monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(1.0, 1.0), ""))
     monkeypatch.setattr(rulings, "sides", lambda found, contrast: (p / 2, 1 - p / 2))
     (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (replace(GREATER, decides=decides),))})
+    assert ruling.decisions[0].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("p", "verdict"), [(0.05, "no difference"), (1 - 0.95, "no difference"), (0.0501, "undecided")]
+)
+@pytest.mark.parametrize("decides", [True, False])
+def test_a_p_value_of_five_percent_shows_that_a_value_is_small(p, verdict, decides, monkeypatch):
+    monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(0.0, 1.0), ""))
+    monkeypatch.setattr(rulings, "within", lambda found, smallest: p)
+    asked = replace(GREATER, decides=decides, smallest=0.1)
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (asked,))})
     assert ruling.decisions[0].verdict == verdict

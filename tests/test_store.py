@@ -127,6 +127,32 @@ def test_status_believes_what_has_not_changed_and_thorough_looks_at_all(store):
     assert store.faults("kind-abc") == [folder / "deep" / "file.txt"]
 
 
+def test_status_does_not_believe_a_file_of_another_size_however_old_it_is(store):
+    folder = finished(store)
+    record = json.loads((folder / "cell.json").read_text())
+    record["files"]["deep/file.txt"][0] += 1  # as if the disk had lost the file's end, without a write
+    text = json.dumps(record, indent=1, sort_keys=True)
+    (folder / "cell.json").write_text(text)
+    (folder / "DONE").write_text(hashlib.sha256(text.encode()).hexdigest())
+    assert store.state("kind-abc") == "damaged"
+
+
+def test_the_record_of_a_damaged_cell_is_an_error(store):
+    folder = finished(store)
+    (folder / "cell.json").write_text("{}")
+    with pytest.raises(GoodhartError, match=r"cell\.json is missing or is not what was written"):
+        store.record("kind-abc")
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_cell(store, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        finished(store)
+
+
 def test_status_reads_a_file_that_was_written_after_its_cell_was_finished(store):
     folder = finished(store)
     time.sleep(0.05)  # a file system's clock may stand still for some milliseconds
@@ -207,16 +233,28 @@ def test_everything_is_on_the_disk_before_the_cell_has_its_name(store, monkeypat
     assert {path.name for path in paths["kind-abc.partial"]} == {"file.txt", "cell.json", "DONE"}
 
 
-def test_a_file_system_without_locks_is_told(store, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSYS, "Function not implemented"), NotImplementedError()])
+def test_a_file_system_without_locks_is_told(error, store, monkeypatch):
     import filelock
 
     def refuse(*_):
-        raise OSError(errno.ENOSYS, "Function not implemented")
+        raise error
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with pytest.raises(GoodhartError, match="no file locks") as found, store.lock("c"):
         pass
     assert "--root" in found.value.remedy
+
+
+def test_a_lock_that_may_not_be_written_is_not_taken_for_a_file_system_without_locks(store, monkeypatch):
+    import filelock
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(PermissionError), store.lock("c"):
+        pass
 
 
 def test_where_the_system_has_no_locks_a_file_that_stands_for_one_is_none(store, monkeypatch):
@@ -238,6 +276,16 @@ def test_a_lock_is_held_once_and_given_back(store):
             assert not other
     with store.lock("c") as again:
         assert again
+
+
+def test_for_a_lock_that_another_has_nothing_waits(store, monkeypatch):
+    def wait(seconds):
+        raise AssertionError(f"it waits for {seconds} s")
+
+    with store.lock("c"):
+        monkeypatch.setattr(time, "sleep", wait)
+        with store.lock("c") as other:
+            assert not other
 
 
 def test_a_lock_is_given_back_at_the_end_of_its_block_though_something_still_holds_it(store, monkeypatch):

@@ -105,6 +105,15 @@ def test_the_models_own_attention_is_left_as_it_was():
     assert model.config._attn_implementation == before
 
 
+def test_without_a_tree_a_model_that_could_read_one_reads_a_row_and_leaves_its_padding_out():
+    model = llama()
+    row = {"input_ids": torch.tensor([[9, 2, 3, 4]]), "attention_mask": torch.tensor([[0, 1, 1, 1]])}
+    own = model(**row).logits
+    with reading_trees(model):
+        found = model(**row).logits
+    torch.testing.assert_close(found[:, 1:], own[:, 1:])
+
+
 @pytest.mark.parametrize("responses", [ONE, TWO, FOUR], ids=["one", "two", "four"])
 def test_neither_padding_nor_what_nothing_reads_goes_through_the_model(responses):
     model, seen = llama(), []
@@ -196,13 +205,31 @@ class Steered(torch.nn.Module):
         return self.layer(hidden_states, **settings) + steering.flatten(0, -2).sum(0)
 
 
-@pytest.mark.parametrize("shape", [(2, 16), (2, 3, 16)])
+WRITTEN = sum(len(response) for row in TWO for response in row)
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (2, 3, 16), (1, sum(map(len, PROMPTS)) + WRITTEN, 1, 16)])
 def test_what_a_last_layer_is_given_beside_the_tokens_reaches_it_whole(shape):
     model, steering = llama(), torch.linspace(-1, 1, 16).expand(shape)
     layer = model.model.layers[1] = Steered(model.model.layers[1])
     layer.register_forward_pre_hook(
         lambda layer, args, settings: (args, {**settings, "steering": steering}), with_kwargs=True
     )
+    found = sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
+    torch.testing.assert_close(found, sequence_logps(model, PROMPTS, TWO, pad=0, layout="plain"))
+
+
+class Placed(Steered):
+    """A layer that reads where its tokens stand."""
+
+    def forward(self, hidden_states, position_ids, **settings):
+        moved = hidden_states + 0.1 * position_ids[..., None]
+        return self.layer(moved, position_ids=position_ids, **settings)
+
+
+def test_a_last_layer_has_the_positions_of_the_tokens_that_it_reads():
+    model = llama()
+    model.model.layers[1] = Placed(model.model.layers[1])
     found = sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
     torch.testing.assert_close(found, sequence_logps(model, PROMPTS, TWO, pad=0, layout="plain"))
 
