@@ -21,7 +21,7 @@ from goodhart.analysis.crossfit import (
     draw,
 )
 from goodhart.analysis.envelope import highest, hull, trajectory
-from goodhart.analysis.interval import Components, Prior, components
+from goodhart.analysis.interval import Components, Prior, around, components
 from goodhart.analysis.table import Cloud, Point
 from goodhart.randomness import stream
 
@@ -147,6 +147,19 @@ def test_the_error_of_a_linear_statistic_is_its_closed_form(grid, estimate, squa
     assert (found.low, found.high) == pytest.approx((estimate - half, estimate + half))
 
 
+def test_the_share_of_new_effects_is_the_seeds_own_part_of_their_variance_in_the_mean_over_budgets(monkeypatch):
+    """The mean square of the seeds is 61/16, of which the residual's 233/144 is not their own."""
+    cloud, shares = cloud_of(np.ones_like(LINEAR) * np.array([1.0, 2.0])[:, None, None], LINEAR), []
+
+    def seen(term, sums, mixing, share):
+        shares.append(share)
+        return _with_new_seeds(term, sums, mixing, share)
+
+    monkeypatch.setattr(crossfit, "_with_new_seeds", seen)
+    curve([Term(cloud, trajectory, np.arange(2), np.array([1.0, 2.0]), 1.0, crossfit=False)], draw(3, 4, 2, 0))
+    assert shares == [pytest.approx(np.sqrt(1 - 233 / 144 / (61 / 16)))]
+
+
 def test_a_prior_is_joined_with_each_arms_side():
     """One arm at weight 2: v = 4 * 7/3, n = 4 * 1/2; with tau^2 = 5, w^2 = 4, g = 2 it is (2 * 22 + 2 * 28/3) / 4."""
     term = Term(cloud_of(np.ones_like(LINEAR[:1]), LINEAR[:1]), highest, np.arange(1), np.ones(1), 2.0)
@@ -181,6 +194,15 @@ def test_seeds_that_are_all_alike_add_nothing_to_the_error():
     assert found.freedom == 3.0
 
 
+def test_seeds_that_are_alike_where_the_picks_fall_add_nothing_though_they_differ_elsewhere():
+    """What is never picked has no part, and no new effect of its seeds lets it be picked in a replicate."""
+    same = np.broadcast_to(np.array([1.0, 2, 3, 6]), (3, 4))
+    cells = np.stack([same, same - 5 + np.array([-4.0, 0.0, 4.0])[:, None]])
+    term = Term(cloud_of(np.ones_like(cells), cells), highest, np.arange(2), np.ones(1), 1.0)
+    found = curve([term], draw(3, 4, 800, 0)).mean
+    assert (found.estimate, found.se) == pytest.approx((3.0, np.sqrt(14 / 3 / 4)))
+
+
 def test_the_error_has_a_share_of_what_drawing_the_picks_again_adds():
     """a = (1 + 1/4)/2 of V_bootstrap - V_fixed = 8 - 4 beside 2 + 3; where less is drawn than fixed, nothing."""
     cells = np.zeros((4, 2, 2))
@@ -203,6 +225,17 @@ def test_the_quantile_of_a_band_of_one_budget_is_the_t_quantile():
     assert band_quantile(np.repeat(replicates, 9, axis=1) * np.arange(1, 10) + 3.0, 5.0, 0) == pytest.approx(
         band_quantile(replicates, 5.0, 0), rel=0.06
     ), "what goes together is one budget, whatever its unit"
+
+
+def test_the_quantile_of_a_band_is_that_of_4000_draws_by_the_seed_and_the_number_of_budgets():
+    """By hand of one budget, so that a report that is made again has its band, however many replicates there were."""
+    replicates = stream(0, "test/band").normal(size=(300, 1))
+    for seed in (0, 1):
+        rng = stream(seed, "analysis/band", 1)
+        normal, chi2 = np.abs(rng.standard_normal(4000)), rng.chisquare(5.0, 4000)
+        expected = pytest.approx(np.quantile(normal / np.sqrt(chi2 / 5.0), 0.95), rel=1e-9)
+        assert band_quantile(replicates, 5.0, seed) == expected
+        assert band_quantile(np.concatenate([replicates, replicates]), 5.0, seed) == expected
 
 
 def test_the_quantile_of_a_band_of_independent_budgets_is_sidaks():
@@ -228,6 +261,13 @@ def test_the_band_is_around_the_curve_and_never_inside_of_its_intervals():
         assert low < at.low < at.high < high
     again = curve([Term(noisy_cloud(), hull, np.arange(5), GRID, 1.0)], draw(3, 10, 200, 0))
     assert np.array_equal(again.simultaneous.low, found.simultaneous.low), "keyed"
+
+
+def test_a_band_is_as_wide_as_its_intervals_where_no_replicate_varies():
+    pointwise = [around(1.0, 0.5, 7.0, seeds=3, prompts=20), around(-2.0, 0.1, 4.0, seeds=3, prompts=20)]
+    band = crossfit._band(pointwise, np.ones((10, 2)), 0)
+    assert band.low == pytest.approx([each.low for each in pointwise])
+    assert band.high == pytest.approx([each.high for each in pointwise])
 
 
 def test_new_effects_take_the_place_of_a_share_of_the_seeds_own():

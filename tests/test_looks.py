@@ -58,7 +58,15 @@ def test_a_p_value_is_divided_by_its_share_and_the_smallest_counts():
     late = Family({"a": spent(0.3, 0.02, 0.029)}).outcomes()["a"]
     assert (late.decided, late.spent.look, late.adjusted) == (True, 2, pytest.approx(0.029 / 0.6))
     assert not Family({"a": spent(0.3, 0.02)}).outcomes()["a"].decided
-    assert Family({"a": spent(0.4)}).outcomes()["a"].adjusted == 1.0
+    capped = Family({"a": spent(0.4)}).outcomes()["a"]
+    assert capped.adjusted == capped.spent.sequential == 1.0
+
+
+def test_of_equal_p_values_the_latest_is_shown():
+    """.01/.25 and .02/.5 are both .04: at look 0 a is one of two, and b's fall at look 1 makes room for it."""
+    tests = {"a": [Spent(0, 0.25, 0.01), Spent(1, 0.5, 0.02)], "b": [Spent(0, 0.25, 0.9), Spent(1, 0.5, 0.001)]}
+    found = Family(tests).outcomes()
+    assert [(found[name].decided, found[name].spent.look) for name in "ab"] == [(True, 1), (True, 1)]
 
 
 def test_what_is_decided_stays_decided_and_makes_room_for_others():
@@ -82,6 +90,16 @@ def test_an_arm_that_has_stopped_keeps_its_place_in_the_correction():
     assert found["a"].adjusted == pytest.approx(2 * 0.01 / 0.3)
 
 
+def test_a_test_that_is_still_to_come_has_its_place_in_the_correction():
+    """b has no number at look 0, where a is one of two nevertheless: .004 x 2 / .1 = .08."""
+    found = Family({"a": spent(0.004, 0.9), "b": spent(0.9, 0.9)[1:]}).outcomes()
+    assert found["a"].adjusted == pytest.approx(0.08)
+    assert (found["b"].spent.look, found["b"].adjusted) == (1, 1.0)
+    found = Family({"a": spent(0.002, 0.9), "b": spent(0.9, 0.001)[1:]}).outcomes()
+    assert (found["a"].decided, found["a"].spent.look, found["a"].adjusted) == (True, 0, pytest.approx(0.04))
+    assert (found["b"].decided, found["b"].spent.look) == (True, 1)
+
+
 def test_the_interval_of_a_look_leaves_a_bound_out_where_the_look_decides():
     at = around(0.3, 0.1, 6.0, seeds=3, prompts=20)
     assert widened(at, 1.0) == at
@@ -91,6 +109,12 @@ def test_the_interval_of_a_look_leaves_a_bound_out_where_the_look_decides():
     for share in (0.1, 0.3, 0.6):
         p = 2 * stats.t.sf(3, 6)
         assert (p / share <= 0.05) == (widened(at, share).low > 0)
+
+
+def test_with_all_of_the_error_an_interval_stays_as_it_is_though_its_ends_are_not_a_t_quantile_away():
+    """A correlation's end is nowhere beyond 1."""
+    at = replace(around(0.9, 0.2, 6.0, seeds=3, prompts=0), high=1.0)
+    assert widened(at, 1.0) == at
 
 
 def test_smaller_than_the_size_of_interest_is_two_one_sided_tests():
@@ -127,6 +151,8 @@ def test_a_look_is_reached_where_all_arms_have_its_seeds_complete_and_in_the_ord
     assert looks(a=[7, 5, 3], b=[7, 5, 3]) == 2
     assert looks(A=[7, 5, 3], b=[7, 5, 3]) == 1
     assert looks(a=[7, 5, 3, 9], b=[7, 5, 3, 9]) == 3
+    assert looks(a=[7, 5, 3], b=[7, 5, 3], c=[7]) == 2, "an arm that it is not about"
+    assert looks(a=[7], b=[7], c=[7, 5, 3]) == 0
 
 
 def test_a_view_has_the_seeds_of_its_look_and_all_baselines():
@@ -138,12 +164,15 @@ def test_a_view_has_the_seeds_of_its_look_and_all_baselines():
 
 
 def ruled(monkeypatch, values, looks=LOOKS, **contrast):
-    """The ruling on a contrast whose (estimate, standard error) at each look is given; the last are not reached."""
+    """The ruling on a contrast whose (estimate, standard error) at each look is given, None where there is no number.
+
+    The last looks are not reached.
+    """
     tables = {n: Tables({}, PAIR_ROWS.empty_table(), {}, STREAM_ROWS.empty_table(), n) for n in range(9)}
 
     def estimate(view, asked):
-        value, se = values[min(view.resamples, len(values) - 1)]
-        return Estimate(around(value, se, 1e6, seeds=2, prompts=9), f"look {view.resamples}")
+        there = values[min(view.resamples, len(values) - 1)]
+        return Estimate(around(*there, 1e6, seeds=2, prompts=9) if there else None, f"look {view.resamples}")
 
     monkeypatch.setattr(rulings, "estimate", estimate)
     monkeypatch.setattr(rulings, "reached", lambda view, asked, plan: len(values))
@@ -168,6 +197,41 @@ def test_an_undecided_contrast_shows_its_last_look(monkeypatch):
     assert decision.found.interval.high == pytest.approx(1 + stats.norm.ppf(1 - 0.0075), abs=1e-4)
 
 
+def test_without_a_number_at_any_look_what_the_last_one_says_is_shown(monkeypatch):
+    ruling = ruled(monkeypatch, [None, None])
+    assert (ruling.verdict, ruling.decisions[0].found) == ("undecided", Estimate(None, "look 1"))
+
+
+def test_before_the_first_look_no_seeds_of_later_ones_are_shown():
+    """The first look has 7 and 5, of which 7 is there, and the second has 3 too."""
+    (ruling,) = rule(tables_of({"a": [7, 3], "b": [7, 3]}), {"H": Hypothesis("So.", (GREATER,))}, PLAN)
+    assert {(decision.look, decision.found.interval.seeds) for decision in ruling.decisions} == {(0, 1)}
+
+
+def test_what_a_look_could_have_seen_is_by_the_error_that_it_may_spend(monkeypatch):
+    for values, share in (([(2.9, 1.0), (0.0, 1.0)], 0.1), ([(2.5, 1.0), (1.0, 1.0)], 0.3)):
+        (decision,) = ruled(monkeypatch, values).decisions
+        expected = stats.norm.ppf(1 - 0.05 * share / 2) + stats.norm.ppf(0.8)
+        assert decision.visible == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_does_not_decide_has_the_test_of_its_last_look_alone_with_all_of_the_error(monkeypatch):
+    (decision,) = ruled(monkeypatch, [(9.0, 1.0), (9.0, 1.0), (1.0, 1.0)], decides=False).decisions
+    assert (decision.look, decision.found.over, decision.adjusted) == (3, "look 2", None)
+    assert decision.found.interval == around(1.0, 1.0, 1e6, seeds=2, prompts=9)
+    assert decision.p == pytest.approx(2 * stats.norm.sf(1.0), rel=1e-4)
+    (decision,) = ruled(monkeypatch, [(9.0, 1.0), (9.0, 1.0), None], decides=False).decisions
+    assert (decision.look, decision.found, decision.p) == (0, Estimate(None, "look 2"), None)
+
+
+@pytest.mark.parametrize(("seeds", "look"), [([7], 0), ([7, 5], 1), ([7, 5, 3], 2), ([7, 5, 3, 9], 3)])
+def test_the_rows_that_there_are_say_which_look_is_shown(seeds, look):
+    (ruling,) = rule(tables_of({"a": seeds, "b": seeds}), {"H": Hypothesis("So.", (GREATER,))}, PLAN)
+    assert {decision.look for decision in ruling.decisions} == {look}
+    assert ruling.verdict == "undecided"
+    assert {decision.found.interval.seeds for decision in ruling.decisions} == {len(seeds)}
+
+
 def test_before_the_first_look_nothing_is_tested(monkeypatch):
     monkeypatch.setattr(rulings, "of_seeds", lambda view, arms, seeds: view)
     there = Estimate(around(9.0, 0.1, 9.0, seeds=1, prompts=9), "")
@@ -188,6 +252,22 @@ def test_a_value_shown_to_be_small_is_a_verdict_and_a_difference_comes_first(mon
     assert ruled(monkeypatch, [(0.0, 0.02), (0.005, 0.01)]).verdict == "undecided"
     both = ruled(monkeypatch, [(0.0, 0.02), (0.005, 0.001)], looks, smallest=0.03)
     assert both.verdict == "supported"
+
+
+def test_a_value_shown_to_be_small_at_an_early_look_is_shown_as_it_was_there(monkeypatch):
+    small = ruled(monkeypatch, [(0.0, 0.005), (0.0, 0.9)], smallest=0.03)
+    (decision,) = small.decisions
+    assert (small.verdict, decision.look, decision.found.over) == (NO_DIFFERENCE, 1, "look 0")
+    assert decision.found.interval.high == pytest.approx(0.005 * stats.norm.ppf(1 - 0.0025), rel=1e-4)
+
+
+@pytest.mark.parametrize("decides", [True, False])
+def test_a_value_that_is_not_shown_to_be_small_is_undecided_and_shows_its_last_look(decides, monkeypatch):
+    """The first look says .067/.1 and the last .38/.3, so that the first is nearer to saying so."""
+    open_ = ruled(monkeypatch, [(0.0, 0.02), (0.0, 0.1)], smallest=0.03, decides=decides)
+    (decision,) = open_.decisions
+    assert (decision.verdict, decision.look, decision.found.over) == ("undecided", 2, "look 1")
+    assert decision.within == (pytest.approx(stats.norm.cdf(-1.5) / 0.1, rel=1e-3) if decides else None)
 
 
 def test_the_size_of_interest_is_the_studys_in_win_rate_and_a_contrasts_own_in_any_unit():

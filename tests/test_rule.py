@@ -37,6 +37,45 @@ def reward(rule, text, lines=(LINE,)):
     return rewards(rule, [PROMPT], [text], [lines])[0]
 
 
+class TestSettings:
+    @pytest.mark.parametrize("rule", [Rule(), *RULES, Rule("word", words=("naïve", "SUM", "42"), scale=2.0)])
+    def test_what_a_reward_reads_may_be_set(self, rule):
+        rule.validate("judge.rule")
+
+    @pytest.mark.parametrize(
+        ("rule", "name"),
+        [
+            (Rule("word", target=3, words=("sum",)), "target"),
+            (Rule("similarity", target=3), "target"),
+            (Rule("similarity", words=("sum",)), "words"),
+            (Rule("length", words=("sum",)), "words"),
+            (Rule("copy", target=3, words=("sum",)), "words"),
+        ],
+    )
+    def test_what_it_does_not_read_is_refused_and_not_ignored(self, rule, name):
+        with pytest.raises(GoodhartError) as found:
+            rule.validate("judge.rule")
+        assert found.value.problem == f"judge.rule.{name} is set, which the reward '{rule.reward}' does not read"
+        assert f"leave judge.rule.{name} out" in found.value.remedy
+
+    @pytest.mark.parametrize("odd", ["open file", "open_file", "", " file", "file.", "!"])
+    def test_what_is_not_one_word_can_never_be_in_a_response_and_is_refused(self, odd):
+        with pytest.raises(GoodhartError) as found:
+            Rule("word", words=("sum", odd)).validate("judge.rule")
+        assert found.value.problem == f"judge.rule.words holds {odd!r}, which is not one word"
+
+    def test_a_reward_for_words_needs_some(self):
+        with pytest.raises(GoodhartError, match=r"judge\.rule\.words is empty"):
+            Rule("word").validate("judge.rule")
+
+    def test_left_alone_it_wants_eight_words_and_a_word_less_is_worth_four_logits(self, judge_of, tokens):
+        judge, (prompt, _) = judge_of(Rule())
+        eight, seven, nine = ("a " * n for n in (8, 7, 9))
+        assert [reward(Rule(), text) for text in (eight, seven, nine)] == [0, -1, -1]
+        pairs = Batch.of_pairs([Prompt("0" * 12, prompt)], [tokens(eight)], [tokens(seven)])
+        assert judge.prefer(pairs)[0, 0] == pytest.approx(1 / (1 + math.exp(-4.0)))
+
+
 @pytest.fixture(scope="module")
 def judge_of(tokenizer):
     def judge(rule, seed=0):

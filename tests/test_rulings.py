@@ -240,6 +240,22 @@ def test_a_margin_stays_in_its_unit(contrast, kept):
     assert between.predicted == ("nothing" if contrast.than else contrast.predicted)
 
 
+def test_what_could_have_been_seen_is_by_the_error_that_holms_method_leaves_at_worst(monkeypatch):
+    """5% over all deciding contrasts that have a number; of what does not decide 5%, and of what is near nothing."""
+
+    def estimate(tables, contrast):
+        return Estimate(None if contrast.first == "none" else found(0.0, 2.0), "KL")
+
+    monkeypatch.setattr(rulings, "estimate", estimate)
+    one, two, beside = (Contrast("accuracy", name, "b", decides=name != "beside") for name in ("one", "two", "beside"))
+    near, none = (Contrast("accuracy", name, "b", predicted="near", than=0.1) for name in ("near", "none"))
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (one, two, beside, near, none))})
+    seen = [decision.visible for decision in ruling.decisions]
+    by_hand = {error: 2.0 * (stats.t.ppf(1 - error / 2, 7) + stats.t.ppf(0.8, 7)) for error in (0.05 / 3, 0.05)}
+    assert seen[:3] == pytest.approx([by_hand[0.05 / 3], by_hand[0.05 / 3], by_hand[0.05]])
+    assert seen[3:] == [None, None]
+
+
 def test_companions_never_decide_and_never_enter_the_correction(monkeypatch):
     """All of them say the opposite, as loud as can be."""
 
@@ -253,6 +269,21 @@ def test_companions_never_decide_and_never_enter_the_correction(monkeypatch):
     assert [d.companion for d in ruling.decisions] == [False] + [True] * 4
     assert {(d.adjusted, d.verdict, d.contrast.decides) for d in others} == {(None, "contradicted", False)}
     assert all(d.p < 1e-9 for d in others)
+
+
+def test_without_looks_an_interval_is_shown_as_it_was_found_whether_its_contrast_decides_or_not(monkeypatch):
+    interval = found(2.1, 1.0)
+    monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(interval, "KL"))
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (GREATER, replace(GREATER, first="c", decides=False)))})
+    assert {d.contrast.decides for d in ruling.decisions} == {True, False}
+    assert all((d.found.interval, d.look) == (interval, 0) for d in ruling.decisions)
+
+
+def test_without_looks_no_value_is_too_small_to_matter(monkeypatch):
+    monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(0.0, 0.001), "KL"))
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (GREATER,))})
+    assert ruling.verdict == "undecided"
+    assert {(d.within, d.verdict) for d in ruling.decisions} == {(None, "undecided")}
 
 
 def test_a_companion_without_a_number_is_left_out_and_a_contrast_is_not(monkeypatch):
@@ -285,8 +316,9 @@ def test_on_a_number_without_a_prediction_there_is_no_verdict(monkeypatch):
 
 def test_an_estimate_that_is_no_number_decides_nothing(monkeypatch):
     monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(math.nan, math.nan), ""))
-    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (GREATER,))})
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (GREATER, replace(GREATER, first="c", decides=False)))})
     assert ruling.verdict == "undecided"
+    assert {d.p for d in ruling.decisions} == {1.0}
 
 
 @pytest.mark.parametrize(("p", "verdict"), [(0.05, "supported"), (1 - 0.95, "supported"), (0.0501, "undecided")])
@@ -296,4 +328,16 @@ def test_a_p_value_of_five_percent_decides(p, verdict, decides, monkeypatch):
     monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(1.0, 1.0), ""))
     monkeypatch.setattr(rulings, "sides", lambda found, contrast: (p / 2, 1 - p / 2))
     (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (replace(GREATER, decides=decides),))})
+    assert ruling.decisions[0].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("p", "verdict"), [(0.05, "no difference"), (1 - 0.95, "no difference"), (0.0501, "undecided")]
+)
+@pytest.mark.parametrize("decides", [True, False])
+def test_a_p_value_of_five_percent_shows_that_a_value_is_small(p, verdict, decides, monkeypatch):
+    monkeypatch.setattr(rulings, "estimate", lambda tables, contrast: Estimate(found(0.0, 1.0), ""))
+    monkeypatch.setattr(rulings, "within", lambda found, smallest: p)
+    asked = replace(GREATER, decides=decides, smallest=0.1)
+    (ruling,) = rule(NOTHING, {"H": Hypothesis("So.", (asked,))})
     assert ruling.decisions[0].verdict == verdict

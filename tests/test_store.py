@@ -127,6 +127,32 @@ def test_status_believes_what_has_not_changed_and_thorough_looks_at_all(store):
     assert store.faults("kind-abc") == [folder / "deep" / "file.txt"]
 
 
+def test_status_does_not_believe_a_file_of_another_size_however_old_it_is(store):
+    folder = finished(store)
+    record = json.loads((folder / "cell.json").read_text())
+    record["files"]["deep/file.txt"][0] += 1  # as if the disk had lost the file's end, without a write
+    text = json.dumps(record, indent=1, sort_keys=True)
+    (folder / "cell.json").write_text(text)
+    (folder / "DONE").write_text(hashlib.sha256(text.encode()).hexdigest())
+    assert store.state("kind-abc") == "damaged"
+
+
+def test_the_record_of_a_damaged_cell_is_an_error(store):
+    folder = finished(store)
+    (folder / "cell.json").write_text("{}")
+    with pytest.raises(GoodhartError, match=r"cell\.json is missing or is not what was written"):
+        store.record("kind-abc")
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_cell(store, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        finished(store)
+
+
 def test_status_reads_a_file_that_was_written_after_its_cell_was_finished(store):
     folder = finished(store)
     time.sleep(0.05)  # a file system's clock may stand still for some milliseconds
@@ -149,7 +175,14 @@ def test_a_family_has_its_finished_cells_alone(store):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"\xff" * 64), lambda p: p.write_text("")]
+    "damage",
+    [
+        lambda p: p.unlink(),
+        lambda p: p.write_bytes(b"\xff" * 64),
+        lambda p: p.write_text(""),
+        lambda p: p.write_text(p.read_text()[:-1]),
+        lambda p: p.write_text(p.read_text() * 2),
+    ],
 )
 def test_a_cell_without_its_seal_is_damaged_and_not_overwritten(store, damage):
     folder = finished(store)
@@ -165,6 +198,16 @@ def test_a_cell_without_its_seal_is_damaged_and_not_overwritten(store, damage):
     assert [path.name for path in (store.root / "cells").iterdir()] == ["kind-abc.partial"]
     store.finish("kind-abc", {"id": "kind-abc"})
     assert store.open("kind-abc") == folder
+
+
+def test_what_is_not_there_is_taken_away_without_a_word(store):
+    """As when two processes take the same damaged cell away."""
+    store.discard("kind-abc")
+    finished(store)
+    store.discard("kind-abc")
+    store.discard("kind-abc")
+    assert store.state("kind-abc") == "missing"
+    assert list((store.root / "cells").iterdir()) == []
 
 
 def test_a_finished_cell_lists_its_own_files_alone_and_keeps_no_progress(store):
@@ -190,16 +233,40 @@ def test_everything_is_on_the_disk_before_the_cell_has_its_name(store, monkeypat
     assert {path.name for path in paths["kind-abc.partial"]} == {"file.txt", "cell.json", "DONE"}
 
 
-def test_a_file_system_without_locks_is_told(store, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSYS, "Function not implemented"), NotImplementedError()])
+def test_a_file_system_without_locks_is_told(error, store, monkeypatch):
     import filelock
 
     def refuse(*_):
-        raise OSError(errno.ENOSYS, "Function not implemented")
+        raise error
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with pytest.raises(GoodhartError, match="no file locks") as found, store.lock("c"):
         pass
     assert "--root" in found.value.remedy
+
+
+def test_a_lock_that_may_not_be_written_is_not_taken_for_a_file_system_without_locks(store, monkeypatch):
+    import filelock
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(PermissionError), store.lock("c"):
+        pass
+
+
+def test_where_the_system_has_no_locks_a_file_that_stands_for_one_is_none(store, monkeypatch):
+    """Such a file would outlive the process that made it."""
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(GoodhartError, match="no file locks"), store.lock("c"):
+        pass
 
 
 def test_a_lock_is_held_once_and_given_back(store):
@@ -209,6 +276,54 @@ def test_a_lock_is_held_once_and_given_back(store):
             assert not other
     with store.lock("c") as again:
         assert again
+
+
+def test_for_a_lock_that_another_has_nothing_waits(store, monkeypatch):
+    def wait(seconds):
+        raise AssertionError(f"it waits for {seconds} s")
+
+    with store.lock("c"):
+        monkeypatch.setattr(time, "sleep", wait)
+        with store.lock("c") as other:
+            assert not other
+
+
+def test_a_lock_is_given_back_at_the_end_of_its_block_though_something_still_holds_it(store, monkeypatch):
+    """As a traceback or a debugger may."""
+    import filelock
+
+    kept = []
+
+    class Kept(filelock.FileLock):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            kept.append(self)
+
+    monkeypatch.setattr(filelock, "FileLock", Kept)
+    for _ in range(2):
+        with store.lock("c") as mine:
+            assert mine
+    assert [lock.is_locked for lock in kept] == [False, False]
+
+
+def test_a_lock_whose_owners_name_is_gone_is_given_back_without_a_word(store):
+    with store.lock("c") as mine:
+        assert mine
+        (store.root / "locks" / "c.json").unlink()
+    with store.lock("c") as again:
+        assert again
+
+
+def test_a_lock_whose_owner_cannot_be_written_says_why_and_is_given_back(store, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("goodhart.cells.store.write_atomically", full)
+        with pytest.raises(OSError, match="No space left"), store.lock("c"):
+            pass
+    with store.lock("c") as mine:
+        assert mine
 
 
 HOLD = (
@@ -241,6 +356,10 @@ def test_of_two_that_find_a_dead_process_lock_only_one_gets_it(store):
     (store.root / "locks" / "c.json").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     with store.lock("c") as first, store.lock("c") as second:
         assert (first, second) == (True, False)
+
+
+def test_studies_lie_beside_the_cells(store):
+    assert store.study("mine") == store.root / "studies" / "mine"
 
 
 def test_writing_atomically_leaves_one_file(tmp_path):

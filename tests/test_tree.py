@@ -19,7 +19,7 @@ from transformers import (
 from goodhart.models.logprobs import choose_layout, sequence_logps
 from goodhart.models.norms import fuse_norms
 from goodhart.models.tree import last_layer, plant, reading_trees
-from tiny_models import gpt2, gradients, llama, naive_logp
+from tiny_models import bart, gpt2, gradients, llama, naive_logp
 
 SMALL = {
     "vocab_size": 16,
@@ -105,6 +105,15 @@ def test_the_models_own_attention_is_left_as_it_was():
     assert model.config._attn_implementation == before
 
 
+def test_without_a_tree_a_model_that_could_read_one_reads_a_row_and_leaves_its_padding_out():
+    model = llama()
+    row = {"input_ids": torch.tensor([[9, 2, 3, 4]]), "attention_mask": torch.tensor([[0, 1, 1, 1]])}
+    own = model(**row).logits
+    with reading_trees(model):
+        found = model(**row).logits
+    torch.testing.assert_close(found[:, 1:], own[:, 1:])
+
+
 @pytest.mark.parametrize("responses", [ONE, TWO, FOUR], ids=["one", "two", "four"])
 def test_neither_padding_nor_what_nothing_reads_goes_through_the_model(responses):
     model, seen = llama(), []
@@ -139,6 +148,15 @@ def test_a_tree_by_hand():
     assert seen("whole", 0, last=True) == [[0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [0, 1, 4, 5]]
     assert seen("prompts", 1, last=True) == [[0]]
     assert seen("branches", 3) == seen("branches", 3, last=True) == [[0, 2], [0, 2, 3]]
+
+
+def test_a_window_that_no_prompt_exceeds_needs_no_mask():
+    """So that prompts are read by the kernel for causal attention, which is faster than one with a mask."""
+    tree = plant([[5, 6, 7], [8]], [[[9], [1]], [[], [2]]])
+    for window in (None, 4, 3):
+        assert tree.mask("prompts", torch.float32, window) is None
+    mask = tree.mask("prompts", torch.float32, 2)[0, 0].numpy()
+    assert [np.flatnonzero(row == 0).tolist() for row in mask] == [[0], [0, 1], [1, 2]]
 
 
 class Mixing(torch.nn.Module):
@@ -176,12 +194,57 @@ def test_a_layer_that_mixes_tokens_outside_attention_is_found_out():
     assert choose_layout(model, 0) == "plain"
 
 
+class Steered(torch.nn.Module):
+    """A layer that adds what it is given beside the tokens."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden_states, steering, **settings):
+        return self.layer(hidden_states, **settings) + steering.flatten(0, -2).sum(0)
+
+
+WRITTEN = sum(len(response) for row in TWO for response in row)
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (2, 3, 16), (1, sum(map(len, PROMPTS)) + WRITTEN, 1, 16)])
+def test_what_a_last_layer_is_given_beside_the_tokens_reaches_it_whole(shape):
+    model, steering = llama(), torch.linspace(-1, 1, 16).expand(shape)
+    layer = model.model.layers[1] = Steered(model.model.layers[1])
+    layer.register_forward_pre_hook(
+        lambda layer, args, settings: (args, {**settings, "steering": steering}), with_kwargs=True
+    )
+    found = sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
+    torch.testing.assert_close(found, sequence_logps(model, PROMPTS, TWO, pad=0, layout="plain"))
+
+
+class Placed(Steered):
+    """A layer that reads where its tokens stand."""
+
+    def forward(self, hidden_states, position_ids, **settings):
+        moved = hidden_states + 0.1 * position_ids[..., None]
+        return self.layer(moved, position_ids=position_ids, **settings)
+
+
+def test_a_last_layer_has_the_positions_of_the_tokens_that_it_reads():
+    model = llama()
+    model.model.layers[1] = Placed(model.model.layers[1])
+    found = sequence_logps(model, PROMPTS, TWO, pad=0, layout="shared prompt")
+    torch.testing.assert_close(found, sequence_logps(model, PROMPTS, TWO, pad=0, layout="plain"))
+
+
 def test_layers_that_are_in_no_list_are_all_computed_whole():
     model = llama()
     model.config.num_hidden_layers = 3
     assert choose_layout(model, 0) == "shared prompt, all rows"
     with pytest.raises(ValueError, match="no single list"):
         last_layer(model)
+
+
+def test_of_a_model_that_reads_and_writes_the_last_layer_is_that_of_its_writing_side():
+    model = bart()
+    assert last_layer(model) is model.model.decoder.layers[-1]
 
 
 def test_the_last_layer_is_left_as_it_was():
