@@ -25,6 +25,7 @@ def heat() -> None:
     import torch
 
     import goodhart.cells.make
+    import goodhart.cli
     import goodhart.commands
     import goodhart.report.report
     import goodhart.report.terminal

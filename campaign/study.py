@@ -58,7 +58,7 @@ class Undisturbed:
 
 def cells_done(root: Path) -> list[str]:
     """The finished cells of a root."""
-    return sorted(path.parent.name for path in (root / "cells").glob("*/DONE"))
+    return Store(root).finished()
 
 
 def undisturbed(folder: Path) -> Undisturbed:

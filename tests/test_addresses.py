@@ -266,3 +266,13 @@ def test_settings_that_only_name_something_are_marked():
     for kind, names in ((type(study.task), {"data", "evaluation", "train_evaluation", "validation", "test"}),):
         marked = {each for each, f in kind.__dataclass_fields__.items() if not f.metadata.get("decides", True)}
         assert marked == names
+
+
+def test_why_names_no_cell_that_the_disk_had_no_room_to_finish(tmp_path):
+    store = Store(tmp_path)
+    far, near, asked = (Cell("sft", {"a": a, "b": b}) for a, b in ((1, 1), (2, 1), (2, 2)))
+    finished(store, far)
+    finished(store, near)
+    store.folder(near.id).rename(store.partial(near.id))
+    (store.partial(near.id) / "DONE").write_text("")
+    assert f"the nearest finished cell is {far.id}," in explain(asked.id, [asked], store)[0]

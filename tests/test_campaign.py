@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from campaign import damage, flips, locks, memory, page
+from campaign import damage, disk, flips, locks, memory, page
 from campaign.command import Command
 from campaign.input_cases import Sandbox, arguments_of, fault_of, obey
 from campaign.outcome import Outcome, Tally, load
@@ -45,6 +45,16 @@ def test_every_damage_is_found_by_the_store_and_taken_back(finished):
         assert flips.used(finished, one) == "", one.words
         assert damage.digests(finished) == before, one.words
     assert kinds == {"flip", "flip with its old time", "cut", "delete"}
+
+
+def test_what_a_full_disk_leaves_of_a_cell_is_no_broken_one(finished):
+    """`DONE` is there before the cell has its name, and a full disk leaves it empty."""
+    store = Store(finished)
+    store.folder("kind-1").rename(store.partial("kind-1"))
+    (store.partial("kind-1") / "DONE").write_text("")
+    assert disk.broken_cells(finished) == ""
+    (store.folder("kind-2") / "DONE").write_text("")
+    assert "kind-2/DONE" in disk.broken_cells(finished)
 
 
 def test_a_store_that_believes_damage_is_found_out(finished, monkeypatch):

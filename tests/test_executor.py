@@ -140,6 +140,20 @@ def test_no_memory_left_is_told_from_other_faults(error):
     assert not is_out_of_memory(ImportError("No module named 'memory'"))
 
 
+def test_an_error_that_was_raised_because_of_missing_memory_is_known():
+    def raised(cause):
+        try:
+            try:
+                raise MemoryError
+            except MemoryError as error:
+                raise GoodhartError("rows.parquet is not valid", "run again") from (error if cause else None)
+        except GoodhartError as error:
+            return error
+
+    assert is_out_of_memory(raised(cause=True))
+    assert not is_out_of_memory(raised(cause=False))
+
+
 def test_no_memory_for_a_cell_is_said_and_keeps_what_the_library_said(run):
     progress, _ = run(cell("big", "no memory"), cell("good"))
     ((_, failure),) = progress.failed.values()

@@ -220,6 +220,30 @@ def test_a_finished_cell_lists_its_own_files_alone_and_keeps_no_progress(store):
     assert sorted(path.name for path in store.folder("k").iterdir()) == ["DONE", "cell.json", "table"]
 
 
+@pytest.mark.parametrize("written", [b"", b"0" * 20, b"0" * 64])
+def test_a_cell_that_the_disk_had_no_room_to_finish_is_none_that_is_done_and_is_made_by_the_next_try(store, written):
+    """The disk was full while `DONE` was written, or just before the cell got its name."""
+    finished(store)
+    partial = store.partial("kind-def")
+    partial.mkdir()
+    (partial / "cell.json").write_text('{"id": "kind-def", "files": {}}')
+    (partial / "DONE").write_bytes(written)
+    assert store.finished() == ["kind-abc"]
+    assert store.state("kind-def") == "begun"
+    store.begin("kind-def")
+    store.finish("kind-def", {"id": "kind-def"})
+    assert store.finished() == ["kind-abc", "kind-def"]
+    assert store.open("kind-def") == store.folder("kind-def")
+
+
+def test_a_cell_that_is_being_taken_away_is_not_done(store, monkeypatch):
+    finished(store)
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
+    store.discard("kind-abc")
+    assert list((store.root / "cells").glob("*/DONE"))
+    assert store.finished() == []
+
+
 def test_everything_is_on_the_disk_before_the_cell_has_its_name(store, monkeypatch):
     done = []
     original = os.fsync

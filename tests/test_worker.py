@@ -1,17 +1,22 @@
 """A worker's process: what it prints goes to the log, it is replaced if it dies, and it ends when it is told."""
 
+import errno
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from multiprocessing import forkserver
 
+import pyarrow
 import pytest
 
 from goodhart.cells import worker
 from goodhart.cells.worker import Failure, Worker, finished, started
 from goodhart.errors import GoodhartError
+
+BEGINNING = worker._start
 
 
 def light_start(*_):
@@ -144,6 +149,38 @@ def test_threads_are_checked_together_and_those_that_began_are_ended(monkeypatch
         worker._check_threads(3)
     assert len(begun) == 2
     assert not any(thread.is_alive() for thread in begun)
+
+
+def test_a_process_without_memory_to_begin_says_so_and_begins_no_thread(monkeypatch):
+    """A thread that gets its stack and no more ends before it says that it has begun, and is waited for for ever."""
+
+    def refuse(size):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(worker, "check_room", refuse)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail("a thread was begun"))
+    monkeypatch.setattr(signal, "signal", lambda number, action: None)
+    found = worker._fault_of(BEGINNING, (os.getpid(), 0.0, dict(os.environ), "default", ()))
+    assert found.everywhere
+    assert found.problem.startswith("not enough memory for a process that makes cells (OSError: [Errno 12]")
+
+
+def test_without_memory_for_the_library_of_filters_a_process_says_so(monkeypatch):
+    """Arrow would say that it does not support filters."""
+
+    class Unmapped:
+        def find_spec(self, name, path=None, target=None):
+            if name == "pyarrow._dataset":
+                raise ImportError("libarrow_dataset.so: failed to map segment from shared object")
+
+    for name in [name for name in sys.modules if name in ("pyarrow.dataset", "pyarrow._dataset")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(pyarrow, "dataset", raising=False)
+    monkeypatch.delattr(pyarrow, "_dataset", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Unmapped(), *sys.meta_path])
+    found = worker._fault_of(worker._begin_reading_threads, ())
+    assert found.problem.startswith("not enough memory for a process that makes cells")
+    assert "failed to map segment" in found.problem
 
 
 def test_a_server_that_dies_at_its_beginning_is_one_error_and_its_traceback_is_in_the_log(tmp_path, monkeypatch, capfd):

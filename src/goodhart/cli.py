@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from goodhart.compute.memory import MIB, check_import, check_room
 from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.models.presets import PRESETS
 from goodhart.printable import printable
@@ -193,8 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
             command: Command = tyro.cli(Command, prog="goodhart", description=__doc__, args=given)  # type: ignore[arg-type]
             code = _dispatch(command)
     except GoodhartError as error:
-        line = printable(f"error: {error}").replace("\n", "\\n")  # a name may hold line ends, and an error is one line
-        print(line, file=sys.stderr)
+        what = _NO_MEMORY if is_out_of_memory(error) else f"error: {error}"
+        print(printable(what).replace("\n", "\\n"), file=sys.stderr)  # a name may hold line ends; an error is one line
         sys.exit(1)
     except _Terminated:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -206,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     except BaseException as error:
         if is_out_of_memory(error):
-            print("error: not enough memory for this command; lower --workers, or free some", file=sys.stderr)
+            print(_NO_MEMORY, file=sys.stderr)
             sys.exit(1)
         if not isinstance(error, OSError) or error.errno not in _OF_THE_DISK:
             raise
@@ -218,6 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(code)
 
 
+_NO_MEMORY = "error: not enough memory for this command; lower --workers, or free some"
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 """Faults that lie in what the command was given to write on."""
 
@@ -241,7 +243,25 @@ def _ended_by_termination() -> Generator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_LEAST = 64 * MIB
+"""Bytes that every command takes beside what it has when its words are read."""
+_STATISTICS = 192 * MIB
+"""Bytes that SciPy and Arrow take in a command, with their threads on two cores."""
+_MODELS = 448 * MIB
+"""Bytes that these, PyTorch and Transformers take in a command."""
+
+
+def _check_memory(command: Command) -> None:
+    """Raises OSError (ENOMEM) if a command has no memory for its libraries, some of which would abort or wait."""
+    check_room(_LEAST)
+    if isinstance(command, Power):
+        check_import("scipy", _STATISTICS)
+    elif isinstance(command, Run | Report | Compare | Pretrain) or (isinstance(command, Data) and command.model):
+        check_import("torch", _MODELS)
+
+
 def _dispatch(command: Command) -> int | None:
+    _check_memory(command)
     from goodhart import commands
 
     match command:

@@ -27,6 +27,14 @@ _NO_MEMORY = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, the loader, a tokenizer, or PyTorch on CPU or GPU had no memory left; they share no class."""
+    """Whether Python, the loader, a tokenizer, or PyTorch on CPU or GPU had no memory left; they share no class.
+
+    An error that was raised because of such a one is one too, whatever it says: that a file is not valid, for example.
+    """
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return _says_no_memory(error) or (cause is not None and is_out_of_memory(cause))
+
+
+def _says_no_memory(error: BaseException) -> bool:
     kind = isinstance(error, RuntimeError | OSError | ImportError) or type(error).__name__ == "PanicException"
     return isinstance(error, MemoryError) or bool(kind and _NO_MEMORY.search(str(error)))

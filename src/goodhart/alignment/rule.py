@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
-from scipy.special import expit
 
 from goodhart.alignment.batch import Batch
 from goodhart.config import build, plain_data
@@ -20,6 +19,7 @@ from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.packing import Tokens
 from goodhart.randomness import stream
+from goodhart.special import special
 from goodhart.tasks.reward import Rule, rewards
 
 FILE = "rule.json"
@@ -70,7 +70,7 @@ class RuleJudge:
         """The same for several opponents of each response; `known` is what `alone` gave for the opponents."""
         theirs = self.alone(prompts, opponents) if known is None else known
         margin = self.alone(prompts, [responses]) - theirs
-        return expit(np.stack([margin, -margin], axis=2))
+        return special.expit(np.stack([margin, -margin], axis=2))
 
     def alone(self, prompts: Sequence[Tokens], texts: Sequence[Sequence[Tokens]]) -> Float[np.ndarray, "prompt text"]:
         """The scores in logits of one or more responses to each prompt.

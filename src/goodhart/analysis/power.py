@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from goodhart.analysis.hypotheses import Contrast
 from goodhart.analysis.interval import LEVEL, STRONGEST, Interval, Side, combine
@@ -106,7 +105,9 @@ def excess(own: int, prior: float) -> float:
     How much too large a side's variance is on average, because no interval takes it below its own estimate:
     P(x > 1 under d + 2) + (g P(x < 1) + d P(x < 1 under d + 2)) / (g + d).
     """
-    below, above = (float(stats.chi2.cdf(own, own + more)) for more in (0, 2))
+    from scipy.stats import chi2  # after `special`, which looks whether there is memory for SciPy
+
+    below, above = (float(chi2.cdf(own, own + more)) for more in (0, 2))
     return 1 - above + (prior * below + own * above) / (prior + own)
 
 

@@ -63,9 +63,9 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _finished(store: Store) -> Iterator[tuple[str, Spec]]:
-    for folder in sorted((store.root / "cells").glob("*/DONE")):
+    for cell in store.finished():
         try:
-            yield folder.parent.name, json.loads((folder.parent / "cell.json").read_bytes())["spec"]
+            yield cell, json.loads((store.folder(cell) / "cell.json").read_bytes())["spec"]
         except (OSError, ValueError, KeyError):
             continue
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from goodhart.cells.cell import Cell
 from goodhart.cells.store import Store
 from goodhart.cells.worker import Failure, Groups, Worker, finished, started
-from goodhart.errors import GoodhartError
+from goodhart.errors import GoodhartError, is_out_of_memory
 
 POLL_SECONDS = 0.5
 ATTEMPTS = 2
@@ -196,6 +196,8 @@ def _work(root: str, cell: Cell, threads: int) -> bool | Failure:
     try:
         return make(Store(Path(root)), cell)
     except GoodhartError as error:
+        if is_out_of_memory(error):
+            raise
         return Failure(f"{what}: {error.problem}", error.remedy)
     except OSError as error:
         if error.errno not in _NO_ROOM:

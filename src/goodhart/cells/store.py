@@ -57,6 +57,15 @@ class Store:
         """Whether the cell is done."""
         return (self.folder(cell) / "DONE").exists()
 
+    def finished(self) -> list[str]:
+        """The ids of all cells that are done.
+
+        Folders of other names may hold a `DONE` too, or half of one: of a cell that the disk had no room to finish, or
+        that was being taken away.
+        """
+        names = (path.parent.name for path in (self.root / "cells").glob("*/DONE"))
+        return sorted(name for name in names if "." not in name)  # no id has a dot
+
     def state(self, cell: str, *, thorough: bool = False) -> State:
         """Where a cell stands; `thorough` reads every file of a finished one, else only those that have changed."""
         if self.folder(cell).exists():

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -21,6 +22,7 @@ from typing import Any
 import psutil
 
 from goodhart.cells.registry import RECIPES
+from goodhart.compute.memory import MIB, check_room
 from goodhart.compute.placement import VISIBLE
 from goodhart.errors import GoodhartError, is_out_of_memory
 
@@ -40,6 +42,8 @@ END_SECONDS = 20.0
 """A process that has nothing to do and has not ended by then is killed."""
 _READING_THREADS = 3
 """Those that Arrow begins in a worker, and one more."""
+_ROOM = 64 * MIB
+"""Bytes that a process takes to begin: the stacks of its threads and Arrow's libraries."""
 _REMEDY = "free some, or run again with fewer --workers; the study's log has what the process said"
 
 
@@ -243,6 +247,7 @@ def _start(parent: int, began: float, environment: dict[str, str], kernels: str,
     """No operation has threads of its own: two processes of two such threads on two cores spin against one another."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; the one that asked ends the others
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    check_room(_ROOM)  # a thread that is given its stack and not what Python takes beside it is waited for for ever
     threading.Thread(target=_die_with, args=(parent, began), daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)  # a fork has the environment of the first call
@@ -263,6 +268,8 @@ def _begin_reading_threads() -> None:
     """One thread of each of Arrow's two pools, now: a read waits for ever once it cannot begin one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    import_module("pyarrow.dataset")  # a read whose library of filters cannot be loaded says that there are none
 
     _check_threads(_READING_THREADS)
     pa.set_cpu_count(1)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import binomtest
 
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge, PairJudge
@@ -185,6 +184,8 @@ def _initial_model(work: Workplace, settings: Preference) -> PreferenceModel:
 
 def _quality(model: PairJudge, pairs: Batch) -> dict[str, Any]:
     """Agreement with the labels with its 95% Wilson interval, the loss, and the share of order flips."""
+    from scipy.stats import binomtest  # it takes half a second, and few cells ask it
+
     found, agreed = preference.quality_of(model, pairs)
     interval = binomtest(round(float(agreed.sum())), len(agreed)).proportion_ci(method="wilson")
     return {**asdict(found), "low": float(interval.low), "high": float(interval.high)}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from goodhart.errors import GoodhartError
+from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.tasks.preference import Message, Preference
 
 PLAIN_TEMPLATE = (
@@ -221,6 +221,8 @@ def _rendered(
     except GoodhartError:
         raise
     except Exception as fault:  # a template is a program of the tokenizer's author
+        if is_out_of_memory(fault):  # else the pair would be left out, and the study would be another one
+            raise
         return f"refused by the chat template: {' '.join(str(fault).split())[:200]}"
     begins = special.begin is not None and text.startswith(special.begin)
     return _Rendered(text, (framing.adds_special or not chat) and not begins)
