@@ -53,7 +53,15 @@ def windowed():
     return made(MistralForCausalLM, MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=3))
 
 
-MODELS = {"rotary": llama, "absolute": gpt2, "grouped heads": grouped, "sliding window": windowed}
+def flat():
+    """Its attention has a scale of its own, as Granite's and Gemma's."""
+    model = llama()
+    for layer in model.model.layers:
+        layer.self_attn.scaling = 0.05
+    return model
+
+
+MODELS = {"rotary": llama, "absolute": gpt2, "grouped heads": grouped, "sliding window": windowed, "own scale": flat}
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
@@ -74,6 +82,13 @@ def test_values_and_gradients_are_those_of_one_sequence_at_a_time(make, response
     slope = gradients(model, (expected * weights).sum())
     assert slope.norm() > 1
     torch.testing.assert_close(gradients(model, (found * weights).sum()), slope, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("branches", [1, 2, 4])
+@pytest.mark.parametrize("layout", ["shared prompt", "shared prompt, all rows"])
+def test_responses_that_are_all_empty_have_probability_one(branches, layout):
+    found = sequence_logps(llama(), PROMPTS, [[[]] * branches] * 3, pad=0, layout=layout)
+    assert found.tolist() == [[0.0] * branches] * 3
 
 
 def test_a_window_shorter_than_the_prompt_matters():
