@@ -21,6 +21,8 @@ from goodhart.tasks.tables import Law, Tables, Wins
 Field = Callable[[Law], tuple[Law, Wins]]
 """What has to be 0 as a function of h, and its derivatives [prompt, of, by]."""
 _STEPS, _CLOSE = 200, 1e-11
+_FAR = 20.0
+"""Logits of a preference that no law of full support has: at more of them a sigmoid is 1 in its rounding."""
 _TARGETS = {"ipo": 0.5, "squared": 1.0}
 
 
@@ -91,7 +93,10 @@ def logistic_rest(wins: Wins, ref: Law, beta: float, pairs: Law | None, pull: fl
             value = 2 * m * value - pull * (ref - law)
         return _centred(value, slope)
 
-    return _rest(at, np.zeros_like(ref))
+    found = _rest(at, np.zeros_like(ref))
+    if np.ptp(found, axis=1).max() > _FAR:
+        raise ValueError("the labels are separable, so that margins grow for ever")
+    return found
 
 
 def optimum_of(method: Method, seen: Seen, beta: float | None) -> Optimum | None:

@@ -36,9 +36,9 @@ def rows(law: Law, world: Tables, golden_policy: Law, proxy: Wins) -> pa.Table:
         "tokens": [1] * size,
         "ended": [True] * size,
         "kl": divergence(law, reference),
-        "entropy": -_expected(law, np.log(law)),
-        "logp": _expected(law, np.log(law)),
-        "ref_logp": _expected(law, np.log(reference)),
+        "entropy": -_expected(law, _log(law)),
+        "logp": _expected(law, _log(law)),
+        "ref_logp": _expected(law, _log(reference)),
         "hidden": [None] * size,
     }
     for judge, wins in judges.items():
@@ -62,7 +62,7 @@ def pairs(law: Law, world: Tables, data: Sequence[tuple[int, int, int]] | None) 
 
 def _classified(law: Law, world: Tables, split: str, places: Sequence[tuple[int, int, int]]) -> pa.Table:
     x, i, j = np.array(places, dtype=np.int64).reshape(-1, 3).T
-    rho, names = np.log(np.maximum(law, _LEAST)) - np.log(world.reference), [p.id for p in world.asked]
+    rho, names = _log(law) - _log(world.reference), [p.id for p in world.asked]
     label = (np.sign(world.wins[x, i, j] - 0.5) + 1) / 2
     first, second = rho[x, i], rho[x, j]
     columns: Mapping[str, Any] = {
@@ -78,9 +78,13 @@ def _classified(law: Law, world: Tables, split: str, places: Sequence[tuple[int,
 
 def divergence(law: Law, reference: Law) -> Float[np.ndarray, " prompt"]:
     """KL(law || reference) of each prompt in nats."""
-    return np.maximum(_expected(law, np.log(law) - np.log(reference)), 0.0)
+    return np.maximum(_expected(law, _log(law) - _log(reference)), 0.0)
+
+
+def _log(law: Law) -> Law:
+    return np.log(np.maximum(law, _LEAST))
 
 
 def _expected(law: Law, values: Law) -> Float[np.ndarray, " prompt"]:
-    """Under the law; what has no probability, whose logarithm is infinite, adds nothing."""
-    return np.where(law > 0, law * np.where(law > 0, values, 0.0), 0.0).sum(1)
+    """Under the law, of each prompt."""
+    return (law * values).sum(1)

@@ -24,7 +24,7 @@ from goodhart.alignment.sources import (
     Source,
     StreamSource,
 )
-from goodhart.alignment.terms import FUNCTIONS, Chosen, Drawn, Extra, Fresh, coefficient
+from goodhart.alignment.terms import FUNCTIONS, Chosen, Drawn, Extra, Fresh, Law, coefficient
 from goodhart.cells.workplace import Workplace
 from goodhart.config import build
 from goodhart.models.precision import Precision
@@ -159,7 +159,7 @@ def _slots(work: Workplace, arm: Arm, opened: Opened) -> tuple[Source, Labeller]
 
 
 def _extra(term: Term, parameters: dict[str, float], seed: int, sft: LanguagePolicy) -> Extra:
-    law: Fresh | Drawn | Chosen
+    law: Law
     if term.law == "drawn":
         law = Drawn(term.place)
     elif term.law == "chosen":

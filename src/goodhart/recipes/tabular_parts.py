@@ -124,7 +124,7 @@ def _extra(term: Term, parameters: Mapping[str, float], given: Given, sft: Table
         return Extra(factor, Drawn(term.place), weighed)
     if not given.exact:
         return Extra(factor, Fresh(given.seed, term.responses, writer), function)
-    law: Any = EveryResponse(given.proxy.asked, given.responses, writer)
+    law = EveryResponse(given.proxy.asked, given.responses, writer)
     return Extra(factor, law, in_expectation(function, given.responses))
 
 

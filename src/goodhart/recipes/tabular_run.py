@@ -82,7 +82,7 @@ def _given(work: Workplace) -> Given:
     proxy, _ = read_tables(work.inputs["labels"] / PROXY_FILE)
     rows = pq.read_table(work.inputs["labels"] / LABELS_FILE)
     prompt, first, second = (rows.column(name).to_pylist() for name in ("prompt", "first", "second"))
-    pairs = pairs_of(world, prompt, list(zip(first, second, strict=True)), rows.column("label").to_numpy())
+    pairs = pairs_of(world, prompt, list(zip(first, second, strict=True)), rows.column("label").to_numpy().copy())
     return Given(proxy, pairs, exact, seed)
 
 
@@ -126,4 +126,4 @@ def write_law(path: Path, law: Law, world: Tables) -> None:
 def read_law(path: Path) -> Law:
     """What `write_law` wrote."""
     table = pq.read_table(path)
-    return table.column("probability").to_numpy().reshape(len(set(table.column("prompt").to_pylist())), -1)
+    return table.column("probability").to_numpy().copy().reshape(len(set(table.column("prompt").to_pylist())), -1)

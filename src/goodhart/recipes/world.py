@@ -117,8 +117,8 @@ def read_tables(path: Path) -> tuple[Tables, Law | None]:
     shape = (len(prompts), len(names) // len(prompts))
     responses = tuple(table.column("response").to_pylist()[: shape[1]])
     wins = np.array(table.column("wins").to_pylist()).reshape(*shape, shape[1])
-    reference, reward = (table.column(name).to_numpy().reshape(shape) for name in ("reference", "reward"))
+    reference, reward = (table.column(name).to_numpy().copy().reshape(shape) for name in ("reference", "reward"))
     golden = table.column("golden_policy")
     return Tables(prompts, responses, reference, wins, reward), (
-        None if golden.null_count else golden.to_numpy().reshape(shape)
+        None if golden.null_count else golden.to_numpy().copy().reshape(shape)
     )
