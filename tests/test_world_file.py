@@ -1,5 +1,7 @@
 """A world of the user's own: what the CSV says, and where it is wrong."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -119,3 +121,11 @@ def test_a_study_of_ones_own_preferences_runs(tmp_path, capsys, monkeypatch):
     world(tmp_path, GOOD)
     main(["run", study(tmp_path, reference="column"), "--root", str(tmp_path / "runs"), "--workers", "1"])
     assert "tilted by p(y > data)" in capsys.readouterr().out
+
+
+def test_the_example_of_the_documentation_is_a_world(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "tabular.md").read_text()
+    text = page.split("```csv\n")[1].split("```")[0]
+    found = tables(world(tmp_path, text, reference="column", reward="given"))
+    assert found.prompts == ("refund", "greeting")
+    assert found.condorcet == [0, 0]
