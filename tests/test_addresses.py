@@ -174,7 +174,7 @@ def test_an_edited_loss_moves_the_runs_and_nothing_before_them(package):
     source._package_digest.cache_clear()
     for each in (source._read, source._named, source.edited):
         each.cache_clear()
-    assert moved_recipes() == {"run"}
+    assert moved_recipes() == {"run", "tabular run"}
     assert cell.recipe_version("run") != str(RECIPES["run"].version)
 
 

@@ -220,6 +220,7 @@ def power(name: str, overrides: list[str], root: Path, *, like: str, workers: in
 
     console, folder, general = _console(), _results(name, root), variances.shipped()
     study = forecasts.study_of(folder) if folder and not overrides else _asked(name, overrides, root)
+    forecasts.refuse_world(study)
     alike = study_path(like, root) if like else folder
     noise = variances.joined(variances.of_folder(alike) if alike else None, general)
     minutes = forecasts.clock(root, session.Workers.of(workers, gpus_per_worker))
@@ -298,8 +299,10 @@ def show_list() -> None:
     from goodhart.study.spec import PRESET_FOLDER, Preference, builtin_studies
     from goodhart.tasks.preference_layouts import LAYOUTS
     from goodhart.tasks.text_task import TEXT_TASKS
+    from goodhart.tasks.world import World
 
     table = Table("setting", "value", "meaning", show_lines=False)
+    table.add_row("world.kind", ", ".join(choices(World, "kind")), "a finite world: tables in place of models")
     for name in choices(Task, "kind"):
         meaning = TEXT_TASKS[name].meaning if name in TEXT_TASKS else "your data in, see task.layout"
         table.add_row("task.kind", name, meaning)

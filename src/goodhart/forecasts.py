@@ -12,6 +12,7 @@ from goodhart.analysis.noise import Found
 from goodhart.analysis.power import ERROR, Design, forecast, known, sides
 from goodhart.cells.cell import closure
 from goodhart.config import build
+from goodhart.errors import GoodhartError
 from goodhart.report.contents import read_contents
 from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.hypotheses import named
@@ -28,6 +29,15 @@ RESPONSES = (1, 2, 4)
 def study_of(folder: Path) -> Study:
     """The study that a folder's tables are of."""
     return build(Study, read_contents(folder).record["study"])
+
+
+def refuse_world(study: Study) -> None:
+    """Raises GoodhartError for a tabular study."""
+    if study.world:
+        raise GoodhartError(
+            f"study {study.name!r} is of a finite world, whose measurement has no sampling error to plan for",
+            "run it: it takes seconds; more world.prompts narrow its intervals",
+        )
 
 
 def preface(study: Study, noise: Known) -> list[str]:

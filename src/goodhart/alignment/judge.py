@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from jaxtyping import Float
 from goodhart.alignment.batch import Batch
 from goodhart.compute.threads import spread
 from goodhart.models.packing import Tokens, cuts
-from goodhart.models.preference import PreferenceModel
+
+if TYPE_CHECKING:
+    from goodhart.models.preference import PreferenceModel
 
 
 @runtime_checkable

@@ -199,13 +199,13 @@ class DelayedSource:
     The sampling policy is renewed every `refresh` steps: 1 is online, 0 never, so that all samples are the start's.
     """
 
-    inner: PolicySource
+    inner: Source
     refresh: int
     held: Sampling | None = None
     """The sampling policy; the one part of a source that is not a function of (seed, step, policy)."""
 
     def draw(self, step: int, policy: Sampling) -> Batch:
-        """The responses that a `PolicySource` would draw from the policy that is held, with its log-probabilities."""
+        """The responses that `inner` would draw from the policy that is held, with its log-probabilities."""
         if self.held is None or (self.refresh and step % self.refresh == 0):
             self.held = policy.frozen()
             return self.inner.draw(step, self.held)

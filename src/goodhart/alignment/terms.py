@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -52,6 +53,15 @@ class Moment:
     batch: Batch
     """What of it is learnt from, labelled."""
     policy: Generator
+
+
+@runtime_checkable
+class Law(Protocol):
+    """Who writes the responses of a term."""
+
+    def draw(self, now: Moment) -> Batch:
+        """The responses of a step."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,7 @@ class Extra:
     """A term bound to what it reads: coefficient times the mean of a function over responses from a law."""
 
     coefficient: float
-    law: Fresh | Drawn | Chosen
+    law: Law
     function: Function
 
     def draw(self, now: Moment) -> Batch:

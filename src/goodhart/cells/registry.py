@@ -47,5 +47,9 @@ RECIPES: dict[str, Recipe] = {
     "best of n": Recipe("goodhart.recipes.best_of", "best_of", 2),
     "stream": Recipe("goodhart.recipes.measure", "classified_stream", 1),
     "evaluation": Recipe("goodhart.recipes.measure", "evaluation", 2),
+    "world": Recipe("goodhart.recipes.world", "world", 1),
+    "world labels": Recipe("goodhart.recipes.world", "world_labels", 1),
+    "tabular run": Recipe("goodhart.recipes.tabular_run", "tabular_run", 1),
+    "tabular evaluation": Recipe("goodhart.recipes.tabular_evaluation", "tabular_evaluation", 1),
 }
 """By kind of cell."""

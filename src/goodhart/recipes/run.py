@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 
 from goodhart.alignment.batch import Batch, occurrences
-from goodhart.alignment.extensions import code_digest, load
 from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.cells.store import write_atomically
 from goodhart.cells.workplace import Workplace
 from goodhart.compute.meter import Spent
-from goodhart.errors import GoodhartError
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import FLOAT32, Precision
 from goodhart.recipes.arm import Arm
+from goodhart.recipes.code import load_code
 from goodhart.recipes.models import (
     flipped,
     judge,
@@ -49,7 +48,7 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
 
     It goes on from the longest finished run that is its beginning, and keeps what a longer one needs (`training.pt`).
     """
-    _load_code(work)
+    load_code(work)
     arm = work.setting(Arm, "arm")
     begin_from_shorter(work, arm)
     precision: Precision = work.settings.get("precision", FLOAT32)
@@ -100,15 +99,6 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
         for stage, spent in record["stages"].items():
             work.watch.stages[stage] = work.watch.stages.get(stage, Spent()) + Spent(**spent)
     return {"last": kept[-1], "layout": policy.layout}
-
-
-def _load_code(work: Workplace) -> None:
-    """The user's own loss, if the arm has one. Raises GoodhartError if its file is another one by now."""
-    if "code" not in work.settings:
-        return
-    if code_digest(work.places["code"]) != work.settings["code"]:
-        raise GoodhartError(f"{work.places['code']} has changed since the study was read", "run the study again")
-    load(work.places["code"])
 
 
 def _beginning(work: Workplace) -> Path:

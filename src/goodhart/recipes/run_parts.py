@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from goodhart.alignment.batch import Batch
-from goodhart.alignment.labellers import DataLabels, JudgeLabels, Labeller
-from goodhart.alignment.losses import LOSSES
+from goodhart.alignment.labellers import DataLabels, Labeller
 from goodhart.alignment.method import Method, Term
 from goodhart.alignment.pair_table import read_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.references import MovingReference, NoReference, PriorReference, Reference
-from goodhart.alignment.rewards import JudgeRewards, LabelRewards, Marks, Selected
 from goodhart.alignment.self_labelled import SelfLabelledSource
 from goodhart.alignment.sources import (
     DataSource,
@@ -28,20 +26,19 @@ from goodhart.alignment.sources import (
     Source,
     StreamSource,
 )
-from goodhart.alignment.terms import FUNCTIONS, Chosen, Drawn, Extra, Fresh, coefficient
+from goodhart.alignment.terms import FUNCTIONS, Chosen, Drawn, Extra, Fresh, Law, coefficient
 from goodhart.cells.workplace import Workplace
 from goodhart.config import build
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.models import judge, load_policy, load_reference, with_reference
+from goodhart.recipes.parts import Parts, judging, learnt_from, objective_of
 from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.sampling.mixture import Mixture
-from goodhart.training.alignment import Follower, Objective
-from goodhart.training.average import AveragePolicy
+from goodhart.training.alignment import Follower
 from goodhart.training.critic import Critic, ValueModel
-from goodhart.training.statistics import STATISTICS
 
 GREEDY = 1e-3
 """The temperature of a writer that always takes the likeliest token."""
@@ -69,15 +66,16 @@ def open_slots(arm: Arm, opened: Opened, batch: int, name: str = "") -> tuple[So
     method, table = arm.method, opened.inputs[PROMPTS] / "prompts.parquet"
     if method.source == "stream":
         recorded, _, _ = read_pairs(opened.inputs[STREAM] / "stream.parquet", "stream", table)
-        return StreamSource(recorded, batch, opened.seed, arm.window), _learnt_from(method, DataLabels())
+        return StreamSource(recorded, batch, opened.seed, arm.window), learnt_from(method, DataLabels())
     folder = opened.inputs[WRITTEN if method.source == "samples" else LABELS]
     data, _, _ = read_pairs(folder / "pairs.parquet", "train", table)
     if method.source in ("data", "samples"):
         source = DataSource(_scored(data, opened.reference), batch, opened.seed)
-        return source, _learnt_from(method, DataLabels())
+        return source, learnt_from(method, DataLabels())
     kept = round(method.parameters.get("replay", 0.0) * batch)
-    source = _sampling(method, opened, data, batch - kept)
-    labeller = DataLabels() if method.labeller == "itself" else _judging(method, opened, name)
+    source, labeller = _sampling(method, opened, data, batch - kept), DataLabels()
+    if method.labeller != "itself":
+        labeller = judging(method, judge(opened.inputs[JUDGE]), opened.seed, name)
     if not kept:
         return source, labeller
     replayed = DataSource(_scored(data, opened.reference), kept, opened.seed)
@@ -120,55 +118,6 @@ def _sampling(method: Method, opened: Opened, data: Batch, batch: int) -> Source
     return source if method.refresh == 1 else DelayedSource(source, method.refresh)
 
 
-def _judging(method: Method, opened: Opened, name: str) -> Labeller:
-
-    proxy = judge(opened.inputs[JUDGE])
-    if method.selection != "all":
-        return Selected(proxy, method.selection)
-    if method.kind.supervision == "reward":
-        return JudgeRewards(proxy)
-    return _learnt_from(method, JudgeLabels(proxy, method.mode, opened.seed, name))
-
-
-def _learnt_from(method: Method, labeller: Labeller) -> Labeller:
-    """The labels as what the loss learns from."""
-    wanted = {"mark": Marks, "reward": LabelRewards}.get(method.kind.supervision)
-    return wanted(labeller) if wanted else labeller
-
-
-@dataclass(slots=True)
-class Parts:
-    """All that the loop is given of a run, and all that has a state beside the policy's parameters."""
-
-    source: Source
-    labeller: Labeller
-    reference: Reference
-    objective: Objective
-    followers: list[Follower] = field(default_factory=list[Follower])
-    average: AveragePolicy | None = None
-    """Whose weights are kept in place of the policy's."""
-
-    def state(self) -> dict[str, Any]:
-        """What has to be saved with the parameters, by name; empty for most methods."""
-        found: dict[str, Any] = {}
-        for name, part in self._stateful().items():
-            found[name] = part.state()
-        return found
-
-    def restore(self, state: dict[str, Any], policy: LanguagePolicy) -> None:
-        """Go on from what `state` gave."""
-        for name, part in self._stateful().items():
-            if name in state:
-                part.restore(state[name], policy) if name.startswith("source") else part.restore(state[name])
-
-    def _stateful(self) -> dict[str, Any]:
-        parts = [part for part, _ in self.source.parts] if isinstance(self.source, MixtureSource) else [self.source]
-        held = [part for part in parts if isinstance(part, DelayedSource | SelfLabelledSource)]
-        found: dict[str, Any] = {"source" if i == 0 else f"source {i}": part for i, part in enumerate(held)}
-        found |= {f"follower {i}": follower for i, follower in enumerate(self.followers)}
-        return found | ({"learner": self.objective.learner} if self.objective.learner else {})
-
-
 def parts_of(
     work: Workplace, arm: Arm, master: LanguagePolicy, policy: LanguagePolicy, precision: Precision, tokenizer: Any
 ) -> Parts:
@@ -182,20 +131,11 @@ def parts_of(
     )
     source, labeller = _slots(work, arm, opened)
     parameters = {**method.parameters, **({"beta": arm.beta[0]} if arm.beta else {})}
-    objective = Objective(
-        LOSSES[method.loss],
-        {name: parameters[name] for name in method.kind.parameters},
-        method.reduction,
-        [_extra(term, parameters, seed, sft) for term in method.terms],
-        [STATISTICS[name](parameters) for name in method.kind.statistics],
-        method.kind.tokenwise,
-        method.epochs,
-        _learner(method, parameters, master, arm),
-    )
+    extras = [_extra(term, parameters, seed, sft) for term in method.terms]
+    objective = objective_of(method, parameters, extras, _learner(method, parameters, master, arm))
     parts = Parts(source, labeller, reference, objective, followers)
     if method.checkpoint == "average":
-        parts.average = AveragePolicy(master.frozen(), master, method.parameters["average_rate"])
-        parts.followers.append(parts.average)
+        parts.averaging(master.frozen(), master, method.parameters["average_rate"])
     return parts
 
 
@@ -241,7 +181,7 @@ def _slots(work: Workplace, arm: Arm, opened: Opened) -> tuple[Source, Labeller]
 
 
 def _extra(term: Term, parameters: dict[str, float], seed: int, sft: LanguagePolicy) -> Extra:
-    law: Fresh | Drawn | Chosen
+    law: Law
     if term.law == "drawn":
         law = Drawn(term.place)
     elif term.law == "chosen":

@@ -114,6 +114,11 @@ class Contents:
         return {name: build(Map, each) for name, each in self.record["study"].get("maps", {}).items()}
 
     @property
+    def tabular(self) -> bool:
+        """Whether it is of a finite world: there are no texts, no judges that were trained, and optima are known."""
+        return bool(self.record["study"].get("world"))
+
+    @property
     def has_hidden(self) -> bool:
         """Whether the task has a measure that no model sees."""
         column = self.rows.column("hidden")

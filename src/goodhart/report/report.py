@@ -32,6 +32,7 @@ from goodhart.report.overoptimisation_figure import along_kl, overoptimisation_g
 from goodhart.report.page import Section, render
 from goodhart.report.paper_figure import paper_picture
 from goodhart.report.samples import select
+from goodhart.report.tabular import optimum_grid, world_said, world_section
 from goodhart.report.unfinished import lacking
 from goodhart.report.verdict import answer, gap_line, seeds_note
 
@@ -65,6 +66,8 @@ def write_report(folder: Path, findings: Findings | None = None, resolution: int
 
 
 def _sections(found: Findings, resolution: int) -> list[Section]:
+    if found.contents.tabular:
+        return _of_tables(found, resolution)
     return [
         _answer(found),
         *_hypotheses(found, resolution),
@@ -83,6 +86,24 @@ def _sections(found: Findings, resolution: int) -> list[Section]:
     ]
 
 
+def _of_tables(found: Findings, resolution: int) -> list[Section]:
+    """What a tabular study has: no texts, no data and no trained judges."""
+    optima = Section("optima", "Optima", grids=(optimum_grid(found.contents),))
+    return [
+        _answer(found),
+        *_hypotheses(found, resolution),
+        optima,
+        _frontier(found, resolution),
+        _gap(found, resolution),
+        _measures(found, resolution),
+        _classification(found, resolution),
+        world_section(found.contents),
+        _cost(found, resolution),
+        _settings(found),
+        _origin(found),
+    ]
+
+
 def _answer(found: Findings) -> Section:
     compared = found.comparisons(MAIN)
     if compared:
@@ -91,17 +112,24 @@ def _answer(found: Findings) -> Section:
         lead = f"This study has one arm, {found.contents.arms[0]}, so there is nothing to compare it with."
     else:
         lead = "The arms have no seed or no prompt in common, so they cannot be compared."
+    notices = (*lacking(found.contents.unfinished), *doubts(found.contents.record))
+    return Section("answer", "Answer", lead, _beside(found), grids=(headline_grid(found),), notices=notices)
+
+
+def _beside(found: Findings) -> tuple[str, ...]:
+    """The other gaps, and what the arms learn from."""
     study = found.contents.record["study"]
+    others = tuple(f"{gap_line(c.gap)}." for c in found.comparisons(MAIN)[1:])
+    note = seeds_note(study["seeds"])
+    notes = (note,) if note else ()
+    if found.contents.tabular:
+        return (*others, world_said(found.contents.record), *notes)
     serve = "feed" if is_rule(found.contents.record, "proxy") else "train the proxy and feed"
-    others = tuple(f"{gap_line(c.gap)}." for c in compared[1:])
     labels = (
         f"The judge labelled {study['labels']['number']:,} pairs; they {serve} the offline arms, "
         "and how much the arms differ depends on how many there are."
     )
-    note = seeds_note(study["seeds"])
-    paragraphs = (*others, labels, *((note,) if note else ()))
-    notices = (*lacking(found.contents.unfinished), *doubts(found.contents.record))
-    return Section("answer", "Answer", lead, paragraphs, grids=(headline_grid(found),), notices=notices)
+    return (*others, labels, *notes)
 
 
 def _hypotheses(found: Findings, resolution: int) -> list[Section]:
@@ -148,19 +176,26 @@ def _gap(found: Findings, resolution: int) -> Section:
 
 
 def _measures(found: Findings, resolution: int) -> Section:
-    text = (
-        "The proxy is what online arms learn from, the golden model judges, and the hidden measure, the similarity "
-        "to the human line, is seen by no model. A measure that becomes a target can be gained without what it "
-        "stands for."
-        if found.contents.has_hidden
-        else "The proxy is what online arms learn from, the golden model judges. This task has no hidden measure, "
-        "because its data has no human line that no model was trained on: that golden itself is exploited would not "
-        "be seen here."
-    )
+    text = _measures_said(found)
     curves = along_kl(found)
     pictures = (hacking_picture(found, resolution), overoptimisation_picture(curves, resolution))
     grids = (overoptimisation_grid(curves),)
     return Section("measures", "Measures", paragraphs=(text,), pictures=pictures, grids=grids)
+
+
+def _measures_said(found: Findings) -> str:
+    learnt = "The proxy is what online arms learn from, the golden model judges"
+    if found.contents.tabular:
+        return f"{learnt}: the world's own preferences."
+    if found.contents.has_hidden:
+        return (
+            f"{learnt}, and the hidden measure, the similarity to the human line, is seen by no model. A measure that "
+            "becomes a target can be gained without what it stands for."
+        )
+    return (
+        f"{learnt}. This task has no hidden measure, because its data has no human line that no model was trained on: "
+        "that golden itself is exploited would not be seen here."
+    )
 
 
 def _classification(found: Findings, resolution: int) -> Section:

@@ -9,10 +9,11 @@ from rich.text import Text
 from goodhart.analysis.interval import Interval
 from goodhart.printable import printable
 from goodhart.report.findings import MAIN, Findings
-from goodhart.report.grid import NONE, number
+from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.headline import headlines
 from goodhart.report.hypotheses import ruling_line
 from goodhart.report.judges import doubts
+from goodhart.report.tabular import optimum_grid
 from goodhart.report.unfinished import lacking
 from goodhart.report.verdict import gap_line, seeds_note, spelled, spelled_share
 
@@ -30,7 +31,18 @@ def terminal_table(findings: Findings) -> RenderableType:
         golden = spelled_share(line.golden) if line.golden else NONE
         rest = (number(line.kl, 1), _mean(line.vs_sft), _mean(line.hidden), number(line.length, 1))
         table.add_row(Text(printable(line.arm)), golden, *rest)
-    return Group(table, Text(""), *(Text(printable(line)) for line in _lines(findings)))
+    optima = (Text(""), _table(optimum_grid(findings.contents))) if findings.contents.tabular else ()
+    return Group(table, *optima, Text(""), *(Text(printable(line)) for line in _lines(findings)))
+
+
+def _table(grid: Grid) -> Table:
+    found = Table(title=Text(printable(grid.title)), title_justify="left", box=None, pad_edge=False)
+    for place, (title, numeric) in enumerate(zip(grid.header, grid.numeric, strict=True)):
+        right = numeric or all("/" in row[place] for row in grid.rows)
+        found.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for row in grid.rows:
+        found.add_row(*(Text(printable(cell)) for cell in row))
+    return found
 
 
 def _mean(found: Interval | None) -> str:

@@ -30,12 +30,13 @@ def _row(store: Store, study: Study, item: Measured) -> dict[str, Any]:
     drift, spread = (np.array([step[name] for step in steps]) for name in ("drift", "drift_spread"))
     mean = float(weights @ drift)
     variant = study.variants.get(arm.variant)
+    population = study.world is not None and study.world.data == "population"
     return {
         **{name: getattr(item, name) for name in schema.CHECKPOINT},
         "operations": sum(_own(store, cell) for cell in _before(item.run))
-        + (_operations(steps) if item.run.kind == "run" else 0.0),
-        "pairs": arm.batch * len(steps),
-        "labels": ((variant and variant.labels) or study.labels).number,
+        + (_operations(steps) if item.run.kind != "merge" else 0.0),
+        "pairs": sum(int(step.get("pairs", arm.batch)) for step in steps),
+        "labels": 0 if population else ((variant and variant.labels) or study.labels).number,
         "drift": mean,
         "drift_spread": float(np.sqrt(weights @ (spread**2 + (drift - mean) ** 2))),
     }

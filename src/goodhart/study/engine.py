@@ -58,6 +58,8 @@ class Engine:
 
     def sentences(self) -> list[str]:
         """What a person should know before the study starts."""
+        if self is _OF_TABLES:
+            return []
         chosen = self.precision.choice.chosen
         said = [f"trains in {chosen} with {self.kernels.choice.chosen} kernels"]
         if self.precision.elsewhere:
@@ -70,7 +72,7 @@ class Engine:
 
 def settled(study: Study, root: Path) -> Study | None:
     """The study with its training precision, where nothing has to be measured for it; this imports no PyTorch."""
-    if study.precision != "auto":
+    if study.precision != "auto" or study.world:
         return study
     kept = _read(_precision_folder(root, find(study.policy)) / _FILE)
     return kept and replace(study, precision=cast("Precision", kept.choice.chosen))
@@ -82,6 +84,8 @@ def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Stud
     `keep` writes down what was measured; `gpus` is how many a worker has. Raises GoodhartError if this machine cannot
     train in the study's precision.
     """
+    if study.world:
+        return study, _OF_TABLES
     policy = find(study.policy)
     held: list[Any] = []
 
@@ -112,6 +116,10 @@ def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Stud
 
         check_supported(chosen)
     return replace(study, precision=chosen), Engine(fast, slim)
+
+
+_TABLES = "a tabular study trains tables, and nothing is measured for them"
+_OF_TABLES = Engine(Kept(Choice("default", _TABLES), "", ""), Kept(Choice("float64", _TABLES), "", ""))
 
 
 def _precision_folder(root: Path, policy: Checkpoint) -> Path:

@@ -41,6 +41,8 @@ _COPY = 0.02
 """Seconds to read or write a million weights."""
 _START = 1.0
 """Seconds of loading and saving in each cell."""
+_TABLE, _TABLE_STEP = 0.1, 0.004
+"""Seconds of a cell of a tabular study, and of a step of its runs: 16 prompts with 16 pairs each."""
 _TRAINED, _PIECES = ("sft", "preference"), 16
 _SHARED = ("pairs", "test pairs", "labels", "test labels", "quality")
 """Cells whose pieces are micro-batches, and cells with many pieces."""
@@ -83,6 +85,12 @@ def speed(root: Path, *, keep: bool) -> float:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps({"processor": processor(), "seconds per token": measured}))
     return measured
+
+
+def tabular_seconds(cell: Cell) -> float:
+    """Expected seconds of a cell of a tabular study, whose work is small beside loading and saving it."""
+    steps = cell.settings["arm"].steps if cell.kind == "tabular run" else 0
+    return _TABLE + _TABLE_STEP * steps
 
 
 def millions(name: str) -> float:

@@ -14,6 +14,7 @@ from goodhart.recipes.slots import START, inputs_of
 from goodhart.study.arms import shares_of
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk
 from goodhart.study.spec import Study, best_of_arm
+from goodhart.study.tabular import tabular_graph
 from goodhart.study.trunks import PANEL, Trunks
 
 PAIRS = 128
@@ -32,6 +33,8 @@ def build_graph(study: Study, reach: Mapping[str, int] | None = None) -> Graph:
     `reach` is how many of the study's seeds each arm has; without it all have all of them. What reads the runs of
     several arms has the seeds that all of these have. Raises GoodhartError for models or data that cannot be found.
     """
+    if study.world:
+        return tabular_graph(study, study.world, reach or {})
     return _Builder(study, reach or {}).graph()
 
 

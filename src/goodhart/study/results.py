@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from goodhart.study.engine import Engine
 from goodhart.study.graph import anchors
 from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured
 from goodhart.study.spec import Study
+from goodhart.study.tabular import UNREAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,8 @@ def _record(
         return {key: value for cell in some for key, value in records[cell.id]["result"].items()}
 
     return {
-        "study": plain_data(study),
+        "study": _read(study),
+        **({"optima": optima(records, graph)} if study.world else {}),
         "unfinished": plain_data(unfinished),
         "anchors": {arm: sft for arm, sft in anchors(study, graph).items() if arm not in unfinished.without},
         "versions": versions(),
@@ -160,6 +162,24 @@ def _record(
         },
         "cells": [{**_line(cell, records[cell.id]), "arm": arms.get(cell.id, "")} for cell in cells],
     }
+
+
+def _read(study: Study) -> dict[str, Any]:
+    """The settings of a study, of a tabular one those that it reads."""
+    unread = UNREAD if study.world else ()
+    return {name: value for name, value in plain_data(study).items() if name not in unread}
+
+
+def optima(records: Mapping[str, Mapping[str, Any]], graph: Graph) -> list[dict[str, Any]]:
+    """By arm, setting and seed of a tabular study, where its method ends and where the run did."""
+    names = ("gradient", "optimum", "predicted", "found", "distance", "furthest")
+    found: list[dict[str, Any]] = []
+    for (arm, setting, seed), cell in graph.runs.items():
+        if cell.id in records:
+            result = records[cell.id]["result"]
+            own = {name: result[name] for name in names if name in result}
+            found.append({"arm": arm, "setting": setting, "seed": seed, **own})
+    return found
 
 
 def _line(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:

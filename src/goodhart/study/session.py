@@ -71,9 +71,14 @@ def prospect(study: Study, cells: list[tuple[Cell, bool]], workers: Workers, roo
 
     `keep` writes down what was measured.
     """
-    from goodhart.study.estimate import Costs, duration, speed
+    from goodhart.study.estimate import Costs, duration, speed, tabular_seconds
 
     done = {cell.id for cell, is_done in cells if is_done}
+    if study.world:
+        lacking = len(cells) - len(done)
+        return Prospect(
+            lacking, tabular_seconds, duration([c for c, _ in cells], done, tabular_seconds, workers.number)
+        )
     if len(done) == len(cells):
         return Prospect(0, lambda _: 0.0, 0.0)
     costs = Costs.of(study, speed(root, keep=keep))
@@ -138,6 +143,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def check_before(study: Study, root: Path) -> None:
     """Raises GoodhartError for all that can be told of a study from its models and data before its first cell."""
+    if study.world:
+        from goodhart.tasks.world_tables import tables
+
+        tables(study.world)
+        return
     from goodhart.study.check import check
 
     prepared: Path | None = None

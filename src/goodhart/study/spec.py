@@ -35,7 +35,9 @@ from goodhart.study.study_file import (
     with_seeds,
     with_template,
 )
+from goodhart.study.tabular import refuse_unread_beside_world
 from goodhart.study.validation import validate
+from goodhart.tasks.world import World
 from goodhart.training.settings import Preference, Supervised
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
@@ -75,6 +77,10 @@ class Study:
     """What the report answers."""
     task: Task = Task()
     """Prompts and data."""
+    world: World | None = None
+    """A finite world in place of prompts and language models: policies are tables. Of the sections around it `labels`
+    is read where the world's data are labels, and `arms`, `hypotheses`, `axes`, `maps`, `seeds`, `looks`, `resamples`
+    as ever (docs/tabular.md)."""
     policy: str = "tiny"
     """Language model of every arm: a preset with a base model, a Hub id, or a path."""
     sft: Supervised = Supervised()
@@ -198,6 +204,7 @@ def read_study(name: str, overrides: list[str]) -> Study:
     refuse_unread(data)
     for file in data.get("methods") or ():
         load(str(file))
+    refuse_unread_beside_world(data)
     data = with_methods(with_seeds(inheriting(with_template(with_kind(data)))))
     study = build(Study, data)
     return replace(study, unnamed=unnamed(inheriting(named), list(study.arms))).validate()

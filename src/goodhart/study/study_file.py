@@ -44,6 +44,7 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     found = _changed(data, ["task", "data"], lambda name: _beside(name, folder))
     found = _changed(found, ["task", "template"], template)
+    found = _changed(found, ["world", "file"], lambda name: str(_below(folder, name)))
     for keys in (["policy"], ["golden", "model"], ["proxy", "model"]):
         found = _changed(found, keys, model)
     if isinstance(found.get("methods"), list):

@@ -12,6 +12,7 @@ from goodhart.recipes.settings import PREFERENCES
 from goodhart.recipes.slots import records
 from goodhart.study.arms import validate_arms
 from goodhart.study.plan import GOLDEN_POLICY, SFT, sft_of
+from goodhart.study.tabular import refuse_arms
 
 if TYPE_CHECKING:
     from goodhart.study.spec import Study
@@ -26,10 +27,11 @@ def validate(study: Study) -> None:
     taken = {SFT, GOLDEN_POLICY, PROXY, *study.all_arms[len(study.arms) :], *map(sft_of, study.variants)}
     for name in taken & set(study.arms):
         raise GoodhartError(f"arm {name!r} has the name of something else in the tables", "rename it")
+    if study.world:
+        refuse_arms(study)
     validate_arms(study.arms, set(study.variants))
     if study.looks:
         study.looks.validate(len(study.seeds))
-    _best_of(study)
     for name, hypothesis in study.hypotheses.items():
         hypothesis.validate(name, tuple(study.all_arms))
         _one_judge(study, name, hypothesis)
@@ -38,6 +40,10 @@ def validate(study: Study) -> None:
         axis.validate(name, tuple(study.all_arms))
     for name, each in study.maps.items():
         each.validate(name, study.hypotheses)
+    if study.world:
+        study.world.validate()
+        return
+    _best_of(study)
     _labels(study)
     _judges(study)
     _rewards(study)
