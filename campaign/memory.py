@@ -16,7 +16,7 @@ from campaign.study import Undisturbed, plain_fault, undisturbed
 
 ROOM = (1, 2, 8, 16, 32, 48, 64, 68, 72, 80, 96, 104, 112, 128, 144, 160, 192, 224, 256, 384, 512)
 """MiB of data that a process may have beside what it has when the study begins."""
-COLD = (25, 50, 100, 200, 300, 400, 500, 550, 600, 700, 800, 1400, 2000)
+COLD = (25, 50, 100, 200, 300, 400, 500, 550, 600, 800, 1400, 2000, 3000, 4000)
 """MiB of data that each process may have, from the start of Python."""
 LONGEST = 900.0
 """Seconds in which a command must end, however busy the machine is; undisturbed it takes some ten."""

@@ -183,6 +183,24 @@ def test_without_memory_for_the_library_of_filters_a_process_says_so(monkeypatch
     assert "failed to map segment" in found.problem
 
 
+def test_a_process_that_makes_cells_reads_a_model_without_threads(monkeypatch, tmp_path):
+    """The library would wait for ever for one that has no memory to begin."""
+    from goodhart.models.checkpoint import load_model  # the processes of other tests import this file
+    from tiny_models import llama
+
+    llama(layers=1).save_pretrained(tmp_path)
+    begun, original = [], threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: begun.append(thread) or original(thread))
+    monkeypatch.delenv("HF_DEACTIVATE_ASYNC_LOAD", raising=False)
+    load_model(tmp_path)
+    assert begun, "the library reads without threads of itself: the setting can go"
+    begun.clear()
+    for name, value in worker.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    load_model(tmp_path)
+    assert not begun
+
+
 def test_a_server_that_dies_at_its_beginning_is_one_error_and_its_traceback_is_in_the_log(tmp_path, monkeypatch, capfd):
     (tmp_path / "no_memory_to_begin.py").write_text("raise MemoryError('while importing')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)

@@ -30,6 +30,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "true",  # the one cell that tokenizes much runs when nothing else can
     "RUST_BACKTRACE": "0",  # to print one a tokenizer needs memory, and waits for ever where there is none
+    "HF_DEACTIVATE_ASYNC_LOAD": "1",  # a model is read without threads, one of which may have no memory to begin
     # glibc gives large blocks back to the kernel at every free; keeping them saves a quarter of a step
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(2**36),
