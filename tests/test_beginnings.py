@@ -36,7 +36,7 @@ def whole(backend, text):
        st.sampled_from(["", " ", "  ", "\n"]), st.integers(1, 20))  # fmt: skip
 def test_the_tokens_are_those_of_the_whole_texts_beginning(kind, words, space, room):
     backend, text = BACKENDS[kind], space.join(words)
-    expected, (found,) = whole(backend, text), data_recipes.beginnings(backend, [text], room)
+    expected, (found,) = whole(backend, text), data.beginnings(backend, [text], room)
     assert found[:room] == expected[:room], "other tokens than those of the whole text"
     assert (len(found) > room) == (len(expected) > room), "a cut that is not counted, or counted and not there"
 
@@ -49,7 +49,7 @@ def test_only_the_beginning_of_a_long_text_is_tokenised():
             seen.extend(map(len, texts))
             return BACKENDS["bytes"].encode_batch_fast(texts, **options)
 
-    data_recipes.beginnings(Watched(), ["two numbers " * 10_000], 10)
+    data.beginnings(Watched(), ["two numbers " * 10_000], 10)
     assert sum(seen) < 1000, f"{sum(seen)} characters of 120,000 were tokenised for 10 tokens"
 
 
@@ -61,7 +61,7 @@ def test_a_text_of_long_tokens_is_cut_and_counted():
     task = Task(max_prompt=8)
     row = {"id": "a", "side": "train", "package": "p", "text": words, "reference": "two numbers"}
     reasons = Counter()
-    (kept,) = data_recipes._encoded([row], tokenizer, "", task, reasons)
+    (kept,) = data._encoded([row], tokenizer, "", task, reasons)
     frame = 2
     assert kept["tokens"][1:-1] == whole(BACKENDS["bytes"], words)[: task.max_prompt - frame]
     assert reasons["prompt cut to its beginning (kept)"] == 1, "a cut prompt is not counted"

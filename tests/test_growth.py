@@ -267,7 +267,7 @@ def test_pieces_cover_every_draw_once_and_stand_one_behind_the_other(held_out, t
 
 
 def test_an_opponent_is_the_same_whatever_the_number_of_opponents(study, made):
-    few = opponents_recipe._responses(Store(made).open(build_graph(study).opponents.id))
+    few = opponents._responses(Store(made).open(build_graph(study).opponents.id))
     assert {j for _, j in few} == {0, 1}
 
 

@@ -15,16 +15,33 @@ from goodhart.recipes.arm import Arm
 from goodhart.recipes.settings import BestOf, Labels, Measurement, Pool, Task
 from goodhart.study.spec import Study, read_study
 from goodhart.tasks.reward import Rule
+from goodhart.tasks.world import World
 from goodhart.training.settings import Optimisation, Preference, Supervised
 from tiny_arms import arm
 
-KINDS = [Study, Task, Pool, Labels, BestOf, Measurement, Arm, Method, Term, Optimisation, Supervised, Preference, Rule]
+KINDS = [
+    Study,
+    Task,
+    Pool,
+    Labels,
+    BestOf,
+    Measurement,
+    Arm,
+    Method,
+    Term,
+    World,
+    Optimisation,
+    Supervised,
+    Preference,
+    Rule,
+]
 MAY_BE_ZERO = {
     *(
         "Arm.first",
         "Arm.window",
         "Method.refresh",
         "Method.parameters",
+        "World.seed",
         "Arm.sweep",
         "Term.place",
         "BestOf.samples",
@@ -38,7 +55,7 @@ MAY_BE_ZERO = {
 MAY_BE_HUGE = {
     *("Arm.beta", "Optimisation.clip", "Optimisation.weight_decay", "Preference.head_factor", "Pool.temperatures"),
     *("Rule.scale", "Rule.noise"),
-    *("Method.parameters", "Arm.sweep"),
+    *("Method.parameters", "Arm.sweep", "World.prior", "World.spread", "World.golden_beta"),
     "Arm.parts",  # their sum is looked at
 }
 """Rates and factors whose size depends on their unit; a huge one has a meaning (no clipping, no preference)."""

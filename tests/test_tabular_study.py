@@ -29,7 +29,14 @@ from test_tabular_world import equilibrium as by_iteration
 
 SMALL = {"kind": "condorcet", "prompts": 3, "responses": 4}
 STILL = {"decay": "linear", "beta1": 0.0}
-REFUSED = {"dpo-prior": "prior", "dpo-external": "external", "dr-po": "prefix"}
+REFUSED = {
+    "dpo-prior": "prior",
+    "dpo-external": "external",
+    "dr-po": "prefix",
+    "dice": "equally|one token",
+    "warp": "no layers",
+    "merged-dpo": "no layers",
+}
 
 
 def write(folder, world=SMALL, arms=None, **more):
