@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from goodhart.recipes import data
 from goodhart.recipes.settings import Task
 from goodhart.tasks.tokenizer import train_tokenizer
 

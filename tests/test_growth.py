@@ -14,7 +14,7 @@ from goodhart.cells.digest import sha256
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
 from goodhart.compute.kernels import using
-from goodhart.recipes import measure, panel, run
+from goodhart.recipes import measure, opponents, panel, run
 from goodhart.recipes.panel import pieces
 from goodhart.recipes.settings import Measurement
 from goodhart.study.engine import settle
