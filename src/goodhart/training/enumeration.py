@@ -31,7 +31,8 @@ def weight(facts: Facts) -> Mapping[str, np.ndarray]:
 def in_expectation(objective: Objective) -> Objective:
     """The objective whose mean over all tuples is the expectation of the given one over sampled batches.
 
-    A statistic of a batch (REINFORCE's baseline) is then over all tuples as they stand: a baseline stays one.
+    A statistic of a batch (REINFORCE's baseline) is then over all tuples of the other prompts as they stand: a baseline
+    stays one.
     """
     inner: Loss = objective.loss
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from goodhart.alignment.batch import Batch
+from goodhart.tasks.prompts import Prompt
 from goodhart.training.alignment import Facts, Known, Statistic, score
 
 
@@ -30,7 +31,7 @@ def baseline(parameters: Mapping[str, float]) -> Statistic:
         if facts.batch.reward is None:
             raise ValueError("a baseline is of rewards, and the batch has none")
         gain = facts.batch.reward - parameters["kl"] * (_written(facts) - facts.known)
-        return {"baseline": others(gain.mean(1))}
+        return {"baseline": others(gain.mean(1), facts.batch.prompts)}
 
     return of
 
@@ -45,12 +46,16 @@ def bond(facts: Facts) -> Mapping[str, np.ndarray]:
         raise ValueError("J-BOND compares rewards, and the batch has none")
     worse = reward[:, 0] < reward[:, 1:].min(1)
     gain = np.where(worse, -math.log(16), 0.0) - (_written(facts) - facts.known)[:, 0]
-    return {"return": gain, "baseline": others(gain)}
+    return {"return": gain, "baseline": others(gain, facts.batch.prompts)}
 
 
-def others(values: Float[np.ndarray, " prompt"]) -> Float[np.ndarray, " prompt"]:
-    """For each prompt the mean of the others' values; of a single one 0."""
-    return np.zeros(1) if len(values) == 1 else (values.sum() - values) / (len(values) - 1)
+def others(values: Float[np.ndarray, " row"], prompts: Sequence[Prompt]) -> Float[np.ndarray, " row"]:
+    """For each row of a batch the mean over the rows of other prompts; 0 where there are none."""
+    _, which = np.unique([prompt.id for prompt in prompts], return_inverse=True)
+    number = np.bincount(which)[which]
+    # a row's own value would do for rows that were drawn alone, but an enumerated prompt's rows are one draw
+    apart = values.sum() - (values if number.max() == 1 else np.bincount(which, values)[which])
+    return np.where(number < len(values), apart / np.maximum(len(values) - number, 1), 0.0)
 
 
 def _written(facts: Facts) -> Known:
