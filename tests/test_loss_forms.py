@@ -8,10 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.losses import LOSSES, MARGINS
 from goodhart.alignment.scores import Scores, Tokenwise
+from goodhart.alignment.table_policy import TablePolicy
 from goodhart.alignment.terms import FUNCTIONS
+from goodhart.tasks.prompts import Prompt
+from goodhart.training.alignment import Facts
 from goodhart.training.critic import advantages
+from goodhart.training.statistics import others, quantile
 
 nats = st.floats(-20, 20)
 shares = st.floats(0, 1)
@@ -243,6 +248,30 @@ def test_j_bond_is_a_likelihood_of_the_best_and_a_policy_gradient():
     assert at("j-bond", s, mix=0.0, pull=0.0)[1] == [0.0, 0.0, -1.0]
     assert at("j-bond", s, mix=1.0, pull=0.0)[1] == [1.5, 0.0, 0.0]
     assert at("j-bond", s, mix=0.5, pull=2.0)[1] == pytest.approx([0.75 + 2.0 * -1.0, 0.0, -0.5])
+
+
+def test_bond_of_two_is_j_bond_but_for_its_reward():
+    statistics = {"return": tensor([-2.0]), "baseline": tensor([-0.5])}
+    s = scores([[-3.0, -4.0, -5.0]], [[-2.0, -4.0, -5.0]], reward=[[0.0, 1.0, 2.0]], statistics=statistics)
+    assert at("bond", s, mix=0.3) == at("j-bond", s, mix=0.3, pull=0.0)
+
+
+@pytest.mark.parametrize(
+    ("reward", "share"), [([0.0, 1.0, 2.0, 3.0], 1 / 4), ([1.0, 1.0, 2.0, 0.0], 3 / 4), ([9.0, 1.0, 2.0, 3.0], 1.0)]
+)
+def test_bonds_return_is_the_quantile_less_the_divergence(reward, share):
+    policy = TablePolicy.of(np.full((1, 4), 0.25))
+    batch = Batch([Prompt("0" * 12, (0,))], [[[0], [1], [2], [3]]], reward=np.array([reward]))
+    known = np.log(np.full((1, 4), 0.5))
+    found = quantile(Facts(batch, known, policy, policy))
+    assert found["return"][0] == pytest.approx(2 * math.log(share) - math.log(0.25 / 0.5))
+    assert found["baseline"].tolist() == [0.0], "there is no other prompt"
+
+
+def test_a_baseline_is_of_other_prompts():
+    prompts = [Prompt(f"{i:012x}", (i,)) for i in (0, 1, 1, 2)]
+    assert others(np.array([1.0, 2.0, 4.0, 9.0]), prompts).tolist() == [5.0, 5.0, 5.0, 7 / 3]
+    assert others(np.array([1.0, 2.0]), prompts[1:3]).tolist() == [0.0, 0.0]
 
 
 def tokenwise(policy, before, reference, lengths):

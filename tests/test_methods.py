@@ -85,6 +85,11 @@ def test_what_a_file_says_of_an_arm_goes_before_its_method():
         ("dpo", {"external": "wide"}, "the others name none"),
         ("raft", {"drawn": ("policy",)}, "selects 'best' of a single response"),
         ("dpo", {"parameters": {"prefix": 0.5}}, "forces prefixes"),
+        ("h2o-ipo", {"parameters": {"replay": 0.0}}, "no pairs of one of the two"),
+        ("h2o-ipo", {"parameters": {"replay": 1.0}}, "no pairs of one of the two"),
+        ("dpo", {"buffer": True}, "keeps pairs in a buffer with source 'data'"),
+        ("rloo", {"buffer": True}, "a loss that learns from labels"),
+        ("online-ipo", {"buffer": True, "parameters": {"prefix": 0.5}}, "no buffer, or no prefix"),
     ],
 )  # fmt: skip
 def test_slots_that_do_not_fit_are_named_with_a_remedy(method, keys, says):

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import binom
 
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.enumeration import in_expectation
 from goodhart.alignment.methods import METHODS
-from goodhart.alignment.optimum import tilted
+from goodhart.alignment.optimum import best_of, tilted
 from goodhart.alignment.references import NoReference
 from goodhart.alignment.scores import Scores
 from goodhart.alignment.sources import PolicySource
@@ -142,6 +143,39 @@ class TestScoreFunctions:
     def test_that_of_leave_one_out_is_the_same(self, law, kl):
         found, other = (gradient(name, law, kl=kl) for name in ("rloo", "reinforce"))
         np.testing.assert_allclose(found, other, atol=1e-9)
+
+
+class TestBestOfN:
+    """BOND descends on divergences to and from the law of the best of N."""
+
+    @given(laws)
+    def test_forward_it_is_the_divergence_from_the_best_of_n(self, law):
+        best = best_of(REF, REWARD, 4)
+        slope = numeric(lambda moved: float((best * np.log(best / moved)).sum()), law)
+        np.testing.assert_allclose(gradient("bond", law, mix=0.0), slope, atol=1e-6)
+
+    @given(laws)
+    def test_backward_it_is_the_divergence_to_the_reference_tilted_by_the_estimated_quantile(self, law):
+        no_better = np.einsum("xij,xj->xi", (REWARD[:, :, None] >= REWARD[:, None, :]).astype(float), REF)
+        counts = np.arange(5)
+        chance = binom.pmf(counts, 4, no_better[..., None])
+        quantile = (chance * np.log((1 + counts) / 5)).sum(-1)
+
+        def value(moved):
+            return divergence(moved, REF) - 3 * float((moved * quantile).sum())
+
+        np.testing.assert_allclose(gradient("bond", law, mix=1.0), numeric(value, law), atol=1e-6)
+
+    def test_the_best_of_one_is_the_law_itself_and_of_many_the_best_response(self):
+        np.testing.assert_allclose(best_of(REF, REWARD, 1), REF)
+        assert (best_of(REF, REWARD, 10**4).argmax(1) == REWARD.argmax(1)).all()
+        np.testing.assert_allclose(best_of(best_of(REF, REWARD, 3), REWARD, 5), best_of(REF, REWARD, 15))
+
+    def test_equals_share_what_is_theirs(self):
+        tied = np.array([[1.0, 1.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
+        found = best_of(REF, tied, 2)
+        np.testing.assert_allclose(found[0], [0.2 * 0.75, 0.8 * 0.75, 0.4 * 0.25, 0.6 * 0.25])
+        np.testing.assert_allclose(found[1], REF[1])
 
 
 class TestCalibration:

@@ -34,6 +34,7 @@ REFUSED = {
     "dpo-external": "external",
     "dr-po": "prefix",
     "dice": "equally|one token",
+    "h2o-ipo": "replays pairs",
     "warp": "no layers",
     "merged-dpo": "no layers",
 }
@@ -179,6 +180,13 @@ class TestOptima:
             "reinforce": arm("reinforce", beta=[], parameters={"kl": 0.7}, **usual),
             "ppo": arm("ppo", beta=[], parameters={"kl": 0.7, "value_lr": 0.05}, **usual),
             "rebel": arm("rebel", beta=[], parameters={"kl": 0.7}, **usual),
+            "bond": arm(
+                "bond",
+                beta=[],
+                parameters={"mix": 0.0},
+                drawn=["policy"] + 3 * ["reference"],
+                **{**usual, "steps": 250},
+            ),
         }
         graph, store = made(tmp_path, {**SMALL, "prompts": 2, "reference": "random"}, arms, seeds=[0])
         found = {name: result(store, cell) for (name, _, _), cell in graph.runs.items()}

@@ -47,6 +47,8 @@ class Batch:
         default_factory=dict[str, np.ndarray], kw_only=True
     )
     """log p(response | prompt) in nats, by the name of the model that gave them."""
+    real: Float[np.ndarray, " prompt"] | None = field(default=None, kw_only=True)
+    """1 where the label is the data set's own and 0 where another judge spoke; None where no part of it says."""
     prefixes: Sequence[Tokens] | None = field(default=None, kw_only=True)
     """The beginning that was forced on all responses to a prompt; `responses` are what was written behind it."""
 
@@ -172,12 +174,14 @@ class Batch:
         writers = [none if p.writer is None else p.writer for p, none in zip(parts, unknown, strict=True)]
         forced = any(part.prefixes is not None for part in parts)
         prefixes = [prefix for part in parts for prefix in (part.prefixes or [()] * len(part))]
+        real = np.concatenate([np.zeros(len(part)) if part.real is None else part.real for part in parts])
         supervision = {kind: np.concatenate([getattr(part, kind) for part in parts]) for kind in next(iter(kinds))}
         return cls(
             [prompt for part in parts for prompt in part.prompts],
             [row for part in parts for row in part.responses],
             writer=np.concatenate(writers) if written else None,
             logps={name: np.concatenate([part.logps[name] for part in parts]) for name in sorted(shared)},
+            real=real if any(part.real is not None for part in parts) else None,
             prefixes=prefixes if forced else None,
             **supervision,
         )
@@ -200,6 +204,7 @@ class Batch:
             prompts,
             responses,
             label=None if self.label is None else self.label[chosen],
+            real=None if self.real is None else self.real[chosen],
             logps={name: values[chosen] for name, values in self.logps.items()},
             prefixes=prefixes,
             **{name: values[chosen] for name, values in self._by_response().items()},

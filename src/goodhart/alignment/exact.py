@@ -19,6 +19,8 @@ def why_sampled(method: Method, responses: int) -> str:
     people = [writer for writer in method.drawn if writer in ("first", "second")]
     if people:
         return "it draws responses of the data beside samples"
+    if method.buffer:
+        return "it learns from what it drew before"
     if method.selection != "all":
         return f"it selects among {len(method.drawn)} samples"
     if method.mode == "bernoulli" and method.kind.supervision in ("label", "mark"):
@@ -38,10 +40,15 @@ def refuse_in_tables(name: str, method: Method) -> None:
             f"{where} forces prefixes, and the responses of a tabular world are one token, of which none is a prefix",
             "take another method, for example ppo, which dr-po is without prefixes",
         )
-    if method.labeller == "itself" or "replay" in method.parameters:
+    if method.labeller == "itself":
         raise GoodhartError(
-            f"{where} prices the length of its own responses or replays data, and here all responses are one token",
+            f"{where} prices the length of its own responses, and in a tabular world all are one token",
             "take another method, for example online-dpo",
+        )
+    if "replay" in method.parameters:
+        raise GoodhartError(
+            f"{where} replays pairs of the data among its own, and a step in a tabular world is of one kind of pairs",
+            "take a method without replay, for example online-ipo",
         )
     if method.merge != "none":
         raise GoodhartError(

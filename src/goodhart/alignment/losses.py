@@ -235,6 +235,19 @@ def ppo(s: Scores, *, clip: float) -> Nats:
     return -(gain.sum(2) / s.lengths.clamp(min=1)).mean(1)
 
 
+def bond(s: Scores, *, mix: float) -> Nats:
+    """(1 - mix) -log policy(best of y1..yN) + mix (R - B) (-log policy(y)) (BOND, arXiv 2407.14622).
+
+    y is from the policy, y1..yN from the anchor, which is the reference. In the mean over responses these are the
+    forward and the backward divergence between the policy and the law of the best of N: the first up to a constant, the
+    second up to the correction of ties in R = (N - 1) log p(r(y_i) <= r(y)) - rho(y), whose probability is estimated
+    by the N (`goodhart.training.statistics`). B is the mean of R over the other prompts.
+    """
+    first = s.statistics["return"] - s.statistics["baseline"]
+    best = s.of_reward()[:, 1:].argmax(1, keepdim=True) + 1
+    return -(1 - mix) * s.policy.gather(1, best)[:, 0] - mix * first * s.policy[:, 0]
+
+
 def j_bond(s: Scores, *, mix: float, pull: float) -> Nats:
     """(1 - mix) -log policy(best of y1, y2) + mix (R - B) (-log policy(y)) + pull sg[rho(y)] log policy(y).
 
@@ -242,10 +255,15 @@ def j_bond(s: Scores, *, mix: float, pull: float) -> Nats:
     R = r_J - rho(y), r_J = -log 16 where y is worse than both and 0 elsewhere; B is the mean of R over the other
     prompts. The sign of the last term is the one that lowers KL(policy || anchor).
     """
-    first = s.statistics["return"] - s.statistics["baseline"]
-    best = s.of_reward()[:, 1:].argmax(1, keepdim=True) + 1
-    forward, backward = -s.policy.gather(1, best)[:, 0], -first * s.policy[:, 0]
-    return (1 - mix) * forward + mix * backward + pull * s.rho[:, 0].detach() * s.policy[:, 0]
+    return bond(s, mix=mix) + pull * s.rho[:, 0].detach() * s.policy[:, 0]
+
+
+def weighed(s: Scores, *, beta: float) -> Nats:
+    """W f(beta D) of its label, f = `ipo` and w in [0, 1] how far the label is believed (`goodhart.training.channel`).
+
+    The idea of H2O (arXiv 2206.13464) carried over to preferences; it is a proposal of this package.
+    """
+    return s.statistics["belief"] * pair_loss(ipo, s.rho[:, 0], s.rho[:, 1], s.of_label(), beta=beta)
 
 
 LOSSES: dict[str, Loss] = {
@@ -264,6 +282,8 @@ LOSSES: dict[str, Loss] = {
     "rloo": rloo,
     "grpo": grpo,
     "ppo": ppo,
+    "bond": bond,
+    "weighed": weighed,
     "j-bond": j_bond,
 }
 """By the name that a study file knows them by."""

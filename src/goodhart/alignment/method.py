@@ -30,8 +30,8 @@ class LossKind:
     """What it reads of the whole batch (`goodhart.training.statistics`)."""
     tokenwise: bool = False
     """Whether it weighs tokens."""
-    learner: Literal["none", "value", "critic"] = "none"
-    """What is learnt beside the policy."""
+    learner: Literal["none", "value", "critic", "channel"] = "none"
+    """What is learnt beside the policy: a value of prompts, one of states, or where the proxy's labels depart."""
     learner_parameters: tuple[str, ...] = ()
     code: str = ""
     """The file of one that is not the package's own."""
@@ -63,7 +63,9 @@ KINDS: dict[str, LossKind] = {
         learner="critic",
         learner_parameters=("kl", "discount", "smoothing", "value_lr"),
     ),
+    "bond": LossKind("reward", ("mix",), (3, MANY), ("quantile",)),
     "j-bond": LossKind("reward", ("mix", "pull"), (3, 3), ("bond",)),
+    "weighed": LossKind("label", ("beta",), learner="channel", learner_parameters=("classifier_lr",)),
 }
 """By loss; that the parameters are those of the function is tested."""
 
@@ -102,6 +104,8 @@ class Method:
     reference, whose share is the parameter `share`; `first` and `second` are the data set's own."""
     selection: Literal["all", "best and worst", "best"] = "all"
     """For `policy`: what of the responses the loss learns from, by the proxy's order."""
+    buffer: bool = False
+    """For `policy`: what a step draws is labelled and kept, and it learns from as many pairs of all that is kept."""
     mode: Literal["hard", "soft", "bernoulli"] = "hard"
     """How a preference model's answer becomes a label."""
     loss: str = "ipo"
@@ -175,6 +179,23 @@ class Method:
             raise GoodhartError(
                 f"{where} replays pairs of the data with source {self.source!r} and loss {self.loss!r}",
                 "take source: policy, and a loss that learns from labels",
+            )
+        if self.kind.learner == "channel" and not 0 < self.parameters.get("replay", 0.0) < 1:
+            raise GoodhartError(
+                f"{where} has loss {self.loss!r}, which compares the proxy's labels with those of the data, and no "
+                "pairs of one of the two",
+                "give the share of the data's pairs in a batch, above 0 and below 1, for example parameters: "
+                "{replay: 0.5}",
+            )
+        if self.buffer and "prefix" in self.parameters:
+            raise GoodhartError(
+                f"{where} keeps pairs in a buffer and forces prefixes", "take one of the two: no buffer, or no prefix"
+            )
+        if self.buffer and (self.source != "policy" or self.kind.supervision != "label" or self.labeller == "itself"):
+            raise GoodhartError(
+                f"{where} keeps pairs in a buffer with source {self.source!r}, labeller {self.labeller!r} and loss "
+                f"{self.loss!r}",
+                "take source: policy, a judge as labeller, and a loss that learns from labels",
             )
         if self.merge == "none" and (self.runs, self.rounds) != (1, 1):
             raise GoodhartError(

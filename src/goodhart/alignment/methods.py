@@ -198,6 +198,7 @@ METHODS: dict[str, Row] = {
         "2402.14740",
         None,
         "online",
+        tests=("loss_forms", "properties", "method_runs"),
     ),
     "rloo": Row(
         RLOO,
@@ -206,6 +207,7 @@ METHODS: dict[str, Row] = {
         "2402.14740; defaults of TRL",
         None,
         "online",
+        tests=("loss_forms", "properties", "method_runs"),
     ),
     "ppo": Row(
         PPO,
@@ -233,13 +235,16 @@ METHODS: dict[str, Row] = {
         "online",
     ),
     "bond": Row(
-        Method(loss="j-bond", drawn=("policy", "reference", "reference"), parameters={"mix": 0.5, "pull": 0.0}),
-        "BOND of 2",
-        "J-BOND with the SFT policy as its anchor: towards the best of two of its samples",
-        "2407.14622",
+        Method(
+            loss="bond", drawn=("policy", "reference", "reference", "reference", "reference"), parameters={"mix": 0.5}
+        ),
+        "BOND",
+        "(1 - mix) -log pi(best of y_1..y_N) - mix (R - B) log pi(y), R = (N - 1) log p(r(y_i) <= r(y)) - rho(y)",
+        "2407.14622; N = 4 is ours",
         None,
         "online",
-        "The reward is J-BOND's, not the quantile's logarithm.",
+        "N is the number of responses drawn from the reference, which are also those that estimate p.",
+        tests=("loss_forms", "properties", "method_runs"),
     ),
     "j-bond": Row(
         Method(
@@ -263,15 +268,17 @@ METHODS: dict[str, Row] = {
         0.1,
         "exploration",
         "Equation numbers, alpha and the calibration policy of the experiments are not verified.",
+        tests=("loss_forms", "properties", "method_runs"),
     ),
     "vpo-online": Row(
-        _with(ONLINE_DPO, Term(("alpha", "beta")), alpha=0.01),
+        _with(replace(ONLINE_DPO, buffer=True), Term(("alpha", "beta")), alpha=0.01),
         "VPO, online",
-        "online DPO + alpha beta E[rho(y)], y from the reference (optimism)",
+        "DPO on all pairs that the policy has drawn so far + alpha beta E[rho(y)], y from the reference (optimism)",
         "2405.19320; the default is ours",
         0.1,
         "exploration",
-        "It learns from the pairs of the step, not from a buffer of all. Alpha is not verified.",
+        "Who draws the pairs, and alpha, are not verified. A step adds its pairs and learns from as many of all.",
+        tests=("loss_forms", "properties", "buffer", "method_runs"),
     ),
     "xpo": Row(
         _with(
@@ -347,6 +354,7 @@ METHODS: dict[str, Row] = {
         1.0,
         "reference rules",
         "A reconstruction that meets the desiderata: the printed formula is not verified. Its beta is 1.",
+        tests=("loss_forms", "properties", "method_runs"),
     ),
     "dice": Row(
         replace(
@@ -410,6 +418,19 @@ METHODS: dict[str, Row] = {
         0.1,
         "hybrids",
         "pull, beta and the number of samples are not verified.",
+        tests=("loss_forms", "properties", "method_runs"),
+    ),
+    "h2o-ipo": Row(
+        replace(ONLINE_IPO, loss="weighed", parameters={"replay": 0.5, "classifier_lr": 3e-4}),
+        "online IPO weighed after H2O",
+        "w f(beta (rho_w - rho_l)), f of IPO; w = min(1, p_data(label | x, y1, y2) / p_proxy(label | x, y1, y2))",
+        "our proposal after 2206.13464; the learning rate and the bound of w are its code's",
+        0.1,
+        "hybrids",
+        "A proposal, not a published method: two classifiers tell the data's labelled pairs from the policy's, and the "
+        "policy's weigh less where their labels are what the data would not have said. Half of a batch are data. "
+        "H2O's penalty on Q is left out.",
+        ("channel", "method_runs"),
     ),
     "dr-po": Row(
         replace(PPO, parameters={**PPO.parameters, "prefix": 1.0}),
@@ -419,6 +440,7 @@ METHODS: dict[str, Row] = {
         None,
         "hybrids",
         "The critic sees only what was written, where the code's value loss runs over the forced tokens too.",
+        tests=("loss_forms", "properties", "method_runs"),
     ),
 }
 """By the name that a study file knows them by."""

@@ -59,6 +59,14 @@ def mixed(law: Law, ref: Law, share: float) -> Law:
     return weight / weight.sum(1, keepdims=True)
 
 
+def best_of(law: Law, reward: Law, number: int) -> Law:
+    """Of the best of N: p(r(y') <= r(y))^N - p(r(y') < r(y))^N (arXiv 2407.14622), shared by equals as by the law."""
+    better = reward[:, :, None] > reward[:, None, :]
+    below = np.einsum("xij,xj->xi", better, law)
+    equal = np.einsum("xij,xj->xi", reward[:, :, None] == reward[:, None, :], law)
+    return ((below + equal) ** number - below**number) * law / equal
+
+
 def equilibrium(ref: Law, wins: Wins, beta: float, share: float = 0.0, target: float = 0.5) -> Law:
     """The fixed point of pi = tilted(ref, 2 t p(y > m), beta), m the mixture of pi and ref by `share`.
 
@@ -116,6 +124,8 @@ def _of_rewards(method: Method, seen: Seen, parameters: Mapping[str, float]) -> 
     ref, wins = seen.tables.reference, seen.tables.wins
     if method.loss == "dro" and method.source == "data" and seen.data is not None:
         return Optimum(tilted(ref, 2 * _against(wins, seen.data), parameters["beta"]), "tilted by 2 p(y > data)")
+    if method.loss == "bond" and parameters["mix"] == 0 and set(method.drawn[1:]) == {"reference"}:
+        return Optimum(best_of(ref, seen.tables.reward, len(method.drawn) - 1), f"best of {len(method.drawn) - 1}")
     own = method.source == "policy" and method.refresh == 1 and set(method.drawn) == {"policy"}
     strength = parameters.get("beta" if method.loss == "dro" else "kl", 0.0)
     if own and method.selection == "all" and strength and method.loss in ("dro", "rloo", "reinforce", "ppo", "rebel"):

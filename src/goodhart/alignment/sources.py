@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -225,6 +225,54 @@ class DelayedSource:
         if state:
             self.held = policy.frozen()
             approach(self.held.parameters(), state, 1.0)
+
+
+@dataclass(slots=True)
+class BufferedSource:
+    """All pairs that the run has drawn so far: every step adds its own, labelled, and has as many of all of them.
+
+    The buffer of online VPO (arXiv 2405.19320), whose loss is over all pairs of all rounds.
+    """
+
+    inner: Source
+    labeller: Labeller
+    seed: int
+    kept: Batch | None = None
+    """The one part that is not a function of (seed, step, policy), beside the source's own."""
+
+    def draw(self, step: int, policy: Sampling) -> Batch:
+        """As many pairs of the buffer as the step drew, each at most once, with log-probabilities of who wrote them."""
+        fresh = self.labeller.label(self.inner.draw(step, policy), step)
+        if fresh.writer is None or np.isnan(fresh.writer).any():
+            with torch.no_grad():
+                own = policy.log_probs(fresh.contexts, fresh.responses).double().cpu().numpy()
+            known = own if fresh.writer is None else np.where(np.isnan(fresh.writer), own, fresh.writer)
+            fresh = replace(fresh, writer=known)
+        self.kept = Batch.joined([fresh] if self.kept is None else [self.kept, fresh])
+        chosen = permutation(len(self.kept), self.seed, "buffer", step)[: len(fresh)]
+        return self.kept.take([int(place) for place in chosen])
+
+    def state(self) -> dict[str, Any]:
+        """What it keeps, and the source's own state."""
+        inner = self.inner.state() if isinstance(self.inner, DelayedSource) else []
+        if self.kept is None:
+            return {"inner": inner}
+        pairs = {
+            "prompts": [(prompt.id, list(prompt.tokens)) for prompt in self.kept.prompts],
+            "responses": [[list(text) for text in row] for row in self.kept.responses],
+            "label": torch.as_tensor(self.kept.label),
+            "writer": torch.as_tensor(self.kept.writer),
+        }
+        return {"kept": pairs, "inner": inner}
+
+    def restore(self, state: Mapping[str, Any], policy: Sampling) -> None:
+        """Go on from what `state` gave."""
+        if "kept" in state:
+            pairs = state["kept"]
+            prompts = [Prompt(name, tuple(tokens)) for name, tokens in pairs["prompts"]]
+            self.kept = Batch(prompts, pairs["responses"], label=pairs["label"].numpy(), writer=pairs["writer"].numpy())
+        if isinstance(self.inner, DelayedSource):
+            self.inner.restore(state["inner"], policy)
 
 
 @dataclass(frozen=True, slots=True)

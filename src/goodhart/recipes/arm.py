@@ -147,6 +147,7 @@ class Arm:
             or method.refresh != 1
             or method.reference == "moving"
             or method.checkpoint == "average"
+            or method.buffer
         )
         return not held and method.kind.learner == "none"
 

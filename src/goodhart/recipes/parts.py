@@ -13,7 +13,7 @@ from goodhart.alignment.method import Method
 from goodhart.alignment.references import Reference
 from goodhart.alignment.rewards import JudgeRewards, LabelRewards, Marks, Selected
 from goodhart.alignment.self_labelled import SelfLabelledSource
-from goodhart.alignment.sources import DelayedSource, MixtureSource, Source
+from goodhart.alignment.sources import BufferedSource, DelayedSource, MixtureSource, Source
 from goodhart.alignment.terms import Extra
 from goodhart.training.alignment import Follower, Learner, Objective
 from goodhart.training.average import AveragePolicy
@@ -52,7 +52,7 @@ class Parts:
 
     def _stateful(self) -> dict[str, Any]:
         parts = [part for part, _ in self.source.parts] if isinstance(self.source, MixtureSource) else [self.source]
-        held = [part for part in parts if isinstance(part, DelayedSource | SelfLabelledSource)]
+        held = [part for part in parts if isinstance(part, BufferedSource | DelayedSource | SelfLabelledSource)]
         found: dict[str, Any] = {"source" if i == 0 else f"source {i}": part for i, part in enumerate(held)}
         found |= {f"follower {i}": follower for i, follower in enumerate(self.followers)}
         return found | ({"learner": self.objective.learner} if self.objective.learner else {})

@@ -18,6 +18,7 @@ from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.references import MovingReference, NoReference, PriorReference, Reference
 from goodhart.alignment.self_labelled import SelfLabelledSource
 from goodhart.alignment.sources import (
+    BufferedSource,
     DataSource,
     DelayedSource,
     Generator,
@@ -38,6 +39,7 @@ from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.sampling.mixture import Mixture
 from goodhart.training.alignment import Follower
+from goodhart.training.channel import LabelChannel
 from goodhart.training.critic import Critic, ValueModel
 
 GREEDY = 1e-3
@@ -76,9 +78,12 @@ def open_slots(arm: Arm, opened: Opened, batch: int, name: str = "") -> tuple[So
     source, labeller = _sampling(method, opened, data, batch - kept), DataLabels()
     if method.labeller != "itself":
         labeller = judging(method, judge(opened.inputs[JUDGE]), opened.seed, name)
+    if method.buffer:
+        source, labeller = BufferedSource(source, labeller, opened.seed), DataLabels()
     if not kept:
         return source, labeller
-    replayed = DataSource(_scored(data, opened.reference), kept, opened.seed)
+    data = replace(_scored(data, opened.reference), real=np.ones(len(data)))
+    replayed = DataSource(data, kept, opened.seed)
     return MixtureSource([(source, labeller), (replayed, DataLabels())]), DataLabels()
 
 
@@ -132,7 +137,7 @@ def parts_of(
     source, labeller = _slots(work, arm, opened)
     parameters = {**method.parameters, **({"beta": arm.beta[0]} if arm.beta else {})}
     extras = [_extra(term, parameters, seed, sft) for term in method.terms]
-    objective = objective_of(method, parameters, extras, _learner(method, parameters, master, arm))
+    objective = objective_of(method, parameters, extras, _learner(method, parameters, master, sft, arm, seed))
     parts = Parts(source, labeller, reference, objective, followers)
     if method.checkpoint == "average":
         parts.averaging(master.frozen(), master, method.parameters["average_rate"])
@@ -198,9 +203,13 @@ def _greedy(policy: LanguagePolicy) -> LanguagePolicy:
     return replace(policy, sampler=replace(policy.sampler, temperature=GREEDY))
 
 
-def _learner(method: Method, parameters: dict[str, float], master: LanguagePolicy, arm: Arm) -> Any:
+def _learner(
+    method: Method, parameters: dict[str, float], master: LanguagePolicy, sft: LanguagePolicy, arm: Arm, seed: int
+) -> Any:
     if method.kind.learner == "none":
         return None
+    if method.kind.learner == "channel":
+        return LabelChannel.of(sft, replace(arm.optimisation, lr=parameters["classifier_lr"]), arm.steps, seed)
     settings = replace(arm.optimisation, lr=parameters["value_lr"])
     return Critic.of(method.kind.learner, ValueModel.of(master), settings, arm.steps, parameters)
 

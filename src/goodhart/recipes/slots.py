@@ -76,7 +76,7 @@ def work_of(method: Method) -> Work:
         return Work(fresh, 0, terms, trained)
     drawn = sum(writer not in ("first", "second") for writer in method.drawn)
     judged = 0 if method.labeller == "itself" else len(method.drawn)
-    held = (method.refresh != 1) * drawn * (2 if method.labeller == "itself" else 1)
+    held = (method.refresh != 1 or method.buffer) * drawn * (2 if method.labeller == "itself" else 1)
     return Work(drawn + fresh, judged, held + terms, trained)
 
 
@@ -88,5 +88,5 @@ def is_fresh(method: Method) -> bool:
 def records(method: Method) -> bool:
     """Whether its batches are pairs that another arm can replay."""
     pairs = method.selection == "best and worst" or len(method.drawn) == 2
-    plain = method.labeller != "itself" and not {"prefix", "replay"} & set(method.parameters)
+    plain = method.labeller != "itself" and not method.buffer and not {"prefix", "replay"} & set(method.parameters)
     return is_fresh(method) and pairs and method.kind.supervision == "label" and plain

@@ -15,7 +15,7 @@ from goodhart.alignment.enumeration import EveryResponse, PopulationSource, Tupl
 from goodhart.alignment.labellers import DataLabels, Labeller
 from goodhart.alignment.method import Method, Term
 from goodhart.alignment.references import MovingReference, NoReference, Reference
-from goodhart.alignment.sources import DataSource, DelayedSource, Generator, PolicySource, Source
+from goodhart.alignment.sources import BufferedSource, DataSource, DelayedSource, Generator, PolicySource, Source
 from goodhart.alignment.table_judge import TableJudge
 from goodhart.alignment.table_policy import TableMixture, TablePolicy
 from goodhart.alignment.terms import FUNCTIONS, Chosen, Drawn, Extra, Fresh, coefficient
@@ -111,7 +111,9 @@ def _slots(
     else:
         source = PolicySource(given.data.prompts, arm.batch, given.seed, method.drawn, others, given.data)
     labeller = judging(method, TableJudge(given.proxy.wins, given.proxy.reward), given.seed)
-    return source if method.refresh == 1 else DelayedSource(source, method.refresh), labeller
+    if method.refresh != 1:
+        source = DelayedSource(source, method.refresh)
+    return (BufferedSource(source, labeller, given.seed), DataLabels()) if method.buffer else (source, labeller)
 
 
 def _extra(term: Term, parameters: Mapping[str, float], given: Given, sft: TablePolicy) -> Extra:

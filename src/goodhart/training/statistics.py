@@ -49,6 +49,20 @@ def bond(facts: Facts) -> Mapping[str, np.ndarray]:
     return {"return": gain, "baseline": others(gain, facts.batch.prompts)}
 
 
+def quantile(facts: Facts) -> Mapping[str, np.ndarray]:
+    """BOND's return R = (N - 1) log p - rho(y), and its baseline, the mean of the other prompts' R (arXiv 2407.14622).
+
+    p = (1 + the number of the anchor's N responses that are no better than y) / (1 + N).
+    """
+    reward = facts.batch.reward
+    if reward is None:
+        raise ValueError("BOND compares rewards, and the batch has none")
+    number = reward.shape[1] - 1
+    p = (1 + (reward[:, 1:] <= reward[:, :1]).sum(1)) / (1 + number)
+    gain = (number - 1) * np.log(p) - (_written(facts) - facts.known)[:, 0]
+    return {"return": gain, "baseline": others(gain, facts.batch.prompts)}
+
+
 def others(values: Float[np.ndarray, " row"], prompts: Sequence[Prompt]) -> Float[np.ndarray, " row"]:
     """For each row of a batch the mean over the rows of other prompts; 0 where there are none."""
     _, which = np.unique([prompt.id for prompt in prompts], return_inverse=True)
@@ -71,5 +85,6 @@ STATISTICS: dict[str, Callable[[Mapping[str, float]], Statistic]] = {
     "kl": lambda _: distance,
     "baseline": baseline,
     "bond": lambda _: bond,
+    "quantile": lambda _: quantile,
 }
 """By the name that a loss asks for them by, given the method's parameters."""
