@@ -26,7 +26,7 @@ from campaign.mutants import Mutant, mutants
 SUBJECTS = {
     "alignment/losses": ("losses", "loss_forms"),
     "alignment/labellers": ("alignment_data", "label_noise", "training_loop"),
-    "alignment/sources": ("alignment_data", "training_loop"),
+    "alignment/sources": ("alignment_data", "buffer", "training_loop"),
     "evaluation/kl": ("kl",),
     "evaluation/best_of": ("best_of",),
     "evaluation/verdicts": ("measurement",),
@@ -37,6 +37,8 @@ SUBJECTS = {
     "training/schedule": ("training_loop",),
     "models/preference": ("fit_by_hand", "preference_model"),
     "models/tree": ("tree", "fit_by_hand", "logprobs"),
+    "models/tree_attention": ("tree", "fit_by_hand", "logprobs"),
+    "models/last_layer": ("tree", "fit_by_hand", "logprobs"),
     "analysis/envelope": ("envelope", "crossfit", "analysis"),
     "analysis/gap": ("gap", "analysis", "contrasts"),
     "analysis/crossfit": ("crossfit", "analysis"),

@@ -22,7 +22,8 @@ from goodhart.models.norms import fuse_norms
 from goodhart.models.packing import additive
 from goodhart.models.precision import in_precision
 from goodhart.models.preference import PreferenceModel
-from goodhart.models.tree import plant, tree_attention
+from goodhart.models.tree import plant
+from goodhart.models.tree_attention import tree_attention
 from goodhart.sampling import recording
 from goodhart.sampling.cache import decoding_cache, keep_rows
 from goodhart.sampling.keyed import Draws, KeyedSampler

@@ -16,10 +16,10 @@ from goodhart.cells.store import Store
 from goodhart.cells.worker import Worker
 from goodhart.compute.meter import Stopwatch
 from goodhart.compute.threads import _COPIES, descend, spread, threads_used, use_threads
+from goodhart.models.last_layer import last_layer
 from goodhart.models.logprobs import sequence_logps
 from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
-from goodhart.models.tree import last_layer
 from goodhart.sampling import recording
 from goodhart.sampling.keyed import Draws, KeyedSampler
 from goodhart.sampling.recording import EAGER_BATCHES

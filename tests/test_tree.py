@@ -16,9 +16,11 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from goodhart.models.last_layer import last_layer
 from goodhart.models.logprobs import choose_layout, sequence_logps
 from goodhart.models.norms import fuse_norms
-from goodhart.models.tree import last_layer, plant, reading_trees
+from goodhart.models.tree import plant
+from goodhart.models.tree_attention import reading_trees
 from tiny_models import bart, gpt2, gradients, llama, naive_logp
 
 SMALL = {

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from goodhart.errors import is_out_of_memory
 from goodhart.models.encoder_decoder import encode, is_encoder_decoder, logits_at, start_token
+from goodhart.models.last_layer import keeping_ends, last_layer
 from goodhart.models.operations import count_responses
 from goodhart.models.packing import Tokens, pad_right
-from goodhart.models.tree import keeping_ends, last_layer, plant, reading_trees
+from goodhart.models.tree import plant
+from goodhart.models.tree_attention import reading_trees
 
 Layout = Literal["shared prompt", "shared prompt, all rows", "plain", "encoder-decoder"]
 """How responses are scored.

@@ -1,35 +1,24 @@
-"""Prompts with several branches as one row of real tokens, and the attention that reads it.
+"""Prompts with several branches as one row of real tokens: where each stands, and what it may attend to.
 
 `[prompt 0 | prompt 1 | ... | branches of prompt 0 | branches of prompt 1 | ...]`: every branch sees its prompt and
-itself. The prompt is computed once for all of its branches, and nothing but attention ever computes padding. Of a
-prompt the last layer needs keys and values only, but for the token that predicts what follows.
+itself. The prompt is computed once for all of its branches, and nothing but attention ever computes padding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from torch import Tensor
 
 from goodhart.models.packing import Tokens, additive
 
-ATTENTION = "goodhart_tree"
-"""The name under which Transformers knows `tree_attention`."""
-
-
-WHOLE = 2
-"""Up to this many branches a prompt and its branches are one row of attention: what branches waste on one another costs
-less than a second table."""
+Part = Literal["whole", "prompts", "branches"]
+"""Rows of attention: prompts with all their branches, prompts alone, or each branch behind its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +154,6 @@ class Tree:
         return additive(allowed, dtype)
 
 
-Part = Literal["whole", "prompts", "branches"]
-"""Rows of attention: prompts with all their branches, prompts alone, or each branch behind its prompt."""
-
-
 def _segments(width: int, length: int, slots: int, device: torch.device) -> Int[Tensor, " column"]:
     """0 for the columns of the prompt, 1, 2, ... for those of each branch."""
     own = torch.arange(1, slots + 1, device=device).repeat_interleave(length)
@@ -214,230 +199,3 @@ def _table(lengths: Int[np.ndarray, " row"], first: int) -> Int[np.ndarray, "row
     starts = first + lengths.cumsum() - lengths
     column = np.arange(max(1, lengths.max()))
     return np.where(column < lengths[:, None], starts[:, None] + column, -1)
-
-
-class _Spread(torch.autograd.Function):
-    """A block's table of values that each have one place in it."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, block: Block) -> Tensor:
-        ctx.block = block
-        return block.spread(values)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        return ctx.block.gather(slopes[0]), None
-
-
-class _Gather(torch.autograd.Function):
-    """What stands at a block's tokens."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, block: Block) -> Tensor:
-        ctx.block = block
-        return block.gather(table)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None]:
-        return ctx.block.zeros_with(slopes[0]), None
-
-
-class _SpreadApart(torch.autograd.Function):
-    """Tables of the prompts and of the branches; for keys and values, of the branches behind their prompts."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, places: Places, behind: bool) -> tuple[Tensor, Tensor]:
-        ctx.places, ctx.behind = places, behind
-        if not behind:
-            return places.prompts.spread(values), places.branches.spread(values)
-        prompts = places.prompts.index.repeat_interleave(places.slots, dim=0)
-        index = torch.cat([prompts, places.branches.index], dim=1)
-        table = values.index_select(0, index.flatten()).unflatten(0, (index.shape[0], index.shape[1]))
-        return places.prompts.spread(values), table
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        places: Places = ctx.places
-        prompts, branches = slopes
-        if ctx.behind:
-            rows, width = places.prompts.shape
-            prompts = branches[:, :width].unflatten(0, (rows, places.slots)).sum(1).add_(prompts)
-            branches = branches[:, width:]
-        return torch.cat([places.prompts.gather(prompts), places.branches.gather(branches)]), None, None
-
-
-class _GatherApart(torch.autograd.Function):
-    """What attention found for every token of prompts and branches."""
-
-    @staticmethod
-    def forward(ctx: Any, prompts: Tensor, branches: Tensor, places: Places) -> Tensor:
-        ctx.places = places
-        return torch.cat([places.prompts.gather(prompts), places.branches.gather(branches)])
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
-        places: Places = ctx.places
-        first, second = slopes[0].split([len(places.prompts.places), len(places.branches.places)])
-        return places.prompts.zeros_with(first), places.branches.zeros_with(second), None
-
-
-@dataclass(frozen=True, slots=True)
-class _Last:
-    """A tree as the last layer reads it: the kept tokens ask, and of the prompts keys and values are known."""
-
-    tree: Tree
-    keys: Float[Tensor, "1 group token size"]
-    values: Float[Tensor, "1 group token size"]
-
-
-class _Found(Exception):  # noqa: N818 - no fault
-    """Keys and values, on their way out of a layer of which no more is needed."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = keys, values
-
-
-_KEYS_ONLY = object()
-"""What is read in the place of a tree where keys and values are all that is asked for."""
-
-
-def tree_attention(
-    module: Any,
-    query: Float[Tensor, "1 head token size"],
-    key: Float[Tensor, "1 group token size"],
-    value: Float[Tensor, "1 group token size"],
-    attention_mask: Tensor | None,
-    *,
-    tree: Any = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **settings: Any,
-) -> tuple[Tensor, None]:
-    """Attention along a tree, for Transformers' models; without one it is their scaled-dot-product attention.
-
-    Raises ValueError for attention that is more than a softmax over scaled products within a window.
-    """
-    if tree is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **settings)
-    if tree is _KEYS_ONLY:
-        raise _Found(key, value)
-    more = [name for name in ("softcap", "s_aux", "position_bias") if settings.get(name) is not None]
-    if more:
-        raise ValueError(f"attention with {', '.join(more)} does not read a tree")
-    last = isinstance(tree, _Last)
-    if last:
-        number = len(tree.tree.sizes)
-        key = torch.cat([tree.keys, key[:, :, number:]], dim=2)
-        value = torch.cat([tree.values, value[:, :, number:]], dim=2)
-    read: Tree = (tree.tree if last else tree).to(query.device)
-    asked = read.ends if last else read.all
-    window = settings.get("sliding_window")
-    flat = [x[0].transpose(0, 1) for x in (query, key, value)]
-
-    def attend(part: Part, *tables: Tensor) -> Tensor:
-        mask = read.mask(part, query.dtype, window, last=last)
-        found = torch.nn.functional.scaled_dot_product_attention(
-            *(table.transpose(1, 2) for table in tables),
-            attn_mask=mask,
-            is_causal=mask is None,
-            dropout_p=dropout,
-            scale=scaling,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
-        return found.transpose(1, 2)
-
-    if read.slots <= WHOLE:
-        found = attend("whole", *(_Spread.apply(x, (read.all if i else asked).whole) for i, x in enumerate(flat)))
-        return _Gather.apply(found, asked.whole)[None], None
-    parts = (_SpreadApart.apply(x, read.all if i else asked, i > 0) for i, x in enumerate(flat))
-    prompts, branches = zip(*parts, strict=True)
-    found = attend("prompts", *prompts), attend("branches", *branches)
-    return _GatherApart.apply(*found, asked)[None], None
-
-
-@contextmanager
-def reading_trees(model: Any) -> Generator[None]:
-    """Let the model's attention be `tree_attention` for a while."""
-    config = model.config
-    before = config._attn_implementation
-    config._attn_implementation = ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-
-
-_LAST: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-
-
-def last_layer(model: Any) -> Any:
-    """The last of a model's layers, where they are found in one list. Raises ValueError if they are not."""
-    if model not in _LAST:
-        number = model.config.get_text_config(decoder=True).num_hidden_layers
-        lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == number]
-        if len(lists) != 1:
-            raise ValueError("the model has no single list of its layers")
-        _LAST[model] = lists[0][-1]
-    return _LAST[model]
-
-
-@contextmanager
-def keeping_ends(model: Any, tree: Tree) -> Generator[None]:
-    """Let the model's last layer compute the tree's kept tokens alone; it gives zeros for the others.
-
-    It is asked twice: for the keys and values of the prompts, where it is left as soon as it has them, and for the
-    kept tokens. Nothing of its code is known but that it attends through `tree_attention`.
-    """
-    layer = last_layer(model)
-    before = vars(layer).get("forward")
-    layer.forward = _keep_ends(layer.forward, tree)
-    try:
-        yield
-    finally:
-        if before is None:
-            del layer.forward
-        else:
-            layer.forward = before
-
-
-def _keep_ends(layer: Callable[..., Any], tree: Tree) -> Callable[..., Any]:
-    tokens, prompts = len(tree.ids), len(tree.ids) - len(tree.predictors)
-
-    def forward(*args: Any, **settings: Any) -> Any:
-        def front(x: Tensor) -> Tensor:
-            return x[:, :prompts]
-
-        def kept(x: Tensor) -> Tensor:
-            return x.index_select(1, tree.to(x.device).kept)
-
-        def spread(x: Tensor) -> Tensor:
-            return x.new_zeros(len(x), tokens, *x.shape[2:]).index_copy(1, tree.to(x.device).kept, x)
-
-        if tokens == len(tree.kept):
-            return layer(*args, **settings)
-        try:
-            layer(*_each(args, tokens, front), **{**_each(settings, tokens, front), "tree": _KEYS_ONLY})
-        except _Found as found:
-            last = _Last(tree, found.keys, found.values)
-        else:
-            raise ValueError("the model's last layer does not attend")
-        found = layer(*_each(args, tokens, kept), **{**_each(settings, tokens, kept), "tree": last})
-        return _each(found, len(tree.kept), spread)
-
-    return forward
-
-
-def _each(value: Any, tokens: int, change: Callable[[Tensor], Tensor]) -> Any:
-    """The value with all tensors changed that are one row with so many columns, one for each token."""
-    if isinstance(value, Tensor):
-        return change(value) if value.dim() in (2, 3) and value.shape[:2] == (1, tokens) else value
-    if isinstance(value, tuple):
-        return tuple(_each(one, tokens, change) for one in value)
-    if isinstance(value, Mapping):
-        return {name: _each(one, tokens, change) for name, one in value.items()}
-    return value
-
-
-AttentionInterface.register(ATTENTION, tree_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
