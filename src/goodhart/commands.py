@@ -41,30 +41,32 @@ def run(
 ) -> int:
     """Run a study to its report. Raises GoodhartError, once that is written, if a cell could not be made."""
     from goodhart import rounds
-    from goodhart.cells.store import Store
     from goodhart.study import session
-    from goodhart.study.engine import settle
     from goodhart.study.spec import origin_of, read_study
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
     limit = rounds.limit(study, until_decided=until_decided, within=within)
     console, processes = _console(), session.Workers.of(workers, gpus_per_worker)
-    session.check_before(study, root)
     if dry_run:
+        session.check_before(study, root)
         _dry_run(study, root, processes, console)
         return 0
-    folder = session.remember(study, root, origin_of(study_name))
-    study, engine = settle(study, root, keep=True, gpus=gpus_per_worker)
-    for sentence in engine.sentences():
-        _say(console, sentence)
-    _, cells = session.plan(study, root)
-    for what in session.damaged_cells([cell for cell, _ in cells], Store(root), repair=repair):
-        _say(console, f"damaged, to be made anew: {what}")
-    job = rounds.Job(study, engine, root, processes, console, lambda sentence: _say(console, sentence))
-    outcome = rounds.run(job, until_decided=until_decided, limit=limit)
+    from goodhart.interface import perform
+
+    outcome = perform(
+        study,
+        root,
+        origin_of(study_name),
+        processes,
+        console,
+        lambda sentence: _say(console, sentence),
+        repair=repair,
+        until_decided=until_decided,
+        limit=limit,
+    )
     _show(outcome.folder, console)
-    _say(console, f"log: {folder / 'log.txt'}")
+    _say(console, f"log: {outcome.folder / 'log.txt'}")
     failed = outcome.unfinished.failed
     if failed:
         problem = f"{len(failed)} of {outcome.unfinished.total} cells could not be made: {failed[0]['problem']}"
@@ -108,7 +110,7 @@ def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -
     from goodhart.study import session
     from goodhart.study.engine import settle, settled
 
-    store, asked = Store(root), _asked(study_name, overrides, root)
+    store, asked = Store(root), session.asked(study_name, overrides, root)
     study = settled(asked, root) or settle(asked, root, keep=False)[0]
     _, cells = session.plan(study, root)
     table = Table("state", "cell", "what", "seconds", "progress")
@@ -145,36 +147,11 @@ def why(cell: str, study_name: str, overrides: list[str], root: Path) -> None:
     from goodhart.study import session
     from goodhart.study.engine import settle, settled
 
-    asked = _asked(study_name, overrides, root)
+    asked = session.asked(study_name, overrides, root)
     study = settled(asked, root) or settle(asked, root, keep=False)[0]
     _, cells = session.plan(study, root)
     for line in explain(cell, [each for each, _ in cells], Store(root)):
         _say(_console(), line)
-
-
-def _asked(name: str, overrides: list[str], root: Path) -> Study:
-    """The study of a file, a built-in one, or the one that was run under a name or into a folder."""
-    from goodhart.study import session
-    from goodhart.study.spec import builtin_studies, read_study
-
-    if not overrides and name not in builtin_studies() and Path(name).suffix not in (".yaml", ".yml"):
-        for folder in (root / "studies" / name, Path(name)):
-            found = session.remembered(folder)
-            if found:
-                return found
-    return read_study(name, overrides)
-
-
-def study_path(name: str, root: Path) -> Path:
-    """The folder of a study that has tables. Raises GoodhartError if there is none."""
-    found = _results(name, root)
-    if found:
-        return found
-    known = sorted(p.parent.name for p in (root / "studies").glob("*/rows.parquet"))
-    raise GoodhartError(
-        f"there is no study {name!r} with results below {root}",
-        f"there are: {', '.join(known)}" if known else f"run 'goodhart run {name}' first",
-    )
 
 
 def report(name: str, overrides: list[str], root: Path) -> None:
@@ -183,10 +160,10 @@ def report(name: str, overrides: list[str], root: Path) -> None:
 
     folder = Path(name) if (Path(name) / "rows.parquet").is_file() else None
     if folder is None or (folder / session.STUDY_FILE).is_file():
-        study = _asked(name, overrides, root)
+        study = session.asked(name, overrides, root)
         own = root / "studies" / study.name
         known = (own / session.STUDY_FILE).is_file() or not (own / "rows.parquet").is_file()
-        folder = _refreshed(study, root) if known and (root / "cells").is_dir() else study_path(study.name, root)
+        folder = _refreshed(study, root) if known and (root / "cells").is_dir() else session.folder_of(study.name, root)
     _show(folder, _console())
 
 
@@ -218,10 +195,10 @@ def power(name: str, overrides: list[str], root: Path, *, like: str, workers: in
     from goodhart import forecasts, variances
     from goodhart.study import session
 
-    console, folder, general = _console(), _results(name, root), variances.shipped()
-    study = forecasts.study_of(folder) if folder and not overrides else _asked(name, overrides, root)
+    console, folder, general = _console(), session.results_of(name, root), variances.shipped()
+    study = forecasts.study_of(folder) if folder and not overrides else session.asked(name, overrides, root)
     forecasts.refuse_world(study)
-    alike = study_path(like, root) if like else folder
+    alike = session.folder_of(like, root) if like else folder
     noise = variances.joined(variances.of_folder(alike) if alike else None, general)
     minutes = forecasts.clock(root, session.Workers.of(workers, gpus_per_worker))
     lines, grids = forecasts.said(study, noise, general, minutes)
@@ -229,12 +206,6 @@ def power(name: str, overrides: list[str], root: Path, *, like: str, workers: in
         _say(console, line)
     for grid in grids:
         console.print("", _table(grid))
-
-
-def _results(name: str, root: Path) -> Path | None:
-    """The folder of a study's tables, where it has been run."""
-    folders = (root / "studies" / name, Path(name))
-    return next((folder for folder in folders if (folder / "rows.parquet").is_file()), None)
 
 
 def _table(grid: Grid) -> Table:
@@ -253,8 +224,9 @@ def compare(name: str, first: str, second: str, root: Path) -> None:
     from goodhart.analysis.table import read
     from goodhart.report.contents import read_contents
     from goodhart.report.verdict import MEASURES, gap_line
+    from goodhart.study import session
 
-    contents = read_contents(study_path(name, root))
+    contents = read_contents(session.folder_of(name, root))
     matrix = read(contents.rows, "held_out", anchors=contents.anchors)
     for arm in (first, second):
         if arm not in contents.arms:

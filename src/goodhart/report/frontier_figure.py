@@ -22,10 +22,11 @@ _FILLS: tuple[Any, ...] = ("full", "none", "left", "top", "right", "bottom")
 _WIDE = 20.0
 """KL in nats beyond which the axis is drawn on a square-root scale."""
 _TICKS = (0, 1, 5, 10, 20, 40, 60, 100, 150, 200, 300, 500, 1000)
-_LABELS = {
+LABELS = {
     "golden_vs_policy": "golden win rate\nagainst the golden policy",
     "golden_vs_sft": "golden win rate\nagainst SFT",
     "proxy_vs_policy": "proxy win rate\nagainst the golden policy",
+    "proxy_vs_sft": "proxy win rate\nagainst SFT",
     "hidden": "hidden measure\n(similarity to the human line)",
 }
 
@@ -77,7 +78,7 @@ def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], re
             for arm in arms:
                 draw_arm(panel, findings, measure, arm, look[arm])
             draw_baselines(panel, findings, measure)
-            panel.set_ylabel(_LABELS[measure])
+            panel.set_ylabel(LABELS[measure])
         kl_axes(axes)
         _share_win_rates(axes, measures)
         _legend(figure, findings, arms)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,11 @@ class Section:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def framed(page: str, height: int = 640) -> str:
+    """A page as one element of another, whose styles and its own leave one another alone; of that many pixels."""
+    return f'<iframe srcdoc="{html.escape(page)}" style="width: 100%; height: {height}px; border: 0"></iframe>'
 
 
 def render(name: str, question: str, version: str, sections: list[Section]) -> str:

@@ -86,6 +86,11 @@ def _sections(found: Findings, resolution: int) -> list[Section]:
     ]
 
 
+def first_sections(found: Findings, resolution: int = 110) -> list[Section]:
+    """What a reader sees first: the answer, the frontier, and the verdicts."""
+    return [_answer(found), *_hypotheses(found, resolution)[:1], _frontier(found, resolution)]
+
+
 def _of_tables(found: Findings, resolution: int) -> list[Section]:
     """What a tabular study has: no texts, no data and no trained judges."""
     optima = Section("optima", "Optima", grids=(optimum_grid(found.contents),))

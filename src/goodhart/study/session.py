@@ -25,7 +25,7 @@ from goodhart.study.engine import Engine
 from goodhart.study.graph import Graph, build_graph
 from goodhart.study.reach import Reach
 from goodhart.study.reach import reach as reach_of
-from goodhart.study.spec import Study
+from goodhart.study.spec import Study, builtin_studies, read_study
 
 if TYPE_CHECKING:
     from goodhart.study.results import Unfinished
@@ -139,6 +139,34 @@ def _read(path: Path) -> dict[str, Any]:
         return {"origin": str(found["origin"]), "study": found["study"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GoodhartError(f"{path} cannot be read: {error}", "delete it and run the study again") from error
+
+
+def asked(name: str, overrides: list[str], root: Path) -> Study:
+    """The study of a file, a built-in one, or the one that was run under a name or into a folder."""
+    if not overrides and name not in builtin_studies() and Path(name).suffix not in (".yaml", ".yml"):
+        for folder in (root / "studies" / name, Path(name)):
+            found = remembered(folder)
+            if found:
+                return found
+    return read_study(name, overrides)
+
+
+def results_of(name: str, root: Path) -> Path | None:
+    """The folder of a study's tables, where it has been run."""
+    folders = (root / "studies" / name, Path(name))
+    return next((folder for folder in folders if (folder / "rows.parquet").is_file()), None)
+
+
+def folder_of(name: str, root: Path) -> Path:
+    """The folder of a study that has tables. Raises GoodhartError if there is none."""
+    found = results_of(name, root)
+    if found:
+        return found
+    known = sorted(p.parent.name for p in (root / "studies").glob("*/rows.parquet"))
+    raise GoodhartError(
+        f"there is no study {name!r} with results below {root}",
+        f"there are: {', '.join(known)}" if known else f"run 'goodhart run {name}' first",
+    )
 
 
 def check_before(study: Study, root: Path) -> None:

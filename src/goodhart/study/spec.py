@@ -195,8 +195,16 @@ def read_study(name: str, overrides: list[str]) -> Study:
     shipped = path.parent == PRESET_FOLDER
     data: dict[str, Any] = {"name": path.stem, **load_yaml(path)}
     data = data if shipped else located(data, path.parent)
-    named = names_alone(data) if shipped else data  # what ships is set for the models that ship
-    as_written = data
+    # what ships is set for the models that ship
+    return study_of(data, overrides, names_alone(data) if shipped else data)
+
+
+def study_of(data: dict[str, Any], overrides: Sequence[str] = (), named: dict[str, Any] | None = None) -> Study:
+    """What a file says, with `key=value` overrides; `named` is as much of it as somebody chose for these models.
+
+    Raises GoodhartError for an unknown key or a wrong value.
+    """
+    as_written, named = data, data if named is None else named
     for assignment in overrides:
         data, named = override(data, assignment, Study), override(named, assignment, Study)
     if data != as_written and not any(assignment.startswith("name=") for assignment in overrides):
