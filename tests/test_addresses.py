@@ -14,8 +14,8 @@ from goodhart.cells.registry import RECIPES
 from goodhart.cells.store import Store
 from goodhart.config import build, canonical, essential, named_elsewhere
 from goodhart.errors import GoodhartError
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from goodhart.training.settings import Optimisation, Supervised
 from micro_study import write_micro_study
 
@@ -184,7 +184,7 @@ def test_an_edited_loss_moves_the_runs_and_nothing_before_them(package):
         ("alignment/losses.py", '"""f(z) = log(1', '"""Softplus: f(z) = log(1', set()),
         ("alignment/losses.py", "    return softplus(-z)", "    # why\n    return softplus(-z)", set()),
         ("commands.py", "def show_list", "def show_all_list", set()),
-        ("study/validation.py", "the study has no arms", "this study has no arms", set()),
+        ("studies/validation.py", "the study has no arms", "this study has no arms", set()),
         (
             "tasks/similarity.py",
             "def similarity(",

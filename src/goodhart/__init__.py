@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from goodhart.interface import open, run, study
     from goodhart.result import Result
-    from goodhart.study.spec import Study
+    from goodhart.studies.spec import Study
 
 __all__ = ["Result", "Study", "open", "run", "study"]
 
-_WHERE = {"open": "interface", "run": "interface", "study": "interface", "Result": "result", "Study": "study.spec"}
+_WHERE = {"open": "interface", "run": "interface", "study": "interface", "Result": "result", "Study": "studies.spec"}
 
 
 def __getattr__(name: str) -> Any:

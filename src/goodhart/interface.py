@@ -16,10 +16,10 @@ from goodhart.config import plain_data
 from goodhart.printable import printable
 from goodhart.report.report import write_report
 from goodhart.result import Result
-from goodhart.study import session
-from goodhart.study.engine import settle
-from goodhart.study.session import Outcome, Workers
-from goodhart.study.spec import Study, origin_of, read_study, study_of
+from goodhart.studies import session
+from goodhart.studies.engine import settle
+from goodhart.studies.session import Outcome, Workers
+from goodhart.studies.spec import Study, origin_of, read_study, study_of
 
 PYTHON = "Python"
 """Where a study is written down that no file holds."""
