@@ -12,7 +12,7 @@ from rich.console import Console
 
 from goodhart import rounds
 from goodhart.cells.store import Store
-from goodhart.config import plain_data
+from goodhart.config import essential, plain_data
 from goodhart.printable import printable
 from goodhart.report.report import write_report
 from goodhart.result import Result
@@ -33,8 +33,8 @@ def study(source: str | Path | Mapping[str, Any] | Study, /, **changes: Any) -> 
     """
     overrides = [f"{key}={json.dumps(plain_data(value))}" for key, value in changes.items()]
     if isinstance(source, Study):
-        data = plain_data(source)
-        return study_of({**data, "name": source.name}, overrides) if overrides else source
+        said = {key: value for key, value in essential(source).items() if key != "unnamed"}  # no key of a file
+        return study_of({"name": source.name, **said}, overrides) if overrides else source
     if isinstance(source, Mapping):
         return study_of({"name": "study", **plain_data(dict(source))}, overrides)
     return read_study(str(source), overrides)
