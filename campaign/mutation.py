@@ -26,11 +26,11 @@ from campaign.mutants import Mutant, mutants
 SUBJECTS = {
     "alignment/losses": ("losses", "loss_forms"),
     "alignment/labellers": ("alignment_data", "label_noise", "training_loop"),
-    "alignment/sources": ("alignment_data", "buffer", "training_loop"),
+    "alignment/sources": ("alignment_data", "policy_source", "buffer", "training_loop"),
     "evaluation/kl": ("kl",),
     "evaluation/best_of": ("best_of",),
     "evaluation/verdicts": ("measurement",),
-    "sampling/keyed": ("keyed_by_hand", "sampler"),
+    "sampling/keyed": ("keyed_by_hand", "mixture", "sampler"),
     "training/alignment": ("step_by_hand", "training_loop"),
     "training/optimiser": ("optimiser", "training_loop"),
     "training/preference": ("judgement", "fit_by_hand", "preference_model"),

@@ -265,9 +265,14 @@ class _Ready:
             reward=like(part.reward),
             mark=like(part.mark),
             written=like(None if self.written is None else self.written[cut]),
-            statistics={name: like(values[cut]) for name, values in self.statistics.items()},
+            statistics={name: like(self._narrow(values[cut], tokens)) for name, values in self.statistics.items()},
             tokens=None if tokens is None else self._tokenwise(tokens, part, cut),
         )
+
+    @staticmethod
+    def _narrow(values: np.ndarray, tokens: Tensor | None) -> np.ndarray:
+        """A statistic of tokens as wide as the longest response of the cut, which others of the batch may exceed."""
+        return values if tokens is None or values.ndim < 3 else values[:, :, : tokens.shape[2]]
 
     def _tokenwise(self, policy: Tensor, part: Batch, cut: slice) -> Tokenwise:
         before, reference = self.facts.before, self.facts.reference_tokens
