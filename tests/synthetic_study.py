@@ -185,12 +185,21 @@ def settings(made: Made, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "question": "At the same KL budget, what does sampling from the policy buy?" + made.spice,
-        "task": {"kind": "docstrings" if made.hidden else "preferences", "max_response": 24},
+        "task": {
+            "kind": "docstrings" if made.hidden else "preferences",
+            "max_response": 24,
+            "evaluation": made.prompts,
+        },
         "policy": "tiny",
         "sft": {"steps": 120, "optimisation": optimisation},
+        "golden": {"model": "small", "kind": "bradley-terry", "steps": 60},
+        "proxy": {"model": "tiny", "kind": "pairwise", "steps": 60},
         "labels": {"number": 1024, "mode": "hard"},
         "golden_policy": {**arm, "labeller": "golden", "beta": [0.1]},
-        "arms": {a: {**arm, "steps": made.steps[-1], "lr": [2e-4], "optimisation": optimisation} for a in made.arms},
+        "arms": {
+            a: {**arm, "steps": made.steps[-1], "batch": 32, "lr": [2e-4], "optimisation": optimisation}
+            for a in made.arms
+        },
         "hypotheses": dict(made.hypotheses),
         "axes": dict(made.axes),
         "seeds": list(made.seeds),

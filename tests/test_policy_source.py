@@ -91,3 +91,13 @@ def test_a_text_of_one_token_forces_nothing():
     data = Batch.of_pairs([prompt(0, 5)], [[END]], [[2, END]], np.ones(1))
     forced = PolicySource(data.prompts, 1, 0, ("policy",), data=data, prefix=1.0, longest=6).draw(0, POLICY)
     assert forced.prefixes == [[]]
+
+
+def test_what_is_written_stands_behind_what_is_forced():
+    forced = source(("policy",), batch=5, prefix=1.0, longest=6).draw(0, POLICY)
+    asked = [replace(p, tokens=(*p.tokens, *prefix)) for p, prefix in zip(forced.prompts, forced.prefixes, strict=True)]
+    alone = POLICY.sample(asked, 1, seed=0, purpose="online pair", first_sample=[0] * 5)
+    rest = [row[0][: 6 - len(prefix)] for row, prefix in zip(alone, forced.prefixes, strict=True)]
+    assert [row[0] for row in forced.responses] == rest
+    plain = POLICY.sample(forced.prompts, 1, seed=0, purpose="online pair", first_sample=[0] * 5)
+    assert [row[0] for row in plain] != [row[0] for row in alone]

@@ -9,6 +9,7 @@ import torch
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels
 from goodhart.alignment.sources import DataSource
+from goodhart.alignment.terms import Extra, log_ratio
 from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
@@ -198,3 +199,39 @@ class Advantages(Noting):
     def statistics(self, facts):
         width = facts.before.shape[2]
         return {"advantage": np.tile(np.arange(width, dtype=np.float64), (*facts.before.shape[:2], 1))}
+
+
+class Written:
+    """A law of two prompts with a response each, whatever the step."""
+
+    def __init__(self):
+        self.asked = []
+
+    def draw(self, now):
+        self.asked.append((now.step, len(now.batch)))
+        return Batch([prompt(0, 0), prompt(2, 2)], [[[7, 1], [7, 1]]] * 2)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_an_extra_term_is_its_coefficient_times_its_mean_and_its_gradient(micro_batch):
+    """rho of the first responses is 1 and -1 and of the second -1 and 2, means 0 and .5; only the first has a slope."""
+    law, loss = Written(), objective("rloo", kl=0.0, clip=0.2)
+    found = {}
+    for coefficient in (0.0, 3.0, -2.0):
+        policy = Scores(POLICY)
+        extra = Extra(coefficient, law, log_ratio)
+        settings = Optimisation(lr=0.1, warmup=0, clip=99.0, micro_batch=micro_batch)
+        given = Given(rewarded())
+        both = replace(loss, extras=[extra])
+        descent = Descent(policy.parameters(), settings, 1)
+        kept = []
+        descent.step = lambda step, value, kept=kept, descent=descent: (
+            kept.append(float(descent.parameters[0].grad)) or Descent.step(descent, step, value)
+        )
+        (step,) = train(policy, Scores(REFERENCE), given, given, descent, both, steps=1)
+        found[coefficient] = (step.loss, kept[0])
+    (loss_0, slope_0), *others = (found[c] for c in (0.0, 3.0, -2.0))
+    for coefficient, (value, slope) in zip((3.0, -2.0), others, strict=True):
+        assert value - loss_0 == pytest.approx(coefficient * 0.25)
+        assert slope - slope_0 == pytest.approx(coefficient * 0.5)
+    assert law.asked == [(0, 4), (0, 4)], "a coefficient of 0 draws nothing"

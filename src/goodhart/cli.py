@@ -1,4 +1,4 @@
-"""The command line: `goodhart run`, `status`, `why`, `report`, `power`, `compare`, `list`, `data`, `pretrain`."""
+"""The command line: `goodhart run`, `status`, `report`, `compare`, `export` and others; each has its own --help."""
 
 from __future__ import annotations
 
@@ -127,6 +127,38 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Where:
+    """Print the folder of a checkpoint: of an arm's last one, or at a setting, a seed and a step."""
+
+    study: tyro.conf.Positional[str]
+    """A built-in study, the path of a YAML file, or the name or folder of a study that was run."""
+    arm: tyro.conf.Positional[str]
+    """An arm."""
+    setting: tyro.conf.Positional[str] = ""
+    """A point of its sweep, as tables name it, for example "beta=0.03 lr=0.0001"; by default the first."""
+    seed: tyro.conf.Positional[int] = -1
+    """A seed; by default the study's first."""
+    step: tyro.conf.Positional[int] = 0
+    """The checkpoint's step; by default the last."""
+    root: Root = Path("runs")
+    """Folder that keeps cells and studies."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a finished study for a paper: figures as PDF and SVG, tables as LaTeX and CSV, methods, BibTeX."""
+
+    study: tyro.conf.Positional[str]
+    """Name of the study, or its folder."""
+    out: Path = Path()
+    """Folder of what is written; by default `paper` in the study's folder."""
+    width: str = "3.25in"
+    """Of figures: in, cm, mm or pt."""
+    root: Root = Path("runs")
+    """Folder that keeps cells and studies."""
+
+
+@dataclass(frozen=True)
 class List:
     """List tasks, methods, sources, model presets and built-in studies; `list methods [NAME]` explains methods."""
 
@@ -179,7 +211,7 @@ class Pretrain:
     """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
 
 
-Command = Run | Status | Why | Report | Power | Compare | List | Data | Pretrain
+Command = Run | Status | Why | Report | Power | Compare | Where | Export | List | Data | Pretrain
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -256,7 +288,9 @@ def _check_memory(command: Command) -> None:
     check_room(_LEAST)
     if isinstance(command, Power):
         check_import("scipy", _STATISTICS)
-    elif isinstance(command, Run | Report | Compare | Pretrain) or (isinstance(command, Data) and command.model):
+    elif isinstance(command, Run | Report | Compare | Export | Pretrain) or (
+        isinstance(command, Data) and command.model
+    ):
         check_import("torch", _MODELS)
 
 
@@ -295,6 +329,10 @@ def _dispatch(command: Command) -> int | None:
             )
         case Compare():
             commands.compare(command.study, command.first, command.second, command.root)
+        case Where():
+            commands.where(command.study, command.arm, command.setting, command.seed, command.step, command.root)
+        case Export():
+            commands.export(command.study, command.out, command.width, command.root)
         case List():
             if command.name and command.what != "methods":
                 raise GoodhartError(f"{command.name!r} is given to no table", "write goodhart list methods NAME")

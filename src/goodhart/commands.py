@@ -239,6 +239,47 @@ def compare(name: str, first: str, second: str, root: Path) -> None:
             _say(_console(), f"{title}: {gap_line(found.gap)}")
 
 
+def where(name: str, arm: str, setting: str, seed: int, step: int, root: Path) -> None:
+    """Print a checkpoint's folder. Raises GoodhartError for one that is not there, with those that are."""
+    from goodhart.cells.store import Store
+    from goodhart.studies import session
+    from goodhart.studies.engine import settle, settled
+
+    asked = session.asked(name, [], root)
+    study = settled(asked, root) or settle(asked, root, keep=False)[0]
+    graph, _ = session.plan(study, root)
+    if arm not in study.arms:
+        raise GoodhartError(f"study {study.name!r} has no arm {arm!r}", f"its arms are: {', '.join(study.arms)}")
+    runs = {(found, at): cell for (one, found, at), cell in graph.runs.items() if one == arm}
+    settings, seeds = list(dict.fromkeys(s for s, _ in runs)), list(dict.fromkeys(at for _, at in runs))
+    setting, seed = setting or settings[0], seeds[0] if seed < 0 else seed
+    if (setting, seed) not in runs:
+        known = f"its settings are {', '.join(map(repr, settings))}, its seeds {', '.join(map(str, seeds))}"
+        raise GoodhartError(f"arm {arm!r} has no run at {setting!r} with seed {seed}", known)
+    steps = study.arms[arm].kept
+    if step and step not in steps:
+        raise GoodhartError(
+            f"arm {arm!r} has no checkpoint at step {step}", f"it has them at {', '.join(map(str, steps))}"
+        )
+    cell, store = runs[setting, seed], Store(root)
+    if not store.has(cell.id):
+        raise GoodhartError(f"{cell.label or cell.id} is not finished", f"run 'goodhart run {name}' first")
+    folder = store.open(cell.id) / f"step-{step or steps[-1]}"
+    _console().print(Text(str(folder)), soft_wrap=True)
+
+
+def export(name: str, out: Path, width: str, root: Path) -> None:
+    """Write a study for a paper. Raises GoodhartError for a study that is not there, or a width that is none."""
+    from goodhart.report.findings import analyse
+    from goodhart.report.for_papers import inches, write_for_paper
+    from goodhart.studies import session
+
+    size, folder = inches(width), session.folder_of(name, root)
+    into = folder / "paper" if out == Path() else out
+    for path in write_for_paper(analyse(folder), into, size):
+        _say(_console(), str(path))
+
+
 def show_methods(name: str) -> None:
     """The table of methods, or one of them. Raises GoodhartError for an unknown one."""
     from goodhart.alignment.methods import METHODS, explained, row

@@ -89,9 +89,10 @@ def file_name(kind: str, name: str) -> str:
 
 
 @contextmanager
-def canvas(width: float, height: float) -> Generator[Figure]:
-    """An empty figure of that many inches, drawn with this theme."""
-    with mpl.rc_context(_SETTINGS):
+def canvas(width: float, height: float, **changes: Any) -> Generator[Figure]:
+    """An empty figure of that many inches, drawn with this theme, or with other settings of matplotlib's."""
+    settings: dict[Any, Any] = {**_SETTINGS, **changes}
+    with mpl.rc_context(settings):
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
         yield figure
