@@ -38,7 +38,8 @@ def test_status_and_the_list_of_a_dry_run_show_labels_as_they_are(tmp_path, monk
     monkeypatch.setattr(session, "plan", lambda *_: (None, [(cell, False)]))
     monkeypatch.setattr(session, "check_before", lambda *_: None)
     monkeypatch.setattr(engine, "settled", lambda study, *_: study)
-    monkeypatch.setattr(session, "read_study", lambda *_: spec.Study("s"))
+    for room in (session, spec):
+        monkeypatch.setattr(room, "read_study", lambda *_: spec.Study("s"))
     monkeypatch.setattr(session, "prospect", lambda *_, **__: session.Prospect(1, lambda _: 1.0, 1.0))
     monkeypatch.setattr(commands, "_console", lambda make=commands._console: wide(make()))
     commands.status("s", [], tmp_path, verify=False)
