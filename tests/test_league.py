@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from goodhart import forecasts, variances
 from goodhart.alignment.methods import METHODS
 from goodhart.analysis.crossfit import Term, curve
 from goodhart.analysis.envelope import hull
 from goodhart.analysis.gap import Range, budgets
-from goodhart.analysis.hypotheses import League
+from goodhart.analysis.hypotheses import Contrast, League
 from goodhart.analysis.league import Means, better, pairwise, rank, rank_sets
 from goodhart.analysis.study_tables import Tables
 from goodhart.analysis.table import SFT, Checkpoint, Matrix, clouds, read
@@ -243,6 +244,14 @@ def test_a_league_of_which_nothing_is_ranked_says_so():
     assert league_said(found) == "No method spans KL 1 to 50 nats in every seed, so none is ranked."
 
 
+def test_with_one_seed_intervals_cover_prompts_alone():
+    heights = {"a": 0.3, "b": 0.0}
+    found = rank(tables_of(made(heights, seeds=(4,), noise=0.1)), league(heights, "b"))
+    assert found.seeds == (4,)
+    assert {place.value.over for place in found.places} == {"prompts only"}
+    assert sets(found) == {"a": (1, 1), "b": (2, 2)}
+
+
 def test_best_of_n_is_set_against_methods_where_it_reaches():
     curves = {"a": {0.1: [(0.5, 0.45), (4.0, 0.8)]}, "b": {0.1: [(0.5, 0.5), (4.0, 0.6)]}, BEST: {0.1: [(0.5, 0.5), (2.0, 0.6)]}}  # fmt: skip  # noqa: E501
     methods = {"a": 0, "b": 0}
@@ -314,6 +323,19 @@ def test_the_league_that_ships_has_every_method_with_the_same_tuning():
     assert next(iter(study.arms)) == study.league.baseline, "the first arm is what figures set the others against"
     assert not {0, 1, 2} & set(study.seeds), "these were looked at"
     assert {arm.batch for arm in study.arms.values()} == {32}
+
+
+def test_the_forecast_says_what_the_ranks_can_show():
+    study, noise = read_study("league", []), variances.shipped()
+    seen = forecasts.ranking_sees(study, study.league, noise)
+    alone = forecasts.visible_in(study, Contrast("gap at equal KL", "dpo", "ipo"), noise, 0.05)
+    assert 0.11 < seen < 0.13, "docs/league.md says so"
+    assert seen > 2 * alone
+    assert f"two of 45 methods apart in its ranks where their means differ by {seen:.3f}" in "\n".join(
+        forecasts.preface(study, noise)
+    )
+    fewer = replace(study.league, methods=("online-ipo", "dpo"))
+    assert forecasts.ranking_sees(study, fewer, noise) == pytest.approx(alone), "one difference, either way"
 
 
 NAMES = ("online", "offline", EVIL, "[red]$\\frac{1}{2}$[/red]", "short", BEST)
