@@ -16,7 +16,7 @@ from goodhart.analysis.crossfit import Term, curve
 from goodhart.analysis.envelope import hull
 from goodhart.analysis.gap import Range, budgets
 from goodhart.analysis.hypotheses import Contrast, League
-from goodhart.analysis.league import Means, better, pairwise, rank, rank_sets
+from goodhart.analysis.league import Means, Statistics, better, pairwise, rank, rank_sets
 from goodhart.analysis.study_tables import Tables
 from goodhart.analysis.table import SFT, Checkpoint, Matrix, clouds, read
 from goodhart.errors import GoodhartError
@@ -99,6 +99,11 @@ def test_numbers_that_are_exactly_equal_are_no_evidence():
     found = rank(tables_of(read(noiseless(curves), "held_out")), league(curves))
     assert set(sets(found).values()) == {(1, 3)}
     assert [place.lead.p for place in found.places if place.lead] == [1.0, 1.0]
+
+
+def test_without_any_noise_a_test_is_certain_or_knows_nothing():
+    found = Statistics(np.array([0.1, 0.0, -0.1]), np.zeros(3), np.full(3, 5.0), seeds=2, prompts=6)
+    assert found.above().tolist() == [0.0, 0.5, 1.0]
 
 
 def test_a_value_is_the_mean_of_the_frontier_over_the_range():
