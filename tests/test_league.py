@@ -28,7 +28,7 @@ from goodhart.report.findings import analyse
 from goodhart.report.league import league_said, title_of
 from goodhart.report.report import write_report
 from goodhart.report.terminal import terminal_table
-from goodhart.study.spec import read_study
+from goodhart.studies.spec import read_study
 from made_rows import noiseless
 from micro_study import write_micro_study
 from synthetic_study import Made, make_study

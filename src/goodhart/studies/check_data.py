@@ -13,7 +13,7 @@ from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.recipes.pool_kinds import kinds
 from goodhart.recipes.settings import Labels, Task
-from goodhart.study.spec import Study
+from goodhart.studies.spec import Study
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_data import load_preferences
 from goodhart.tasks.preference_tokens import Encoded, Framing, encode_examples
