@@ -39,6 +39,9 @@ class Made:
     hidden: bool = True
     hypotheses: Mapping[str, Any] = field(default_factory=dict)
     axes: Mapping[str, Any] = field(default_factory=dict)
+    league: Mapping[str, Any] | None = None
+    best_of_n: bool = False
+    """Whether the last arm is no arm of the study file but best-of-n by the proxy."""
     spice: str = ""
     """Added to every text of the data set."""
 
@@ -178,6 +181,11 @@ def preference_model(top: float, kinds: tuple[str, ...]) -> dict[str, Any]:
     return {**found, "test by kind": {kind: judged(top, 128) for kind in kinds}}
 
 
+def trained(made: Made) -> tuple[str, ...]:
+    """The arms of the study file."""
+    return made.arms[:-1] if made.best_of_n else made.arms
+
+
 def settings(made: Made, name: str) -> dict[str, Any]:
     """The study's settings as they are recorded."""
     optimisation = {"lr": 1e-4, "warmup": 10, "decay": "constant", "clip": 1.0, "weight_decay": 0.0}
@@ -198,10 +206,11 @@ def settings(made: Made, name: str) -> dict[str, Any]:
         "golden_policy": {**arm, "labeller": "golden", "beta": [0.1]},
         "arms": {
             a: {**arm, "steps": made.steps[-1], "batch": 32, "lr": [2e-4], "optimisation": optimisation}
-            for a in made.arms
+            for a in trained(made)
         },
         "hypotheses": dict(made.hypotheses),
         "axes": dict(made.axes),
+        "league": dict(made.league) if made.league else None,
         "seeds": list(made.seeds),
         "resamples": 50,
     }
@@ -255,7 +264,7 @@ def cells(made: Made) -> list[dict[str, Any]]:
     ]
     found.append(line("labels", 5, "golden labels", {"label": 9.0, "reference": 4.0}))
     number = 6
-    for arm in made.arms:
+    for arm in trained(made):
         for beta in made.betas:
             for seed in made.seeds:
                 first = {"generate": 12.0, "label": 5.0, "reference": 4.0, "train": 14.0}
@@ -324,7 +333,7 @@ def make_study(folder: Path, made: Made | None = None) -> Path:
         "rows": ([row for point in checkpoints for row in evaluation_rows(made, point, prompts)], schema.ROWS),
         "pairs": ([row for point in checkpoints for row in pair_rows(made, point)], schema.PAIR_ROWS),
         "prompts": (prompts, schema.PROMPTS),
-        "budgets": ([budget_row(made, point) for point in checkpoints if point.arm in made.arms], schema.BUDGETS),
+        "budgets": ([budget_row(made, point) for point in checkpoints if point.arm in trained(made)], schema.BUDGETS),
         "streams": ([], schema.STREAM_ROWS),
     }
     for name, (rows, columns) in tables.items():

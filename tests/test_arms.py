@@ -304,7 +304,7 @@ def test_a_variants_own_faults_are_named(tmp_path):
     refused(lambda: read_study(str(path), []), "variants.noisy is 3")
 
 
-@pytest.mark.parametrize("name", ["paper", "names", "quick", "smoke", "thin", "covered"])
+@pytest.mark.parametrize("name", ["paper", "names", "quick", "smoke", "thin", "covered", "league"])
 def test_the_studies_that_ship_are_valid(name):
     study = read_study(name, [])
     validate_arms(study.arms, study.variants)

@@ -83,7 +83,7 @@ class TestFiles:
             parameters(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["quick", "smoke", "paper", "names", "thin", "covered"])
+@pytest.mark.parametrize("name", ["quick", "smoke", "paper", "names", "thin", "covered", "league"])
 def test_the_studies_that_ship_pass(name):
     check(read_study(name, []))
 

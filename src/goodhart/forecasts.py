@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from goodhart.analysis.hypotheses import Contrast, implied
+from goodhart.analysis.hypotheses import Contrast, League, implied
 from goodhart.analysis.noise import Found
 from goodhart.analysis.power import ERROR, Design, forecast, known, sides
 from goodhart.cells.cell import closure
@@ -55,6 +55,11 @@ def preface(study: Study, noise: Known) -> list[str]:
         lines.append(
             f"at the last look alone, which has {study.looks.shares[-1]:g} of the error; the looks before it add to it"
         )
+    if study.league and (seen := ranking_sees(study, study.league, noise)) is not None:
+        lines.append(
+            f"the league tells two of {len(study.league.of(list(study.arms)).methods)} methods apart in its ranks "
+            f"where their means differ by {number(seen)}, with the same power"
+        )
     if noise.single:
         lines.append(
             "the noise was measured with one response to each prompt, so all that responses add counts as the seeds' "
@@ -88,6 +93,13 @@ def visible_in(study: Study, contrast: Contrast, noise: Known, error: float) -> 
     if variances is None:
         return None
     return forecast(variances, design_of(study, contrast.split), sides(contrast)).visible(error)
+
+
+def ranking_sees(study: Study, league: League, noise: Known) -> float | None:
+    """The smallest difference of two methods that the league's ranks show, as one of all its one-sided tests."""
+    methods = league.of(list(study.arms)).methods
+    tests = len(methods) * (len(methods) - 1)
+    return visible_in(study, Contrast("gap at equal KL", methods[0], methods[1]), noise, 2 * ERROR / tests)
 
 
 def contrast_grid(study: Study, noise: Known) -> Grid:

@@ -184,6 +184,17 @@ def contributions(term: Term, fold: Int[np.ndarray, " prompt"]) -> Float[np.ndar
     return evaluate(each, rows_kl, rows_value, term.budgets).T.reshape(-1, seeds, prompts)
 
 
+def seeds_share(fixed: Components) -> float:
+    """How much of a seed's observed effect is the seed's own, in the last of some statistics: a ratio of deviations."""
+    own, between = float(fixed.seeds[-1]), float(fixed.between_seeds[-1])
+    return float(np.sqrt(own / between)) if between > 0 else 0.0
+
+
+def replicates(term: Term, draws: Draws, share: float) -> Float[np.ndarray, "resample budget"]:
+    """The term in every replicate, without its weight; `share` of each seed's effect is drawn anew."""
+    return _replicates(term, _with_new_seeds(term, _sums(term, draws.fold, draws.prompts), draws.seeds, share))
+
+
 def curve(terms: Sequence[Term], draws: Draws, prior: Prior = NO_PRIOR) -> Curve:
     """The weighted sum of the terms at every budget and on average over the budgets, with intervals and a band.
 
@@ -195,17 +206,15 @@ def curve(terms: Sequence[Term], draws: Draws, prior: Prior = NO_PRIOR) -> Curve
     arms = _by_arm(terms, draws.fold)
     every = np.sum(list(arms.values()), axis=0)
     fixed = components(every)
-    own, between = float(fixed.seeds[-1]), float(fixed.between_seeds[-1])
-    share = float(np.sqrt(own / between)) if between > 0 else 0.0
-    replicates = np.zeros((len(draws.prompts), len(terms[0].budgets)))
+    share = seeds_share(fixed)
+    drawn_again = np.zeros((len(draws.prompts), len(terms[0].budgets)))
     for term in terms:
-        sums = _with_new_seeds(term, _sums(term, draws.fold, draws.prompts), draws.seeds, share)
-        replicates += term.weight * _replicates(term, sums)
-    drawn = np.concatenate([replicates, replicates.mean(axis=1, keepdims=True)], axis=1)
+        drawn_again += term.weight * replicates(term, draws, share)
+    drawn = np.concatenate([drawn_again, drawn_again.mean(axis=1, keepdims=True)], axis=1)
     sides: list[Side] = [side(cells, _scale(terms, arm)) for arm, cells in arms.items()]
     parts = components(every, sides, prior.each(len(terms[0].budgets)), prior.freedom)
     *pointwise, mean = _intervals(every, parts, fixed, drawn.var(axis=0, ddof=1))
-    return Curve(terms[0].budgets, tuple(pointwise), _band(pointwise, replicates, draws.seed), mean)
+    return Curve(terms[0].budgets, tuple(pointwise), _band(pointwise, drawn_again, draws.seed), mean)
 
 
 def _by_arm(
@@ -241,12 +250,22 @@ def _intervals(
     drawn: Float[np.ndarray, " budget"],
 ) -> list[Interval]:
     """The interval at each budget, from the variances with the picks fixed and with the picks drawn again."""
-    held = fixed.seeds + fixed.prompts
-    weight = (1 + fixed.seeds / np.where(held > 0, held, 1.0)) / 2
-    variance = parts.seeds + parts.prompts + np.maximum(weight * (drawn - held), 0.0)
+    variance = with_picks(parts, fixed, drawn, fixed.seeds + fixed.prompts)
     se, centre = np.sqrt(variance), cells.mean(axis=(1, 2))
     size = {"seeds": cells.shape[1], "prompts": cells.shape[2]}
     return [around(float(centre[i]), float(se[i]), float(parts.freedom[i]), **size) for i in range(len(cells))]
+
+
+def with_picks(
+    parts: Components,
+    fixed: Components,
+    drawn: Float[np.ndarray, "*batch"],
+    held: Float[np.ndarray, "*batch"],
+) -> Float[np.ndarray, "*batch"]:
+    """The variance V of the module's head: V_0 of `parts`, r of `fixed`, V_bootstrap `drawn` and V_fixed `held`."""
+    whole = fixed.seeds + fixed.prompts
+    weight = (1 + fixed.seeds / np.where(whole > 0, whole, 1.0)) / 2
+    return parts.seeds + parts.prompts + np.maximum(weight * (drawn - held), 0.0)
 
 
 def band_quantile(replicates: Float[np.ndarray, "resample budget"], freedom: float, seed: int) -> float:

@@ -217,6 +217,44 @@ class Map:
 
 
 @dataclass(frozen=True)
+class League:
+    """Methods ranked by what they win on average over one range of KL, the same for all of them."""
+
+    baseline: str
+    """The arm that every other is set against."""
+    budget: tuple[Annotated[float, Range(0)], ...] = (1.0, 4.0)
+    """The range of KL(policy || SFT) from low to high, nats."""
+    methods: tuple[str, ...] = ()
+    """The arms that are ranked; empty: all arms of the study file."""
+
+    def of(self, arms: Sequence[str]) -> League:
+        """The league with the methods named that it is of, in a study of these arms."""
+        return self if self.methods else replace(self, methods=tuple(arms))
+
+    def validate(self, arms: Sequence[str]) -> None:
+        """Raises GoodhartError for a range that is none, or a method that is not there or not ranked."""
+        if len(self.budget) != 2 or not self.budget[0] < self.budget[1]:
+            raise GoodhartError(
+                f"league.budget is {list(self.budget)}",
+                "give the low and the high end of a range of KL in nats, for example [1.0, 4.0]",
+            )
+        known, named = ", ".join(arms), self.of(arms).methods
+        for arm in named:
+            if arm not in arms:
+                raise GoodhartError(
+                    f"league.methods names {arm!r}, which is no arm of the study", f"arms with checkpoints: {known}"
+                )
+        if len(set(named)) != len(named) or len(named) < 2:
+            raise GoodhartError(
+                f"league.methods is {list(named)}", "name at least two arms, each once, or leave it out for all arms"
+            )
+        if self.baseline not in named:
+            raise GoodhartError(
+                f"league.baseline is {self.baseline!r}, which is not ranked", f"name one of: {', '.join(named)}"
+            )
+
+
+@dataclass(frozen=True)
 class Looks:
     """When a study is looked at, and the smallest difference that it cares for."""
 

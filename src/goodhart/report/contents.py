@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodhart.analysis.hypotheses import Axis, Hypothesis, Looks, Map, implied
+from goodhart.analysis.hypotheses import Axis, Hypothesis, League, Looks, Map, implied
 from goodhart.analysis.looks import Plan
 from goodhart.config import build
 from goodhart.errors import GoodhartError
@@ -27,6 +27,8 @@ _TABLES = {
 FEW = 6
 """So many arms can be told apart in one figure."""
 _MAY_BE_EMPTY = ("streams",)
+BEST_OF_N = "best of n by proxy"
+"""The baseline without training that knows no more than trained arms do."""
 LATER = tuple(f"{judge}_p_vs_{writer}" for judge in ("golden", "proxy") for writer in ("policy", "sft"))
 """Columns that tables of older studies have not."""
 _SECTIONS = (
@@ -78,6 +80,10 @@ class Contents:
         """Best-of-n, which stands on every frontier."""
         return tuple(arm for arm in self.arms if arm not in self.record["study"]["arms"])
 
+    def best_of_n(self, arm: str) -> str:
+        """What an arm may be set against on its judge's frontier; empty where the study has none."""
+        return BEST_OF_N if BEST_OF_N in self.untrained and self._judge(BEST_OF_N) == self._judge(arm) else ""
+
     @property
     def anchors(self) -> dict[str, str]:
         """The name of the SFT policy that each arm starts from."""
@@ -112,6 +118,12 @@ class Contents:
     def maps(self) -> dict[str, Map]:
         """Its hypotheses as pictures."""
         return {name: build(Map, each) for name, each in self.record["study"].get("maps", {}).items()}
+
+    @property
+    def league(self) -> League | None:
+        """Its ranking, with the methods named."""
+        league = self.record["study"].get("league")
+        return build(League, league, "league").of(list(self.record["study"]["arms"])) if league else None
 
     @property
     def tabular(self) -> bool:

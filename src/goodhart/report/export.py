@@ -22,7 +22,7 @@ def to_json(findings: Findings) -> str:
     """Everything that the analysis found; NaN is null, a (split, measure) key is `split/measure`."""
     found = {"study": findings.contents.name, "golden policy": findings.golden_policy, "summary": findings.summary}
     found |= {"verdicts": {each.name: each.verdict for each in findings.rulings}, "rulings": findings.rulings}
-    found |= {"axes": findings.axes}
+    found |= {"axes": findings.axes, "league": findings.league}
     return json.dumps(_plain(found), indent=1, allow_nan=False)
 
 

@@ -10,6 +10,7 @@ from goodhart.analysis.axes import AxisFound, along
 from goodhart.analysis.diagnostics import Diagnostics
 from goodhart.analysis.frontier import CheckpointPoint, FrontierPoint, checkpoint_points
 from goodhart.analysis.interval import Interval
+from goodhart.analysis.league import Standings, rank
 from goodhart.analysis.rulings import Ruling, rule
 from goodhart.analysis.study_tables import Tables, read_budgets
 from goodhart.analysis.summary import SPLITS, ArmFrontier, Comparison, MeasureSummary, Summary, summarise
@@ -35,6 +36,8 @@ class Findings:
     rulings: tuple[Ruling, ...]
     """The verdicts on the study's hypotheses."""
     axes: tuple[AxisFound, ...]
+    league: Standings | None
+    """The ranking of its methods, where it has one."""
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -117,4 +120,5 @@ def analyse(folder: Path) -> Findings:
     last = {name: max(found, key=lambda p: p.checkpoint.step, default=None) for name, found in baseline.items()}
     axes = (along(tables, name, axis) for name, axis in contents.axes.items())
     rulings = rule(tables, contents.hypotheses, contents.plan)
-    return Findings(contents, summary, last, tables, rulings, tuple(found for found in axes if found))
+    league = rank(tables, contents.league, contents.best_of_n(contents.league.baseline)) if contents.league else None
+    return Findings(contents, summary, last, tables, rulings, tuple(found for found in axes if found), league)

@@ -26,6 +26,8 @@ from goodhart.report.hypotheses import (
     verdict_grid,
 )
 from goodhart.report.judges import doubts, is_rule, quality_grid, quality_picture, rules_said, validation_picture
+from goodhart.report.league import league_grid, league_said, unranked_grid
+from goodhart.report.league_figure import league_picture
 from goodhart.report.map_figure import map_picture
 from goodhart.report.on_policy import drift_grid, drift_picture
 from goodhart.report.overoptimisation_figure import along_kl, overoptimisation_grid, overoptimisation_picture
@@ -70,6 +72,7 @@ def _sections(found: Findings, resolution: int) -> list[Section]:
         return _of_tables(found, resolution)
     return [
         _answer(found),
+        *_league(found, resolution),
         *_hypotheses(found, resolution),
         _frontier(found, resolution),
         _gap(found, resolution),
@@ -96,6 +99,7 @@ def _of_tables(found: Findings, resolution: int) -> list[Section]:
     optima = Section("optima", "Optima", grids=(optimum_grid(found.contents),))
     return [
         _answer(found),
+        *_league(found, resolution),
         *_hypotheses(found, resolution),
         optima,
         _frontier(found, resolution),
@@ -118,7 +122,10 @@ def _answer(found: Findings) -> Section:
     else:
         lead = "The arms have no seed or no prompt in common, so they cannot be compared."
     notices = (*lacking(found.contents.unfinished), *doubts(found.contents.record))
-    return Section("answer", "Answer", lead, _beside(found), grids=(headline_grid(found),), notices=notices)
+    said = _beside(found)
+    if found.league:
+        lead, said = league_said(found.league), (lead, *said)
+    return Section("answer", "Answer", lead, said, grids=(headline_grid(found),), notices=notices)
 
 
 def _beside(found: Findings) -> tuple[str, ...]:
@@ -135,6 +142,16 @@ def _beside(found: Findings) -> tuple[str, ...]:
         "and how much the arms differ depends on how many there are."
     )
     return (*others, labels, *notes)
+
+
+def _league(found: Findings, resolution: int) -> list[Section]:
+    """The ranking; nothing for a study without one."""
+    if found.league is None:
+        return []
+    pictures = (league_picture(found, found.league, resolution),) if found.league.places else ()
+    grids = (league_grid(found, found.league),) if found.league.places else ()
+    grids += (unranked_grid(found.league),) if found.league.unranked else ()
+    return [Section("league", "League", pictures=pictures, grids=grids)]
 
 
 def _hypotheses(found: Findings, resolution: int) -> list[Section]:

@@ -13,6 +13,7 @@ from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.headline import headlines
 from goodhart.report.hypotheses import ruling_line
 from goodhart.report.judges import doubts
+from goodhart.report.league import short_grid, unranked_lines
 from goodhart.report.tabular import optimum_grid
 from goodhart.report.unfinished import lacking
 from goodhart.report.verdict import gap_line, seeds_note, spelled, spelled_share
@@ -32,7 +33,8 @@ def terminal_table(findings: Findings) -> RenderableType:
         rest = (number(line.kl, 1), _mean(line.vs_sft), _mean(line.hidden), number(line.length, 1))
         table.add_row(Text(printable(line.arm)), golden, *rest)
     optima = (Text(""), _table(optimum_grid(findings.contents))) if findings.contents.tabular else ()
-    return Group(table, *optima, Text(""), *(Text(printable(line)) for line in _lines(findings)))
+    league = (Text(""), _table(short_grid(findings.league))) if findings.league and findings.league.places else ()
+    return Group(table, *optima, *league, Text(""), *(Text(printable(line)) for line in _lines(findings)))
 
 
 def _table(grid: Grid) -> Table:
@@ -57,6 +59,7 @@ def _lines(findings: Findings) -> list[str]:
             gap = comparison.gap
             equal = spelled(comparison.settings.mean, sign=True)
             lines.append(f"{gap.first} − {gap.second} at equal β and learning rate: {equal}")
+    lines += unranked_lines(findings.league) if findings.league else []
     lines += [ruling_line(ruling) for ruling in findings.rulings]
     lines.append(_NOTE)
     note = seeds_note(findings.contents.record["study"]["seeds"])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from goodhart.alignment.extensions import load
 from goodhart.alignment.method import Method
-from goodhart.analysis.hypotheses import Axis, Hypothesis, Looks, Map
+from goodhart.analysis.hypotheses import Axis, Hypothesis, League, Looks, Map
 from goodhart.config import (
     MOST,
     NOT_READ,
@@ -79,8 +79,8 @@ class Study:
     """Prompts and data."""
     world: World | None = None
     """A finite world in place of prompts and language models: policies are tables. Of the sections around it `labels`
-    is read where the world's data are labels, and `arms`, `hypotheses`, `axes`, `maps`, `seeds`, `looks`, `resamples`
-    as ever (docs/tabular.md)."""
+    is read where the world's data are labels, and `arms`, `hypotheses`, `axes`, `maps`, `league`, `seeds`, `looks`,
+    `resamples` as ever (docs/tabular.md)."""
     policy: str = "tiny"
     """Language model of every arm: a preset with a base model, a Hub id, or a path."""
     sft: Supervised = Supervised()
@@ -111,6 +111,8 @@ class Study:
     """Things that are changed by degrees, to be drawn."""
     maps: dict[str, Map] = field(default_factory=dict[str, Map])
     """Hypotheses as pictures, by what differs between them."""
+    league: League | None = None
+    """Arms ranked at equal KL; without, none are."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What arms train in: bfloat16 has a float32 master. `auto` takes what is faster for the study's policy. All
     else, measurements above all, is float32."""
@@ -159,6 +161,7 @@ class Study:
             hypotheses=kept,
             axes={name: axis for name, axis in self.axes.items() if used.issuperset(axis.arms)},
             maps={},
+            league=None,
             variants={n: v for n, v in self.variants.items() if any(arm.variant == n for arm in arms.values())},
             best_of=self.best_of if judges else replace(self.best_of, samples=0),
         ).validate()

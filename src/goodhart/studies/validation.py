@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from goodhart.analysis.hypotheses import PROXY, Hypothesis
+from goodhart.analysis.hypotheses import PROXY, Hypothesis, League
 from goodhart.config import canonical, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import settings_of
@@ -40,6 +40,8 @@ def validate(study: Study) -> None:
         axis.validate(name, tuple(study.all_arms))
     for name, each in study.maps.items():
         each.validate(name, study.hypotheses)
+    if study.league:
+        _league(study, study.league)
     if study.world:
         study.world.validate()
         return
@@ -60,6 +62,23 @@ def _one_judge(study: Study, name: str, hypothesis: Hypothesis) -> None:
                 f"hypotheses.{name}.contrasts[{i}] compares arms of different judges",
                 "what one judge measures says nothing of what another does; name arms of one",
             )
+
+
+def _league(study: Study, league: League) -> None:
+    """One judge measures all, and all have the seeds that the file says, whatever they show."""
+    league.validate(tuple(study.arms))
+    methods = league.of(tuple(study.arms)).methods
+    for arm in methods:
+        if study.judge_of(arm) != study.judge_of(league.baseline):
+            raise GoodhartError(
+                f"the league ranks {arm!r} and {league.baseline!r}, which have different judges",
+                "what one judge measures says nothing of what another does; name arms of one in league.methods",
+            )
+    if study.looks:
+        raise GoodhartError(
+            "the study has a league and looks, and with looks the seeds of an arm depend on what it shows",
+            "leave `looks` out and list the seeds, or leave `league` out",
+        )
 
 
 def _streams(study: Study, name: str, hypothesis: Hypothesis) -> None:

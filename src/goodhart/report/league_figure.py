@@ -1,0 +1,68 @@
+"""A league's methods by what they win over its range of KL."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+
+from goodhart.analysis.league import Place, Standings
+from goodhart.report import theme
+from goodhart.report.findings import Findings
+from goodhart.report.league import budget_said, ranks_said
+from goodhart.report.theme import Picture, Style, shown
+
+_OWN, _GIVEN = "learns from what the policy writes", "learns from given data"
+_LOOKS = {
+    _OWN: (Style(theme.BLUE, "o", "-"), theme.BLUE),
+    _GIVEN: (Style(theme.VERMILLION, "s", "-"), "white"),
+}
+"""By who writes the responses that a method learns from: its marks and their filling."""
+
+
+def league_picture(findings: Findings, found: Standings, resolution: int) -> Picture:
+    """Values with their intervals, the greatest first, and the confidence sets of the ranks beside them."""
+    with theme.canvas(9.6, 1.5 + 0.23 * len(found.places)) as figure:
+        axes = figure.subplots()
+        for words in _LOOKS:
+            own = [(y, place) for y, place in enumerate(found.places) if _writes(findings, place) == words]
+            if own:
+                _draw(axes, own, words)
+        for y, place in enumerate(found.places):
+            axes.text(1.01, y, ranks_said(place), transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        axes.text(1.01, -1.0, "rank", transform=axes.get_yaxis_transform(), va="center", fontsize=8, fontweight="bold")
+        baseline = [place for place in found.places if place.method == found.league.baseline]
+        for place in baseline:
+            axes.axvline(place.value.estimate, color=theme.REFERENCE, lw=1, ls=(0, (4, 3)), zorder=1)
+        axes.set_yticks(range(len(found.places)), [shown(place.method) for place in found.places], fontsize=8)
+        axes.set_ylim(len(found.places) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(f"golden win rate against the golden policy, mean over {budget_said(found)}")
+        theme.legend_above(figure, axes)
+        drawn = theme.png(figure, resolution)
+    caption = (
+        "Each method's mean golden win rate over the same range of KL, with its 95% interval, the greatest first; "
+        "beside it the confidence set of its rank, all of which hold at once with 95%. Two methods whose intervals "
+        "overlap may still be told apart, because differences are taken on the same prompts and seeds."
+    )
+    if baseline:
+        caption += f" Dashed: the baseline, {shown(found.league.baseline)}."
+    if found.unranked:
+        caption += f" Not drawn, because not ranked: {len(found.unranked)}."
+    return Picture("league", f"Methods over {budget_said(found)}", caption, drawn)
+
+
+def _writes(findings: Findings, place: Place) -> str:
+    own = findings.contents.record["study"]["arms"][place.method]["source"] == "policy"
+    return _OWN if own else _GIVEN
+
+
+def _draw(axes: Axes, own: list[tuple[int, Place]], words: str) -> None:
+    style, fill = _LOOKS[words]
+    x = [place.value.estimate for _, place in own]
+    spread = [
+        [place.value.estimate - place.value.low for _, place in own],
+        [place.value.high - place.value.estimate for _, place in own],
+    ]
+    axes.errorbar(
+        x, [y for y, _ in own], xerr=spread, color=style.colour, marker=style.marker, ls="", capsize=2.5, lw=1.4,
+        markersize=5, markerfacecolor=fill, label=words, zorder=2,
+    )  # fmt: skip
