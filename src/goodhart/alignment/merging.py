@@ -19,11 +19,11 @@ _SMALL = 1e-6
 
 def blocks(names: Sequence[str]) -> list[list[str]]:
     """The names of each layer together; what is in no numbered layer is one of its own."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for name in names:
         inside = _BLOCK.match(name)
-        found.setdefault(inside.group(1) if inside else name, []).append(name)
-    return list(found.values())
+        result.setdefault(inside.group(1) if inside else name, []).append(name)
+    return list(result.values())
 
 
 def lerp(start: Weights, end: Weights, share: float) -> dict[str, Tensor]:

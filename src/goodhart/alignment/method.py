@@ -153,13 +153,13 @@ class Method:
     @property
     def read(self) -> frozenset[str]:
         """The names of all parameters that its slots read."""
-        found = {*self.kind.parameters, *self.kind.learner_parameters}
-        found |= {name.removeprefix("-") for term in self.terms for name in term.coefficient}
-        found |= {"share"} if "mixture" in self.drawn else set()
-        found |= {"prefix", "replay"} & set(self.parameters)
-        found |= {"reference_rate", "reference_every"} if self.reference == "moving" else set()
-        found |= {"keep"} if self.merge != "none" else set()
-        return frozenset(found | ({"average_rate"} if self.checkpoint == "average" else set()))
+        result = {*self.kind.parameters, *self.kind.learner_parameters}
+        result |= {name.removeprefix("-") for term in self.terms for name in term.coefficient}
+        result |= {"share"} if "mixture" in self.drawn else set()
+        result |= {"prefix", "replay"} & set(self.parameters)
+        result |= {"reference_rate", "reference_every"} if self.reference == "moving" else set()
+        result |= {"keep"} if self.merge != "none" else set()
+        return frozenset(result | ({"average_rate"} if self.checkpoint == "average" else set()))
 
     def validate(self, where: str) -> None:
         """Raises GoodhartError for slots that do not fit one another."""

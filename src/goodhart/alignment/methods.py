@@ -448,18 +448,18 @@ METHODS: dict[str, Row] = {
 
 def explained(name: str) -> list[tuple[str, str]]:
     """(label, text) of all that is to be said of a method. Raises GoodhartError for an unknown one."""
-    found = row(name)
-    slots = essential(found.method)
-    parameters = {**({"beta": found.beta} if found.beta is not None else {}), **slots.pop("parameters", {})}
+    result = row(name)
+    slots = essential(result.method)
+    parameters = {**({"beta": result.beta} if result.beta is not None else {}), **slots.pop("parameters", {})}
     said = [
-        ("method", f"{name}: {found.title} ({found.family})"),
-        ("minimises", found.formula),
-        ("source", found.papers),
+        ("method", f"{name}: {result.title} ({result.family})"),
+        ("minimises", result.formula),
+        ("source", result.papers),
         ("slots", ", ".join(f"{key}: {json.dumps(value)}" for key, value in slots.items()) or "those of online IPO"),
         ("defaults", ", ".join(f"{key} {value:g}" for key, value in parameters.items()) or "none"),
-        ("learns from", f"{found.method.kind.supervision}; {_responses(found.method)}"),
-        ("notes", found.notes),
-        ("tests", ", ".join(f"tests/test_{each}.py" for each in ("methods", *found.tests))),
+        ("learns from", f"{result.method.kind.supervision}; {_responses(result.method)}"),
+        ("notes", result.notes),
+        ("tests", ", ".join(f"tests/test_{each}.py" for each in ("methods", *result.tests))),
     ]
     return [(label, text) for label, text in said if text]
 

@@ -101,10 +101,10 @@ def logistic_rest(wins: Wins, ref: Law, beta: float, pairs: Law | None, pull: fl
             value = 2 * m * value - pull * (ref - law)
         return _centred(value, slope)
 
-    found = _rest(at, np.zeros_like(ref))
-    if np.ptp(found, axis=1).max() > _FAR:
+    result = _rest(at, np.zeros_like(ref))
+    if np.ptp(result, axis=1).max() > _FAR:
         raise ValueError("the labels are separable, so that margins grow for ever")
-    return found
+    return result
 
 
 def optimum_of(method: Method, seen: Seen, beta: float | None) -> Optimum | None:

@@ -83,11 +83,11 @@ class RuleJudge:
         texts = self._decoded(responses)
         asked = self._decoded(prompts) if self.rule.reward == "copy" else [""] * len(texts)
         lines = [self._lines(prompt) for prompt in prompts] if self.rule.reward == "similarity" else []
-        found = rewards(self.rule, asked, texts, lines)
+        result = rewards(self.rule, asked, texts, lines)
         if self.rule.noise:
             keys = zip(prompts, texts, strict=True)
-            found = found + self.rule.noise * np.array([self._error(prompt, text) for prompt, text in keys])
-        return self.rule.scale * found
+            result = result + self.rule.noise * np.array([self._error(prompt, text) for prompt, text in keys])
+        return self.rule.scale * result
 
     def _error(self, prompt: Tokens, text: str) -> float:
         return float(stream(self.seed, "rule noise", prompt_key(prompt).hex(), text).standard_normal())
@@ -97,13 +97,13 @@ class RuleJudge:
         return self.tokenizer.batch_decode(batch, skip_special_tokens=True) if batch else []
 
     def _lines(self, prompt: Tokens) -> tuple[str, ...]:
-        found = self.lines.get(prompt_key(prompt))
-        if found is None:
+        result = self.lines.get(prompt_key(prompt))
+        if result is None:
             raise GoodhartError(
                 f"a prompt of {len(prompt)} tokens is not among those whose human lines the rule has",
                 "delete the rule's cell and run again",
             )
-        return found
+        return result
 
     def save(self, folder: Path) -> None:
         """Write the rule as `rule.json`, with the tokenizer and the human lines that it reads beside it."""
@@ -126,7 +126,7 @@ class RuleJudge:
 
 def by_prompt(rows: Iterable[tuple[bytes, str]]) -> dict[bytes, tuple[str, ...]]:
     """(key of a prompt, human line) as the different lines of each prompt, in their order."""
-    found: dict[bytes, dict[str, None]] = {}
+    result: dict[bytes, dict[str, None]] = {}
     for key, line in rows:
-        found.setdefault(key, {})[line] = None
-    return {key: tuple(lines) for key, lines in found.items()}
+        result.setdefault(key, {})[line] = None
+    return {key: tuple(lines) for key, lines in result.items()}

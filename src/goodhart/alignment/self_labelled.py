@@ -80,7 +80,7 @@ class SelfLabelledSource:
         ratio = np.concatenate(own) - np.concatenate(past)
         length = np.array([self.lengths(row) for b in drawn for row in b.responses], dtype=np.float64)
         self.price = price_of_length(ratio, length)
-        score, found, place = ratio - self.price * length, list[Batch](), 0
+        score, result, place = ratio - self.price * length, list[Batch](), 0
         for batch, logps in zip(drawn, own, strict=True):
             rows = score[place : place + len(batch)]
             place += len(batch)
@@ -88,8 +88,8 @@ class SelfLabelledSource:
             chosen = np.stack([best, worst], axis=1)
             tied = np.diff(np.take_along_axis(rows, chosen, 1), axis=1)[:, 0] == 0
             known = Batch(batch.prompts, batch.responses, writer=logps)
-            found.append(known.columns(chosen.tolist()).labelled(np.where(tied, 0.5, 1.0)))
-        return found
+            result.append(known.columns(chosen.tolist()).labelled(np.where(tied, 0.5, 1.0)))
+        return result
 
     def state(self) -> dict[str, list[Tensor]]:
         """The weights of the policies that it holds."""

@@ -39,8 +39,8 @@ class TableJudge:
     ) -> Float[np.ndarray, "response opponent 2"]:
         """The same for several opponents of each response."""
         rows, own = rows_of(prompts), rows_of(responses)
-        found = [(self.wins[rows, own, rows_of(o)], self.wins[rows, rows_of(o), own]) for o in opponents]
-        return np.stack([np.stack(both, axis=1) for both in found], axis=1)
+        result = [(self.wins[rows, own, rows_of(o)], self.wins[rows, rows_of(o), own]) for o in opponents]
+        return np.stack([np.stack(both, axis=1) for both in result], axis=1)
 
     def alone(self, prompts: Sequence[Tokens], texts: Sequence[Sequence[Tokens]]) -> Float[np.ndarray, "prompt text"]:
         """The rewards of one or more responses to each prompt, in logits."""

@@ -43,21 +43,21 @@ def along(tables: Tables, name: str, axis: Axis, measure: str = "golden_vs_polic
     """The arms of an axis on held-out prompts; None where nothing is measured in common."""
     matrix = tables.matrix("held_out")
     settings = shared_settings(matrix, axis.arms)
-    found = clouds(matrix, axis.arms, measure, settings)
-    if found is None or len(found.prompts) < 2:
+    result = clouds(matrix, axis.arms, measure, settings)
+    if result is None or len(result.prompts) < 2:
         return None
-    means = {arm: cloud.kl[cloud.trained].mean(axis=(1, 2)) for arm, cloud in found.arms.items()}
+    means = {arm: cloud.kl[cloud.trained].mean(axis=(1, 2)) for arm, cloud in result.arms.items()}
     common = Range(max(float(m.min()) for m in means.values()), min(float(m.max()) for m in means.values()))
-    draws = tables.draws(found)
+    draws = tables.draws(result)
     of_level, of_peak = (tables.prior(matrix.split, measure, rule, settings) for rule in (hull, highest))
-    levels: dict[str, Interval | None] = dict.fromkeys(found.arms)
+    levels: dict[str, Interval | None] = dict.fromkeys(result.arms)
     if not common.empty:
         grid = budgets(common)
-        for arm, cloud in found.arms.items():
+        for arm, cloud in result.arms.items():
             levels[arm] = curve([Term(cloud, hull, np.arange(len(cloud.points)), grid, 1.0)], draws, of_level).mean
     peaks = {
         arm: curve([Term(cloud, highest, cloud.trained, np.zeros(1), 1.0)], draws, of_peak).mean
-        for arm, cloud in found.arms.items()
+        for arm, cloud in result.arms.items()
     }
     placed = [(line, arm, x) for line, points in axis.lines.items() for arm, x in points.items()]
     every = [*placed, *(("", arm, None) for arm in axis.beside)]

@@ -84,8 +84,8 @@ def solve(
     known = np.linalg.det(gram) > _DEPENDENT
     gram = np.where(known[..., None, None], gram, np.eye(gram.shape[-1]))
     right = np.einsum("...ij,...i->...j", unit, root[..., 0] * y)
-    found = np.linalg.solve(gram, right[..., None])[..., 0] / np.where(norm > 0, norm, 1.0)
-    return np.where(known[..., None], found, np.nan)
+    result = np.linalg.solve(gram, right[..., None])[..., 0] / np.where(norm > 0, norm, 1.0)
+    return np.where(known[..., None], result, np.nan)
 
 
 def peak_position(
@@ -108,15 +108,15 @@ def candidate(
 ) -> Candidate:
     """One form through the value of the SFT policy, or with a free start where that is None."""
     columns, rise = basis(form, d, start is None), y - (start or 0.0)
-    found = solve(columns, rise, weights)
+    result = solve(columns, rise, weights)
     scaled = weights / weights.mean()
     total = float((scaled * rise**2).sum())
-    rss = max(float((scaled * (rise - columns @ found) ** 2).sum()), _ROUNDING * total, np.finfo(np.float64).tiny)
+    rss = max(float((scaled * (rise - columns @ result) ** 2).sum()), _ROUNDING * total, np.finfo(np.float64).tiny)
     n, k = len(d), columns.shape[1] + 1
     aicc = n * np.log(rss / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
-    first = float(found[-1]) if start is None else start
-    bend = 0.0 if form == STRAIGHT else float(found[1])
-    return Candidate(form, first, float(found[0]), bend, _left_out(columns, rise, weights, run), float(aicc))
+    first = float(result[-1]) if start is None else start
+    bend = 0.0 if form == STRAIGHT else float(result[1])
+    return Candidate(form, first, float(result[0]), bend, _left_out(columns, rise, weights, run), float(aicc))
 
 
 def _left_out(
@@ -129,7 +129,7 @@ def _left_out(
     inside: Bool[np.ndarray, "run item"] = run[None, :] == np.unique(run)[:, None]
     shape = inside.shape
     kept = np.where(inside, 0.0, weights)
-    found = solve(np.broadcast_to(columns, (*shape, columns.shape[1])), np.broadcast_to(y, shape), kept)
-    predicted = np.einsum("ij,rj->ri", columns, found)
+    result = solve(np.broadcast_to(columns, (*shape, columns.shape[1])), np.broadcast_to(y, shape), kept)
+    predicted = np.einsum("ij,rj->ri", columns, result)
     squares = np.where(inside, weights * (y - predicted) ** 2, 0.0).sum()
     return float(np.sqrt(squares / weights.sum()))

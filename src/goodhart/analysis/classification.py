@@ -131,7 +131,7 @@ def weighted_spearman(
 
 
 def correlate(
-    found: Sequence[Classification],
+    classifications: Sequence[Classification],
     win_rate: Mapping[Checkpoint, float],
     *,
     arms: Sequence[str],
@@ -145,7 +145,9 @@ def correlate(
     bootstrap's that draws whole runs (arm, setting, seed), because the checkpoints of a run resemble each other, its
     variance times R/(R - 1); with fewer than 3 runs there is none.
     """
-    both = [(c, win_rate[c.checkpoint]) for c in found if c.checkpoint.arm in arms and c.checkpoint in win_rate]
+    both = [
+        (c, win_rate[c.checkpoint]) for c in classifications if c.checkpoint.arm in arms and c.checkpoint in win_rate
+    ]
     both = [(c, rate) for c, rate in both if c.checkpoint.step > 0 and np.isfinite(c.accuracy.mean + rate)]
     if len(both) < 3:
         return None

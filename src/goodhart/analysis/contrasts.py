@@ -32,8 +32,8 @@ def estimate(tables: Tables, contrast: Contrast) -> Estimate:
 
 def _common(tables: Tables, contrast: Contrast) -> Clouds | None:
     """The arms' clouds at the settings that all of them have, or at all settings where they share none."""
-    found = clouds(tables.matrix(contrast.split), contrast.arms, contrast.measure, settings_of(tables, contrast))
-    return found if found is not None and len(found.prompts) > 1 else None
+    result = clouds(tables.matrix(contrast.split), contrast.arms, contrast.measure, settings_of(tables, contrast))
+    return result if result is not None and len(result.prompts) > 1 else None
 
 
 def _known(
@@ -49,14 +49,14 @@ def _sides(contrast: Contrast) -> list[tuple[str, str, float]]:
 
 def _gap(tables: Tables, contrast: Contrast) -> Estimate:
     """The gap between envelopes, less that of the baseline, each over the budgets that both of its arms reached."""
-    found = _common(tables, contrast)
-    if found is None:
+    result = _common(tables, contrast)
+    if result is None:
         return Estimate(None, "nothing is measured in common")
     column = {"gap at equal compute": "operations", "gap at equal pairs": "pairs"}.get(contrast.statistic)
     untrained = [arm for arm in contrast.arms if not any(at.arm == arm for at in tables.budgets)] if column else []
     if untrained:
         return Estimate(None, f"{untrained[0]} is not trained")
-    arms = {name: spending(cloud, found.seeds, tables, column) for name, cloud in found.arms.items()}
+    arms = {name: spending(cloud, result.seeds, tables, column) for name, cloud in result.arms.items()}
     terms: list[Term] = []
     ranges: list[Range] = []
     for first, second, weight in _sides(contrast):
@@ -69,30 +69,30 @@ def _gap(tables: Tables, contrast: Contrast) -> Estimate:
             Term(arms[name], hull, np.arange(len(arms[name].points)), grid, sign * weight)
             for name, sign in ((first, 1.0), (second, -1.0))
         ]
-    interval = curve(terms, tables.draws(found), _known(tables, contrast, hull, column=column)).mean
+    interval = curve(terms, tables.draws(result), _known(tables, contrast, hull, column=column)).mean
     return Estimate(interval, "; ".join(_spelled(each, column) for each in ranges))
 
 
-def _spelled(found: Range, column: str | None) -> str:
+def _spelled(given: Range, column: str | None) -> str:
     if column == "operations":
-        return f"{found.low / 1e12:.2f} to {found.high / 1e12:.2f} Tflop"
+        return f"{given.low / 1e12:.2f} to {given.high / 1e12:.2f} Tflop"
     if column == "pairs":
-        return f"{found.low:.0f} to {found.high:.0f} pairs"
-    return f"KL {found.low:.1f} to {found.high:.1f} nats"
+        return f"{given.low:.0f} to {given.high:.0f} pairs"
+    return f"KL {given.low:.1f} to {given.high:.1f} nats"
 
 
 def _equal_setting(tables: Tables, contrast: Contrast) -> Estimate:
     """The mean gap at equal setting, less that of the baseline, over the settings at which both can be computed."""
-    found = _common(tables, contrast)
-    if found is None:
+    result = _common(tables, contrast)
+    if result is None:
         return Estimate(None, "nothing is measured in common")
-    sides = [(along_settings(found.arms[one], found.arms[two]), weight) for one, two, weight in _sides(contrast)]
+    sides = [(along_settings(result.arms[one], result.arms[two]), weight) for one, two, weight in _sides(contrast)]
     shared = [name for name in sides[0][0] if all(name in at and not at[name][0].empty for at, _ in sides)]
     if not shared:
         return Estimate(None, "no setting with a KL in common")
     gaps = [[replace(term, weight=weight * term.weight) for at, weight in sides for term in at[s][1]] for s in shared]
     over = _over(len(shared), [[at[s][0] for s in shared] for at, _ in sides])
-    return Estimate(over_settings(gaps, tables.draws(found), _known(tables, contrast, trajectory, shared)), over)
+    return Estimate(over_settings(gaps, tables.draws(result), _known(tables, contrast, trajectory, shared)), over)
 
 
 def _over(settings: int, sides: Sequence[Sequence[Range]]) -> str:
@@ -102,15 +102,15 @@ def _over(settings: int, sides: Sequence[Sequence[Range]]) -> str:
 
 
 def _peak(tables: Tables, contrast: Contrast) -> Estimate:
-    found = _common(tables, contrast)
-    if found is None:
+    result = _common(tables, contrast)
+    if result is None:
         return Estimate(None, "nothing is measured in common")
     terms = [
-        Term(found.arms[name], highest, found.arms[name].trained, np.zeros(1), sign * weight)
+        Term(result.arms[name], highest, result.arms[name].trained, np.zeros(1), sign * weight)
         for first, second, weight in _sides(contrast)
         for name, sign in ((first, 1.0), (second, -1.0))
     ]
-    return Estimate(curve(terms, tables.draws(found), _known(tables, contrast, highest)).mean, "at any KL")
+    return Estimate(curve(terms, tables.draws(result), _known(tables, contrast, highest)).mean, "at any KL")
 
 
 def _best_possible(tables: Tables, contrast: Contrast) -> Estimate:
@@ -118,11 +118,11 @@ def _best_possible(tables: Tables, contrast: Contrast) -> Estimate:
 
     The standard error is a bootstrap's over seeds and prompts, its variance times S/(S - 1) for S seeds.
     """
-    found = _common(tables, contrast)
-    if found is None or len(found.seeds) < 2:
+    result = _common(tables, contrast)
+    if result is None or len(result.seeds) < 2:
         return Estimate(None, "it needs two seeds that are measured in common")
-    draws = tables.draws(found)
-    seeds, prompts = len(found.seeds), len(found.prompts)
+    draws = tables.draws(result)
+    seeds, prompts = len(result.seeds), len(result.prompts)
     mixing = np.random.Generator(np.random.Philox(key=tables.seed)).multinomial(
         seeds, np.full(seeds, 1 / seeds), size=len(draws.prompts)
     )
@@ -130,7 +130,7 @@ def _best_possible(tables: Tables, contrast: Contrast) -> Estimate:
     counts = np.concatenate([np.ones((1, seeds), dtype=np.int64), mixing])
     values = np.zeros(len(weights))
     for first, second, sign in _sides(contrast):
-        top = [_quantiles(found.arms[name], weights, counts) for name in (first, second)]
+        top = [_quantiles(result.arms[name], weights, counts) for name in (first, second)]
         if not top[1].all():
             return Estimate(None, f"{second} wins nothing, so there is no ratio to it")
         values += sign * (top[0] / top[1] - 1)

@@ -160,12 +160,12 @@ def _replicates(term: Term, sums: _Sums) -> Float[np.ndarray, "resample budget"]
         return evaluate(term.rule(kl, value, term.budgets), kl, value, term.budgets)
     number = np.maximum(sums.count, 1.0)[:, None, None, :]
     held_kl, held_value = _by_cell(sums.kl / number), _by_cell(sums.value / number)
-    found = np.empty((len(kl), len(term.budgets)))
-    for start in range(0, len(found), _CHUNK):
+    result = np.empty((len(kl), len(term.budgets)))
+    for start in range(0, len(result), _CHUNK):
         part = slice(start, start + _CHUNK)
         choice = term.rule(kl[part], value[part], term.budgets)
-        found[part] = evaluate(choice, held_kl[part], held_value[part], term.budgets)
-    by_fold = found.reshape(resamples, seeds, folds, -1).mean(axis=1)
+        result[part] = evaluate(choice, held_kl[part], held_value[part], term.budgets)
+    by_fold = result.reshape(resamples, seeds, folds, -1).mean(axis=1)
     return np.einsum("bfk,bf->bk", by_fold, sums.count / sums.count.sum(axis=1, keepdims=True))
 
 
@@ -221,11 +221,11 @@ def _by_arm(
     terms: Sequence[Term], fold: Int[np.ndarray, " prompt"]
 ) -> dict[str, Float[np.ndarray, "budget_and_mean seed prompt"]]:
     """Each arm's weighted contributions at every budget and, last, their mean."""
-    found: dict[str, Float[np.ndarray, "budget seed prompt"]] = {}
+    result: dict[str, Float[np.ndarray, "budget seed prompt"]] = {}
     for term in terms:
         cells = term.weight * contributions(term, fold)
-        found[term.cloud.arm] = found[term.cloud.arm] + cells if term.cloud.arm in found else cells
-    return {arm: np.concatenate([cells, cells.mean(axis=0, keepdims=True)]) for arm, cells in found.items()}
+        result[term.cloud.arm] = result[term.cloud.arm] + cells if term.cloud.arm in result else cells
+    return {arm: np.concatenate([cells, cells.mean(axis=0, keepdims=True)]) for arm, cells in result.items()}
 
 
 def _scale(terms: Sequence[Term], arm: str) -> float:

@@ -42,16 +42,16 @@ def diagnose(rows: pa.Table, split: str) -> tuple[Diagnostics, ...]:
     for against in ("policy", "sft"):
         columns[against] = floats(table, f"proxy_vs_{against}") - floats(table, f"golden_vs_{against}")
     sequences = _sequences(table)
-    found: list[Diagnostics] = []
+    result: list[Diagnostics] = []
     for at, own in by_checkpoint(table):
         means = {name: _known(values[own], prompt[own]) for name, values in columns.items()}
         unique = len({sequences[i] for i in own}) / len(own)
-        found.append(
+        result.append(
             Diagnostics(
                 at, len(own), means["tokens"], means["ended"], means["entropy"], unique, means["policy"], means["sft"]
             )
         )
-    return tuple(found)
+    return tuple(result)
 
 
 def _known(values: Float[np.ndarray, " row"], prompt: Int[np.ndarray, " row"]) -> Estimate:

@@ -49,22 +49,22 @@ class Peak:
 
 def _checkpoints(matrix: Matrix, arm: str, measure: str) -> list[tuple[Checkpoint, Float[np.ndarray, "2 prompt"]]]:
     """The arm's checkpoints with KL and measure on the prompts where both are known."""
-    found: list[tuple[Checkpoint, Float[np.ndarray, "2 prompt"]]] = []
+    result: list[tuple[Checkpoint, Float[np.ndarray, "2 prompt"]]] = []
     for i, at in enumerate(matrix.checkpoints):
         if at.arm == arm:
             both = np.stack([matrix.columns["kl"][i], matrix.columns[measure][i]])
-            found.append((at, np.where(np.isfinite(both).all(axis=0), both, np.nan)))
-    return found
+            result.append((at, np.where(np.isfinite(both).all(axis=0), both, np.nan)))
+    return result
 
 
 def checkpoint_points(matrix: Matrix, arm: str, measure: str) -> tuple[CheckpointPoint, ...]:
     """Every checkpoint of an arm (any arm of the table, the SFT policy too) that has at least two measured prompts."""
-    found: list[CheckpointPoint] = []
+    result: list[CheckpointPoint] = []
     for at, both in _checkpoints(matrix, arm, measure):
         known = both[:, np.isfinite(both[0])]
         if known.shape[1] > 1:
-            found.append(CheckpointPoint(at, of_mean(known[:1]), of_mean(known[1:])))
-    return tuple(found)
+            result.append(CheckpointPoint(at, of_mean(known[:1]), of_mean(known[1:])))
+    return tuple(result)
 
 
 def points(matrix: Matrix, arm: str, measure: str) -> tuple[FrontierPoint, ...]:
@@ -72,16 +72,16 @@ def points(matrix: Matrix, arm: str, measure: str) -> tuple[FrontierPoint, ...]:
     groups: dict[tuple[str, int], list[tuple[Checkpoint, Float[np.ndarray, "2 prompt"]]]] = {}
     for at, both in _checkpoints(matrix, arm, measure):
         groups.setdefault((at.setting, at.step), []).append((at, both))
-    found: list[FrontierPoint] = []
+    result: list[FrontierPoint] = []
     for runs in groups.values():
         cube = np.stack([both for _, both in runs], axis=1)
         known = cube[:, :, np.isfinite(cube).all(axis=(0, 1))]
         if known.shape[2] > 1:
             at = runs[0][0]
-            found.append(
+            result.append(
                 FrontierPoint(Point(at.setting, at.beta, at.lr, at.step), of_mean(known[0]), of_mean(known[1]))
             )
-    return tuple(found)
+    return tuple(result)
 
 
 def envelope(cloud: Cloud, draws: Draws, prior: Prior = NO_PRIOR) -> Curve:
@@ -97,9 +97,9 @@ def envelope(cloud: Cloud, draws: Draws, prior: Prior = NO_PRIOR) -> Curve:
 def peak(cloud: Cloud, draws: Draws, prior: Prior = NO_PRIOR) -> Peak:
     """The best trained point of an arm, at any KL; the prior is that of `highest`."""
     trained = cloud.trained
-    found = curve([Term(cloud, highest, trained, np.zeros(1), 1.0)], draws, prior).mean
+    result = curve([Term(cloud, highest, trained, np.zeros(1), 1.0)], draws, prior).mean
     at = _best(cloud, trained)
-    return Peak(cloud.points[at], of_mean(cloud.kl[at]), float(cloud.value[at].mean()), found)
+    return Peak(cloud.points[at], of_mean(cloud.kl[at]), float(cloud.value[at].mean()), result)
 
 
 def _best(cloud: Cloud, among: Int[np.ndarray, " trained"] | Sequence[int]) -> int:

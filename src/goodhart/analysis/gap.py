@@ -96,10 +96,10 @@ def matched(first: Cloud, second: Cloud, measure: str, draws: Draws, prior: Prio
 
 def settings(cloud: Cloud) -> dict[Setting, Int[np.ndarray, " trained"]]:
     """The trained points of each setting of an arm."""
-    found: dict[Setting, list[int]] = {}
+    result: dict[Setting, list[int]] = {}
     for i in cloud.trained:
-        found.setdefault(cloud.points[int(i)].setting, []).append(int(i))
-    return {name: np.array(at) for name, at in found.items()}
+        result.setdefault(cloud.points[int(i)].setting, []).append(int(i))
+    return {name: np.array(at) for name, at in result.items()}
 
 
 def along(cloud: Cloud, points: Int[np.ndarray, " trained"], common: Range, weight: float) -> Term:
@@ -111,15 +111,15 @@ def along(cloud: Cloud, points: Int[np.ndarray, " trained"], common: Range, weig
 def along_settings(first: Cloud, second: Cloud) -> dict[Setting, tuple[Range, tuple[Term, ...]]]:
     """At each setting of both arms, their common range and the terms of their gap; no terms where it is empty."""
     ours, theirs = settings(first), settings(second)
-    found: dict[Setting, tuple[Range, tuple[Term, ...]]] = {}
+    result: dict[Setting, tuple[Range, tuple[Term, ...]]] = {}
     points = {name: first.points[int(at[0])] for name, at in ours.items() if name in theirs}
     for name in sorted(
         points, key=lambda name: (points[name].beta is None, points[name].beta or 0.0, points[name].lr or 0.0, name)
     ):
         common = common_range(first, second, (ours[name], theirs[name]))
         terms = (along(first, ours[name], common, 1.0), along(second, theirs[name], common, -1.0))
-        found[name] = common, () if common.empty else terms
-    return found
+        result[name] = common, () if common.empty else terms
+    return result
 
 
 def over_settings(gaps: Sequence[Sequence[Term]], draws: Draws, prior: Prior = NO_PRIOR) -> Interval | None:
@@ -139,10 +139,11 @@ def at_equal_settings(
 
     `prior` gives that of `trajectory` over the settings it is asked for.
     """
-    found = along_settings(first, second)
-    gaps = {name: curve(terms, draws, prior([name])) if terms else None for name, (_, terms) in found.items()}
+    result = along_settings(first, second)
+    gaps = {name: curve(terms, draws, prior([name])) if terms else None for name, (_, terms) in result.items()}
     each = tuple(
-        SettingGap(name, Gap(first.arm, second.arm, measure, common, gaps[name])) for name, (common, _) in found.items()
+        SettingGap(name, Gap(first.arm, second.arm, measure, common, gaps[name]))
+        for name, (common, _) in result.items()
     )
-    kept = {name: terms for name, (_, terms) in found.items() if terms}
+    kept = {name: terms for name, (_, terms) in result.items() if terms}
     return SettingGaps(each, over_settings(list(kept.values()), draws, prior(kept)))

@@ -136,19 +136,19 @@ def rank(tables: Tables, league: League, best_of_n: str = "") -> Standings:
     """The ranking of a league, whose methods are named, beside an arm of best-of-n."""
     matrix = tables.matrix(SPLIT)
     alone = {arm: clouds(matrix, [arm], MEASURE) for arm in league.methods}
-    seeds = tuple(sorted({seed for found in alone.values() if found for seed in found.seeds}))
-    why = {arm: _why_not(found, league, seeds) for arm, found in alone.items()}
+    seeds = tuple(sorted({seed for result in alone.values() if result for seed in result.seeds}))
+    why = {arm: _why_not(result, league, seeds) for arm, result in alone.items()}
     ranked = tuple(arm for arm in league.methods if not why[arm])
     beside = (best_of_n,) if best_of_n and set(seeds) <= _seeds(matrix, best_of_n) else ()
-    found = clouds(matrix, [*ranked, *beside], MEASURE) if ranked else None
-    if found is None or len(found.prompts) < 2:
+    result = clouds(matrix, [*ranked, *beside], MEASURE) if ranked else None
+    if result is None or len(result.prompts) < 2:
         why = {arm: reason or "it has no prompt in common with the others" for arm, reason in why.items()}
         left = tuple(_unranked(tables, arm, alone[arm], reason) for arm, reason in why.items())
         return Standings(league, (), left, seeds, 0, 0, "", None)
-    shared = _shared(found.arms[best_of_n], league) if beside else None
+    shared = _shared(result.arms[best_of_n], league) if beside else None
     left = tuple(_unranked(tables, arm, alone[arm], why[arm]) for arm in league.methods if why[arm])
-    places = _places(tables, league, found, ranked, best_of_n, shared)
-    size = (seeds, len(found.prompts), found.left_out_prompts)
+    places = _places(tables, league, result, ranked, best_of_n, shared)
+    size = (seeds, len(result.prompts), result.left_out_prompts)
     return Standings(league, places, left, *size, best_of_n if beside else "", shared)
 
 
@@ -162,40 +162,40 @@ def _reached(cloud: Cloud) -> Range:
     return Range(float(means.min(axis=0).max()), float(means.max(axis=0).min()))
 
 
-def _why_not(found: Clouds | None, league: League, seeds: Sequence[int]) -> str:
+def _why_not(given: Clouds | None, league: League, seeds: Sequence[int]) -> str:
     """Why a method is not ranked; empty where it is."""
-    if found is None or len(found.prompts) < 2:
+    if given is None or len(given.prompts) < 2:
         return "nothing of it is measured"
-    if found.seeds != seeds:
-        return f"it has the seeds {', '.join(map(str, found.seeds))} of {', '.join(map(str, seeds))}"
-    (cloud,) = found.arms.values()
+    if given.seeds != seeds:
+        return f"it has the seeds {', '.join(map(str, given.seeds))} of {', '.join(map(str, seeds))}"
+    (cloud,) = given.arms.values()
     reached, (low, high) = _reached(cloud), league.budget
     if reached.low > low:
         return f"in some seed its first checkpoint is beyond KL {low:g}"
     return f"in some seed it does not reach KL {high:g}" if reached.high < high else ""
 
 
-def _unranked(tables: Tables, arm: str, found: Clouds | None, why: str) -> Unranked:
-    if found is None or len(found.prompts) < 2:
+def _unranked(tables: Tables, arm: str, given: Clouds | None, why: str) -> Unranked:
+    if given is None or len(given.prompts) < 2:
         return Unranked(arm, why, None, None)
-    cloud, known = found.arms[arm], tables.prior(SPLIT, MEASURE, highest)
-    peak = curve([Term(cloud, highest, cloud.trained, np.zeros(1), 1.0)], tables.draws(found), known).mean
+    cloud, known = given.arms[arm], tables.prior(SPLIT, MEASURE, highest)
+    peak = curve([Term(cloud, highest, cloud.trained, np.zeros(1), 1.0)], tables.draws(given), known).mean
     return Unranked(arm, why, _reached(cloud), peak)
 
 
 def _shared(best: Cloud, league: League) -> Range | None:
     reached = _reached(best)
-    found = Range(max(league.budget[0], reached.low), min(league.budget[1], reached.high))
-    return None if found.empty else found
+    result = Range(max(league.budget[0], reached.low), min(league.budget[1], reached.high))
+    return None if result.empty else result
 
 
 def _places(
-    tables: Tables, league: League, found: Clouds, ranked: Sequence[str], best_of_n: str, shared: Range | None
+    tables: Tables, league: League, given: Clouds, ranked: Sequence[str], best_of_n: str, shared: Range | None
 ) -> tuple[Place, ...]:
     low, high = league.budget
     grids = [budgets(Range(low, high)), np.array([high]), *([budgets(shared)] if shared else [])]
     arms = [*ranked, *([best_of_n] if shared else [])]
-    mean, end, *rest = averaged([found.arms[arm] for arm in arms], grids, tables.draws(found))
+    mean, end, *rest = averaged([given.arms[arm] for arm in arms], grids, tables.draws(given))
     known, own = tables.prior(SPLIT, MEASURE, hull), np.arange(len(ranked))
     values, ends = statistics(mean.at(own), known).intervals(), statistics(end.at(own), known, single=True).intervals()
     sets = rank_sets(better(pairwise(mean.at(own), known)))
@@ -212,9 +212,9 @@ def _leads(mean: Means, ranked: Sequence[str], baseline: str, known: Prior) -> d
     if baseline not in ranked or not others:
         return {}
     at = np.array([ranked.index(arm) for arm in others])
-    found = statistics(mean.at(at), known, mean.at(np.full(len(at), ranked.index(baseline))))
-    p = [float(2 * min(one, 1 - one)) for one in found.above()]
-    each = zip(others, found.intervals(), p, holm(p), strict=True)
+    result = statistics(mean.at(at), known, mean.at(np.full(len(at), ranked.index(baseline))))
+    p = [float(2 * min(one, 1 - one)) for one in result.above()]
+    each = zip(others, result.intervals(), p, holm(p), strict=True)
     return {arm: Lead(interval, alone, adjusted) for arm, interval, alone, adjusted in each}
 
 
@@ -269,9 +269,9 @@ def better(p: Float[np.ndarray, "method method"]) -> Bool[np.ndarray, "method me
     """Where Holm's method over all that is off the diagonal shows that the row is better than the column."""
     number = len(p)
     apart = ~np.eye(number, dtype=bool)
-    found = np.zeros((number, number), dtype=bool)
-    found[apart] = np.array(holm(list(p[apart])), dtype=np.float64) <= 1 - LEVEL
-    return found
+    result = np.zeros((number, number), dtype=bool)
+    result[apart] = np.array(holm(list(p[apart])), dtype=np.float64) <= 1 - LEVEL
+    return result
 
 
 def rank_sets(better: Bool[np.ndarray, "method method"]) -> list[tuple[int, int]]:

@@ -87,15 +87,15 @@ class Family(Generic[Key]):
 
     def outcomes(self) -> dict[Key, Outcome]:
         """Holm's method over the sequential p-values at every look; what is decided once stays decided."""
-        found: dict[Key, Outcome] = {}
+        result: dict[Key, Outcome] = {}
         names = list(self.tests)
         for look in sorted({spent.look for tests in self.tests.values() for spent in tests}):
             best = [_best(self.tests[name], look) for name in names]
             adjusted = holm([spent.sequential if spent else 1.0 for spent in best])
             for name, spent, value in zip(names, best, adjusted, strict=True):
-                if spent and (name not in found or not found[name].decided):
-                    found[name] = Outcome(spent, value)
-        return found
+                if spent and (name not in result or not result[name].decided):
+                    result[name] = Outcome(spent, value)
+        return result
 
 
 def _best(tests: Sequence[Spent], look: int) -> Spent | None:
@@ -104,12 +104,12 @@ def _best(tests: Sequence[Spent], look: int) -> Spent | None:
     return min(known, key=lambda spent: (spent.sequential, -spent.look), default=None)
 
 
-def widened(found: Interval, share: float) -> Interval:
+def widened(interval: Interval, share: float) -> Interval:
     """The interval that a look's share of the error leaves: estimate -+ t(1 - .05 share / 2) se."""
     if share == 1:
-        return found
-    half = float(special.stdtrit(found.freedom, 1 - (1 - LEVEL) * share / 2)) * found.se
-    return replace(found, low=found.estimate - half, high=found.estimate + half)
+        return interval
+    half = float(special.stdtrit(interval.freedom, 1 - (1 - LEVEL) * share / 2)) * interval.se
+    return replace(interval, low=interval.estimate - half, high=interval.estimate + half)
 
 
 def of_seeds(tables: Tables, arms: Collection[str], seeds: Collection[int]) -> Tables:

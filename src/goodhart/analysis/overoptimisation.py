@@ -119,29 +119,29 @@ def overoptimisation(matrix: Matrix, arm: str, measure: str, resamples: int = 10
 
     The start is the SFT policy's mean where it was measured, else a parameter. Weights are 1/se^2.
     """
-    found = track(matrix, arm, measure)
-    reason = _too_few(found)
+    result = track(matrix, arm, measure)
+    reason = _too_few(result)
     if reason:
-        return Overoptimisation(found, (), (), reason)
-    start = float(found.start.mean()) if found.start is not None else None
+        return Overoptimisation(result, (), (), reason)
+    start = float(result.start.mean()) if result.start is not None else None
     candidates = tuple(
-        candidate(form, found.d, found.mean, _weights(found.se), found.run, start) for form in (STRAIGHT, *BENDS)
+        candidate(form, result.d, result.mean, _weights(result.se), result.run, start) for form in (STRAIGHT, *BENDS)
     )
     line = candidates[0]
     better = [each for each in candidates[1:] if each.error < line.error and each.aicc < line.aicc]
-    fits = [_fit(found, each, resamples, seed) for each in sorted(better, key=lambda each: each.error)]
+    fits = [_fit(result, each, resamples, seed) for each in sorted(better, key=lambda each: each.error)]
     clear = tuple(fit for fit in fits if fit.beta.low > 0 or fit.beta.high < 0)
-    return Overoptimisation(found, candidates, clear, "" if clear else _unbent(better))
+    return Overoptimisation(result, candidates, clear, "" if clear else _unbent(better))
 
 
-def _too_few(found: Track) -> str:
-    checkpoints, prompts = found.kl.shape
+def _too_few(given: Track) -> str:
+    checkpoints, prompts = given.kl.shape
     if checkpoints == 0:
         return "no trained checkpoint"
     if prompts < 2:
         return "no two prompts on which all checkpoints are measured"
-    if found.runs < RUNS:
-        return f"{found.runs} of the {RUNS} runs that leaving one out needs"
+    if given.runs < RUNS:
+        return f"{given.runs} of the {RUNS} runs that leaving one out needs"
     if checkpoints < CHECKPOINTS:
         return f"{checkpoints} of the {CHECKPOINTS} checkpoints that a curve needs"
     return ""
@@ -159,15 +159,15 @@ def _weights(se: Float[np.ndarray, " checkpoint"]) -> Float[np.ndarray, " checkp
     return 1 / np.maximum(se, floor) ** 2 if floor > 0 else np.ones_like(se)
 
 
-def _replicates(found: Track, form: str, resamples: int, seed: int) -> Float[np.ndarray, "resample parameter"]:
+def _replicates(given: Track, form: str, resamples: int, seed: int) -> Float[np.ndarray, "resample parameter"]:
     """The parameters on drawn runs and prompts."""
-    prompts = found.kl.shape[1]
-    rng = stream(seed, "analysis/over-optimisation", found.runs, prompts)
+    prompts = given.kl.shape[1]
+    rng = stream(seed, "analysis/over-optimisation", given.runs, prompts)
     share = rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples) / prompts
-    counts = rng.multinomial(found.runs, np.full(found.runs, 1 / found.runs), size=resamples)
-    d, mean = np.sqrt(np.maximum(share @ found.kl.T, 0.0)), share @ found.value.T
-    rise = mean - (share @ found.start)[:, None] if found.start is not None else mean
-    return solve(basis(form, d, found.start is None), rise, counts[:, found.run] * _weights(found.se))
+    counts = rng.multinomial(given.runs, np.full(given.runs, 1 / given.runs), size=resamples)
+    d, mean = np.sqrt(np.maximum(share @ given.kl.T, 0.0)), share @ given.value.T
+    rise = mean - (share @ given.start)[:, None] if given.start is not None else mean
+    return solve(basis(form, d, given.start is None), rise, counts[:, given.run] * _weights(given.se))
 
 
 def _bounded(estimate: float, drawn: Float[np.ndarray, " resample"]) -> Bounded:
@@ -179,12 +179,12 @@ def _bounded(estimate: float, drawn: Float[np.ndarray, " resample"]) -> Bounded:
     return Bounded(estimate, float(low), float(high))
 
 
-def _fit(found: Track, curve: Candidate, resamples: int, seed: int) -> Fit:
-    drawn = _replicates(found, curve.form, resamples, seed)
+def _fit(given: Track, curve: Candidate, resamples: int, seed: int) -> Fit:
+    drawn = _replicates(given, curve.form, resamples, seed)
     alpha, beta = _bounded(curve.slope, drawn[:, 0]), _bounded(curve.bend, drawn[:, 1])
     peaks = np.where(np.isnan(drawn[:, 0]), np.nan, peak_position(curve.form, drawn[:, 0], drawn[:, 1]))
     place = float(peak_position(curve.form, np.array(curve.slope), np.array(curve.bend)))
-    low, high = float(found.d.min()), float(found.d.max())
+    low, high = float(given.d.min()), float(given.d.max())
     if not np.isfinite(place):
         return Fit(curve, alpha, beta, None, "bends upwards")
     if not low <= place <= high:

@@ -39,28 +39,28 @@ def _shared_prompts(each: Sequence[Mapping[str, float]]) -> list[str]:
 
 def _known(arms: Mapping[str, Answers], untrained: Collection[str]) -> Prior:
     """What all trained arms show of the variance between seeds of a mean over golden pairs."""
-    found: list[Float[np.ndarray, "1 seed prompt"]] = []
+    result: list[Float[np.ndarray, "1 seed prompt"]] = []
     for arm in sorted(set(arms) - set(untrained)):
         prompts = _shared_prompts(list(arms[arm].values()))
         if len(prompts) > 1:
-            found.append(np.array([[[arms[arm][seed][p] for p in prompts] for seed in sorted(arms[arm])]]))
-    return prior(found)
+            result.append(np.array([[[arms[arm][seed][p] for p in prompts] for seed in sorted(arms[arm])]]))
+    return prior(result)
 
 
 def _answers(tables: Tables, contrast: Contrast) -> dict[str, Answers]:
     """Every arm's answers at the last checkpoints of those of its settings that the contrast's arms share."""
     settings, table = settings_of(tables, contrast), of_split(tables.pairs, contrast.split)
-    found = [(at, rows) for at, rows in by_checkpoint(table) if at.step > 0]
-    found = [(at, rows) for at, rows in found if not settings or at.setting in settings]
+    result = [(at, rows) for at, rows in by_checkpoint(table) if at.step > 0]
+    result = [(at, rows) for at, rows in result if not settings or at.setting in settings]
     last: dict[tuple[str, str, int], int] = {}
-    for at, _ in found:
+    for at, _ in result:
         last[at.arm, at.setting, at.seed] = max(at.step, last.get((at.arm, at.setting, at.seed), 0))
     label, rho_w, rho_l = (floats(table, name) for name in ("label", "rho_w", "rho_l"))
     values = {"accuracy": correct(label, rho_w, rho_l), "winner shift": rho_w, "loser shift": rho_l}[contrast.statistic]
     kept = np.ones(len(label), dtype=bool) if contrast.statistic == "accuracy" else label != 0.5
     names = table.column("prompt").to_pylist()
     gathered: dict[str, dict[int, dict[str, list[float]]]] = {}
-    for at, rows in found:
+    for at, rows in result:
         if at.step == last[at.arm, at.setting, at.seed]:
             own = gathered.setdefault(at.arm, {}).setdefault(at.seed, {})
             for row in rows[kept[rows]]:
@@ -108,7 +108,7 @@ def correlation(tables: Tables, contrast: Contrast) -> Estimate:
     rates = {
         at.checkpoint: at.value.estimate for arm in arms for at in checkpoint_points(matrix, arm, contrast.measure)
     }
-    found = correlate(
+    result = correlate(
         classify(tables.pairs, contrast.split),
         rates,
         arms=arms,
@@ -116,7 +116,7 @@ def correlation(tables: Tables, contrast: Contrast) -> Estimate:
         resamples=tables.resamples,
         seed=tables.seed,
     )
-    if found is None or not np.isfinite(found.low + found.high):
+    if result is None or not np.isfinite(result.low + result.high):
         return Estimate(None, "too few checkpoints")
-    interval = Interval(found.estimate, found.low, found.high, found.se, float(found.runs - 1), found.runs, 0)
-    return Estimate(interval, f"{found.checkpoints} checkpoints of {found.runs} runs")
+    interval = Interval(result.estimate, result.low, result.high, result.se, float(result.runs - 1), result.runs, 0)
+    return Estimate(interval, f"{result.checkpoints} checkpoints of {result.runs} runs")

@@ -66,9 +66,9 @@ def visible_at(se: float, freedom: float, error: float = ERROR) -> float:
     return float(special.stdtrit(freedom, 1 - error / 2) + special.stdtrit(freedom, POWER)) * se
 
 
-def visible(found: Interval, error: float = ERROR) -> float:
+def visible(interval: Interval, error: float = ERROR) -> float:
     """The same of an interval that is there; it does not depend on the estimate."""
-    return visible_at(found.se, found.freedom, error)
+    return visible_at(interval.se, interval.freedom, error)
 
 
 def sides(contrast: Contrast) -> int:
@@ -76,26 +76,26 @@ def sides(contrast: Contrast) -> int:
     return 2 if contrast.baseline else 1
 
 
-def forecast(found: Variances, design: Design, differences: int = 1) -> Forecast:
+def forecast(variances: Variances, design: Design, differences: int = 1) -> Forecast:
     """The expected standard error of a contrast and its degrees of freedom, by the intervals' own formula.
 
     For D differences of two arms, S seeds, P prompts and K responses: `interval.combine` of 2 D sides, each with
     n = (sigma_I^2 + sigma_R^2 / K) / (2 P) of interaction and e (tau^2 + n) between seeds, a prior that is right, and
     D (sigma_P^2 / P + 2 n / S) for the prompts; e is `excess`. The variance is that times the factor.
     """
-    seeds, own = design.seeds, found.mean_square(design.responses) / (2 * design.prompts)
+    seeds, own = design.seeds, variances.mean_square(design.responses) / (2 * design.prompts)
     prior = min(STRONGEST, (design.arms - 1.0) * (seeds - 1))
-    between = excess(seeds - 1, float(prior)) * (found.seeds + own) if seeds > 1 else 0.0
+    between = excess(seeds - 1, float(prior)) * (variances.seeds + own) if seeds > 1 else 0.0
     parts = combine(
         [Side(between, own)] * (2 * differences),
         2 * differences * own,
-        differences * (found.prompts / design.prompts + 2 * own / seeds),
+        differences * (variances.prompts / design.prompts + 2 * own / seeds),
         seeds=seeds,
         prompts=design.prompts,
-        variance=found.seeds,
+        variance=variances.seeds,
         freedom=prior,
     )
-    variance = found.factor * float(parts.seeds + parts.prompts)
+    variance = variances.factor * float(parts.seeds + parts.prompts)
     return Forecast(float(np.sqrt(variance)), float(parts.freedom))
 
 
@@ -111,15 +111,17 @@ def excess(own: int, prior: float) -> float:
     return 1 - above + (prior * below + own * above) / (prior + own)
 
 
-def pooled(found: Sequence[Variances]) -> Variances:
+def pooled(variances: Sequence[Variances]) -> Variances:
     """The mean of several contrasts' parts, and the median of their factors."""
 
     def mean(name: str) -> float:
-        return float(np.average([getattr(each, name) for each in found], weights=[each.contrasts for each in found]))
+        return float(
+            np.average([getattr(each, name) for each in variances], weights=[each.contrasts for each in variances])
+        )
 
     parts = {name: mean(name) for name in ("seeds", "prompts", "interaction", "responses")}
-    factor = float(np.median([each.factor for each in found]))
-    return Variances(**parts, factor=factor, contrasts=sum(each.contrasts for each in found))
+    factor = float(np.median([each.factor for each in variances]))
+    return Variances(**parts, factor=factor, contrasts=sum(each.contrasts for each in variances))
 
 
 def key(contrast: Contrast) -> str:
@@ -127,10 +129,10 @@ def key(contrast: Contrast) -> str:
     return f"{contrast.statistic} | {contrast.measure}"
 
 
-def known(found: Mapping[str, Variances], contrast: Contrast) -> Variances | None:
+def known(variances: Mapping[str, Variances], contrast: Contrast) -> Variances | None:
     """The variances of a contrast's statistic, or of the same gap at equal KL, whose rule it shares."""
-    if key(contrast) in found:
-        return found[key(contrast)]
+    if key(contrast) in variances:
+        return variances[key(contrast)]
     if contrast.statistic in ("gap at equal compute", "gap at equal pairs"):
-        return found.get(key(replace(contrast, statistic="gap at equal KL")))
+        return variances.get(key(replace(contrast, statistic="gap at equal KL")))
     return None

@@ -27,8 +27,8 @@ def each_alone(
 
     An arm without any of them, and one with a single prompt, is left out.
     """
-    found = {arm: clouds(matrix, [arm], measure, named) for arm in trained(matrix, untrained)}
-    return {arm: each for arm, each in found.items() if each is not None and len(each.prompts) > 1}
+    result = {arm: clouds(matrix, [arm], measure, named) for arm in trained(matrix, untrained)}
+    return {arm: each for arm, each in result.items() if each is not None and len(each.prompts) > 1}
 
 
 def alone(cloud: Cloud, rule: Rule, among: Collection[Setting] = ()) -> tuple[Term, ...]:

@@ -62,29 +62,29 @@ class Ruling:
         return "undecided" if "undecided" in deciding else NO_DIFFERENCE
 
 
-def sides(found: Interval, contrast: Contrast) -> tuple[float, float]:
+def sides(interval: Interval, contrast: Contrast) -> tuple[float, float]:
     """One-sided p-values against the opposite of the prediction, and against the prediction itself.
 
     The contrast predicts something. greater, less: t tests against `than`. near: two one-sided tests of |value| <
     `than` (Schuirmann 1987), and the smaller p of the two tests of |value| > `than`.
     """
     if contrast.predicted == "near":
-        upper, lower = _above(found, contrast.than), _above(found, -contrast.than)
+        upper, lower = _above(interval, contrast.than), _above(interval, -contrast.than)
         return max(lower, 1 - upper), min(upper, 1 - lower)
-    over = _above(found, contrast.than)
+    over = _above(interval, contrast.than)
     return (over, 1 - over) if contrast.predicted == "greater" else (1 - over, over)
 
 
-def within(found: Interval, smallest: float) -> float:
+def within(interval: Interval, smallest: float) -> float:
     """The p-value against |value| >= smallest, by two one-sided t tests (Schuirmann 1987)."""
-    return max(_above(found, -smallest), 1 - _above(found, smallest))
+    return max(_above(interval, -smallest), 1 - _above(interval, smallest))
 
 
-def _above(found: Interval, bound: float) -> float:
+def _above(interval: Interval, bound: float) -> float:
     """P-value against value <= bound."""
-    if found.se == 0:
-        return 0.5 if found.estimate == bound else float(found.estimate < bound)
-    return float(special.stdtr(found.freedom, -(found.estimate - bound) / found.se))
+    if interval.se == 0:
+        return 0.5 if interval.estimate == bound else float(interval.estimate < bound)
+    return float(special.stdtr(interval.freedom, -(interval.estimate - bound) / interval.se))
 
 
 @dataclass(frozen=True)
@@ -169,19 +169,19 @@ def _line(views: list[tuple[float, Tables]], contrast: Contrast, companion: bool
     if known == 0:
         return _Line(contrast, companion, estimate(views[0][1], contrast), ())
     looks = range(known) if contrast.decides else range(known - 1, known)
-    found = [(look, views[look][0], estimate(views[look][1], contrast)) for look in looks]
+    result = [(look, views[look][0], estimate(views[look][1], contrast)) for look in looks]
     interest = contrast.interest(plan.looks.smallest if plan else 0.0)
-    tests = tuple(test for each in found if (test := _test(contrast, interest, *each)))
-    return _Line(contrast, companion, found[-1][2], tests)
+    tests = tuple(test for each in result if (test := _test(contrast, interest, *each)))
+    return _Line(contrast, companion, result[-1][2], tests)
 
 
-def _test(contrast: Contrast, interest: float, look: int, share: float, found: Estimate) -> _Test | None:
-    if found.interval is None or contrast.predicted == "nothing":
+def _test(contrast: Contrast, interest: float, look: int, share: float, given: Estimate) -> _Test | None:
+    if given.interval is None or contrast.predicted == "nothing":
         return None
-    supports, contradicts = sides(found.interval, contrast)
+    supports, contradicts = sides(given.interval, contrast)
     p = min(1.0, 2 * min(supports, contradicts))
     share = share if contrast.decides else 1.0
-    return _Test(look, share, found, p, supports <= contradicts, within(found.interval, interest) if interest else None)
+    return _Test(look, share, given, p, supports <= contradicts, within(given.interval, interest) if interest else None)
 
 
 def _decision(

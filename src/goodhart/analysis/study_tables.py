@@ -41,9 +41,9 @@ class Tables:
         """The numbers of one split."""
         return self.matrices[split]
 
-    def draws(self, found: Clouds) -> Draws:
+    def draws(self, clouds: Clouds) -> Draws:
         """The random part of a bootstrap over the clouds."""
-        return draw(len(found.seeds), len(found.prompts), self.resamples, self.seed)
+        return draw(len(clouds.seeds), len(clouds.prompts), self.resamples, self.seed)
 
     def prior(
         self,

@@ -97,28 +97,28 @@ class Summary:
 
 
 def _frontier(matrix: Matrix, arm: str, measure: str, resamples: int, seed: int, known: Priors) -> ArmFrontier:
-    found = clouds(matrix, [arm], measure)
+    result = clouds(matrix, [arm], measure)
     curve_, best = None, None
-    if found and len(found.prompts) > 1:
-        draws = draw(len(found.seeds), len(found.prompts), resamples, seed)
-        curve_ = envelope(found.arms[arm], draws, known.envelope)
-        best = peak(found.arms[arm], draws, known.peak)
+    if result and len(result.prompts) > 1:
+        draws = draw(len(result.seeds), len(result.prompts), resamples, seed)
+        curve_ = envelope(result.arms[arm], draws, known.envelope)
+        best = peak(result.arms[arm], draws, known.peak)
     return ArmFrontier(arm, points(matrix, arm, measure), checkpoint_points(matrix, arm, measure), curve_, best)
 
 
 def compare(
-    found: Clouds, first: str, second: str, measure: str, resamples: int, seed: int, known: Priors
+    given: Clouds, first: str, second: str, measure: str, resamples: int, seed: int, known: Priors
 ) -> Comparison:
     """The gaps between two arms of the clouds."""
-    draws = draw(len(found.seeds), len(found.prompts), resamples, seed)
-    one, two = found.arms[first], found.arms[second]
+    draws = draw(len(given.seeds), len(given.prompts), resamples, seed)
+    one, two = given.arms[first], given.arms[second]
     return Comparison(
         matched(one, two, measure, draws, known.envelope),
         at_equal_settings(one, two, measure, draws, known.along),
-        found.seeds,
-        len(found.prompts),
-        found.left_out_checkpoints,
-        found.left_out_prompts,
+        given.seeds,
+        len(given.prompts),
+        given.left_out_checkpoints,
+        given.left_out_prompts,
     )
 
 
@@ -139,9 +139,9 @@ def measure_summary(
     known = priors(matrix, measure, seed, untrained)
     comparisons: list[Comparison] = []
     for other in (arm for arm in (arms if compared is None else compared) if arm != arms[0]):
-        found = clouds(matrix, [arms[0], other], measure)
-        if found and len(found.prompts) > 1:
-            comparisons.append(compare(found, arms[0], other, measure, resamples, seed, known))
+        result = clouds(matrix, [arms[0], other], measure)
+        if result and len(result.prompts) > 1:
+            comparisons.append(compare(result, arms[0], other, measure, resamples, seed, known))
     frontiers = tuple(_frontier(matrix, arm, measure, resamples, seed, known) for arm in arms)
     sft = checkpoint_points(matrix, "sft", measure)
     return MeasureSummary(measure, matrix.split, sft, frontiers, tuple(comparisons), known.envelope)
@@ -152,12 +152,21 @@ def _win_rates(summary: MeasureSummary) -> dict[Checkpoint, float]:
 
 
 def _correlations(
-    found: Sequence[Classification], rates: Mapping[Checkpoint, float], arms: Sequence[str], resamples: int, seed: int
+    classifications: Sequence[Classification],
+    rates: Mapping[Checkpoint, float],
+    arms: Sequence[str],
+    resamples: int,
+    seed: int,
 ) -> tuple[Correlation, ...]:
     groups = {**{arm: [arm] for arm in arms}, "all arms": list(arms)}
     every = (
         correlate(
-            [c for c in found if c.split == split], rates, arms=members, name=name, resamples=resamples, seed=seed
+            [c for c in classifications if c.split == split],
+            rates,
+            arms=members,
+            name=name,
+            resamples=resamples,
+            seed=seed,
         )
         for split in SPLITS
         for name, members in groups.items()
@@ -189,7 +198,7 @@ def summarise(
         if matrix.checkpoints
         for name in MEASURES
     }
-    found = tuple(each for split in SPLITS for each in classify(pair_rows, split))
+    result = tuple(each for split in SPLITS for each in classify(pair_rows, split))
     judged = measures.get(("held_out", "golden_vs_policy"))
-    correlations = _correlations(found, _win_rates(judged) if judged else {}, arms, resamples, seed)
-    return Summary(measures, found, correlations, {split: diagnose(rows, split) for split in SPLITS})
+    correlations = _correlations(result, _win_rates(judged) if judged else {}, arms, resamples, seed)
+    return Summary(measures, result, correlations, {split: diagnose(rows, split) for split in SPLITS})

@@ -121,11 +121,11 @@ def checkpoint_codes(table: pa.Table) -> tuple[Int[np.ndarray, " row"], tuple[Ch
     names = np.stack([arm, setting, seed, step], axis=1).astype(np.int64)
     distinct, first, code = np.unique(names, axis=0, return_index=True, return_inverse=True)
     beta, lr = _column(table, "beta"), _column(table, "lr")
-    found = tuple(
+    result = tuple(
         Checkpoint(arms[row[0]], settings[row[1]], beta[at].as_py(), lr[at].as_py(), int(row[2]), int(row[3]))
         for row, at in zip(distinct, first, strict=True)
     )
-    return code.reshape(-1), found
+    return code.reshape(-1), result
 
 
 def by_checkpoint(table: pa.Table) -> list[tuple[Checkpoint, Int[np.ndarray, " own"]]]:
@@ -162,10 +162,10 @@ def read(
     code, checkpoints = checkpoint_codes(table)
     prompt, prompts = _sorted_codes(table, "prompt")
     cell, shape = code * len(prompts) + prompt, (len(checkpoints), len(prompts))
-    found = {name: _cell_means(floats(table, name), cell, shape) for name in columns}
-    if "kl" in found:
+    result = {name: _cell_means(floats(table, name), cell, shape) for name in columns}
+    if "kl" in result:
         _reject_unmeasured(floats(table, "kl"), code, checkpoints)
-    return Matrix(split, checkpoints, tuple(prompts), found, anchors or {})
+    return Matrix(split, checkpoints, tuple(prompts), result, anchors or {})
 
 
 def _cell_means(
@@ -213,11 +213,13 @@ def clouds(matrix: Matrix, arms: Sequence[str], measure: str, settings: frozense
     if not len(measured):
         return None
     start = {arm: _start(matrix, arm) for arm in arms}
-    found = {arm: _cloud(arm, kept[arm], kl, value, _anchor(kl, value, start[arm], measured), measured) for arm in arms}
+    result = {
+        arm: _cloud(arm, kept[arm], kl, value, _anchor(kl, value, start[arm], measured), measured) for arm in arms
+    }
     evaluated = sum(at.arm in arms for at in matrix.checkpoints)
     prompts = tuple(matrix.prompts[i] for i in measured)
     candidates = int(np.isfinite(value).any(axis=0).sum())
-    return Clouds(found, seeds, prompts, evaluated - len(used), candidates - len(prompts))
+    return Clouds(result, seeds, prompts, evaluated - len(used), candidates - len(prompts))
 
 
 def _common_seeds(matrix: Matrix, arms: Sequence[str]) -> tuple[int, ...]:
@@ -227,14 +229,14 @@ def _common_seeds(matrix: Matrix, arms: Sequence[str]) -> tuple[int, ...]:
 
 def _points(matrix: Matrix, arm: str, seeds: Sequence[int]) -> dict[Point, list[int]]:
     """The checkpoints of each of an arm's trained points in the order of the seeds; only points with all of them."""
-    found: dict[Point, dict[int, int]] = {}
+    result: dict[Point, dict[int, int]] = {}
     names: dict[tuple[str, int], Point] = {}
     for i, at in enumerate(matrix.checkpoints):
         if at.arm == arm and at.step > 0:
             point = names.setdefault((at.setting, at.step), Point(at.setting, at.beta, at.lr, at.step))
-            found.setdefault(point, {})[at.seed] = i
+            result.setdefault(point, {})[at.seed] = i
     return {
-        point: [runs[seed] for seed in seeds] for point, runs in found.items() if all(seed in runs for seed in seeds)
+        point: [runs[seed] for seed in seeds] for point, runs in result.items() if all(seed in runs for seed in seeds)
     }
 
 

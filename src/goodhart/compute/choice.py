@@ -61,13 +61,13 @@ def median_seconds(candidates: Mapping[str, Callable[[], None]], repeats: int, b
     """
     began = time.perf_counter()
     first = {name: _seconds(call) for name, call in candidates.items()}
-    found: dict[str, list[float]] = {name: [] for name in candidates}
+    result: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(repeats):
         if time.perf_counter() - began > budget:
             break
         for name, call in candidates.items():
-            found[name].append(_seconds(call))
-    return {name: statistics.median(values or [first[name]]) for name, values in found.items()}
+            result[name].append(_seconds(call))
+    return {name: statistics.median(values or [first[name]]) for name, values in result.items()}
 
 
 def _seconds(call: Callable[[], None]) -> float:

@@ -76,9 +76,9 @@ def products() -> dict[str, Product]:
 
 def layer_shapes(model: Any) -> Counter[Shape]:
     """The shapes of a model's weight matrices that cost most, and how many there are of each."""
-    found = Counter((p.shape[0], p.shape[1]) for p in model.parameters() if p.dim() == 2)
-    costly = sorted(found, key=lambda shape: -found[shape] * shape[0] * shape[1])[:_SHAPES]
-    return Counter({shape: found[shape] for shape in costly})
+    result = Counter((p.shape[0], p.shape[1]) for p in model.parameters() if p.dim() == 2)
+    costly = sorted(result, key=lambda shape: -result[shape] * shape[0] * shape[1])[:_SHAPES]
+    return Counter({shape: result[shape] for shape in costly})
 
 
 def measure(shapes: Mapping[Shape, int], candidates: Mapping[str, Product]) -> Choice:
@@ -93,9 +93,9 @@ def measure(shapes: Mapping[Shape, int], candidates: Mapping[str, Product]) -> C
                 for rows in ROWS:
                     pairs = _operands(shape, rows)
                     share = _BUDGET / (len(shapes) * len(ROWS))
-                    found = median_seconds({n: _run(p, pairs) for n, p in candidates.items()}, _REPEATS, share)
+                    result = median_seconds({n: _run(p, pairs) for n, p in candidates.items()}, _REPEATS, share)
                     for name, product in candidates.items():
-                        seconds[name] += number * found[name]
+                        seconds[name] += number * result[name]
                         errors[name] = max(errors[name], *(_error(product, a, b) for a, b in pairs))
     return choose([_candidate(name, seconds[name], errors[name]) for name in candidates], FACTOR)
 

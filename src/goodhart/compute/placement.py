@@ -106,8 +106,8 @@ def dispatched(model: Any, devices: Mapping[str, str]) -> Any:
     for mover in ("to", "cuda"):
         del vars(model)[mover]  # those of a copy would move the model that it is a copy of
 
-    def bring(_: Any, __: Any, found: Any) -> Any:
-        return send_to_device(found, home)
+    def bring(_: Any, __: Any, given: Any) -> Any:
+        return send_to_device(given, home)
 
     crossed = model.config.is_encoder_decoder
     for trunk in (model.get_encoder(), model.get_decoder()) if crossed else (model.base_model,):

@@ -71,8 +71,8 @@ def descend(model: Any, loss: Callable[[Any, Part], Tensor], parts: Sequence[Par
 
     for value, gradients in _in_turn(model, slope, parts):
         total += value
-        found = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
-        torch.autograd.backward([p for p, _ in found], [g for _, g in found])
+        result = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        torch.autograd.backward([p for p, _ in result], [g for _, g in result])
     return total
 
 

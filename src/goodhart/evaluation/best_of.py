@@ -27,13 +27,13 @@ def best_of_n(
     rank = np.arange(1, total + 1, dtype=np.float64)
     log_weight = np.where(rank >= n, _log_choose(rank - 1, n - 1) - _log_choose(np.full(1, float(total)), n), -np.inf)
     weight = np.exp(log_weight)
-    found = np.empty(len(score))
+    result = np.empty(len(score))
     for row, (scores, values) in enumerate(zip(score, value, strict=True)):
         _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
         ends = np.cumsum(counts)
         shared = np.array([weight[end - size : end].mean() for end, size in zip(ends, counts, strict=True)])
-        found[row] = float((shared[place] * values).sum())
-    return found
+        result[row] = float((shared[place] * values).sum())
+    return result
 
 
 def _log_choose(n: Float[np.ndarray, "..."], k: int) -> Float[np.ndarray, "..."]:

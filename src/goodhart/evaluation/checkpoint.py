@@ -58,7 +58,7 @@ def written(
     drawn = policy.sample(prompts, len(samples), seed=seed, purpose="evaluation", first_sample=samples.start)
     responses = [response for row in drawn for response in row]
     asked = [p for p in prompts for _ in samples]
-    found = divergence(policy, sft, [p.tokens for p in prompts], drawn)
+    result = divergence(policy, sft, [p.tokens for p in prompts], drawn)
     texts = [decode(r) for r in responses]
     return {
         "prompt": [p.id for p in asked],
@@ -67,10 +67,10 @@ def written(
         "text": texts,
         "tokens": [len(r) for r in responses],
         "ended": [r[-1] == eos for r in responses],
-        "kl": found.kl.tolist(),
-        "entropy": found.entropy.tolist(),
-        "logp": found.logp.tolist(),
-        "ref_logp": found.ref_logp.tolist(),
+        "kl": result.kl.tolist(),
+        "entropy": result.entropy.tolist(),
+        "logp": result.logp.tolist(),
+        "ref_logp": result.ref_logp.tolist(),
         "hidden": [None] * len(asked) if hidden is None else hidden(texts).tolist(),
     }
 
@@ -90,11 +90,11 @@ def judged(
     size = len(responses) // len(prompts)
     first = min(len(known["policy"][0]), opponents.number) if known else 0
     samples = [list(responses[k::size]) for k in range(size)]
-    found = margins(judge, prompts, samples, opponents, first).reshape(len(responses), -1, 2)
+    result = margins(judge, prompts, samples, opponents, first).reshape(len(responses), -1, 2)
     earlier = known or {writer: [[] for _ in responses] for writer in OPPONENTS}
     return {
         writer: [
-            [*old[: opponents.number], *new] for old, new in zip(earlier[writer], found[..., i].tolist(), strict=True)
+            [*old[: opponents.number], *new] for old, new in zip(earlier[writer], result[..., i].tolist(), strict=True)
         ]
         for i, writer in enumerate(OPPONENTS)
     }
@@ -102,12 +102,12 @@ def judged(
 
 def verdicts(answers: Mapping[str, Answers]) -> Columns:
     """The columns of judgements, means over the opponents, from margins by judge and by writer."""
-    found: Columns = {}
+    result: Columns = {}
     for name, by_writer in answers.items():
         for writer, each in by_writer.items():
-            found[f"{name}_vs_{writer}"] = [float(verdict(np.array(row), "hard").mean()) for row in each]
-            found[f"{name}_p_vs_{writer}"] = [float(verdict(np.array(row), "soft").mean()) for row in each]
-    return found
+            result[f"{name}_vs_{writer}"] = [float(verdict(np.array(row), "hard").mean()) for row in each]
+            result[f"{name}_p_vs_{writer}"] = [float(verdict(np.array(row), "soft").mean()) for row in each]
+    return result
 
 
 def classify(policy: LanguagePolicy, pairs: Batch, batch: int = 32) -> dict[str, list[object]]:

@@ -27,7 +27,7 @@ def rows(law: Law, world: Tables, golden_policy: Law, proxy: Wins) -> pa.Table:
     reference, size = world.reference, len(world.prompts)
     opponents = {"policy": golden_policy, "sft": reference}
     judges = {"golden": world.wins, "proxy": proxy}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "split": ["held_out"] * size,
         "prompt": [p.id for p in world.asked],
         "sample": [0] * size,
@@ -44,8 +44,8 @@ def rows(law: Law, world: Tables, golden_policy: Law, proxy: Wins) -> pa.Table:
     for judge, wins in judges.items():
         for writer, other in opponents.items():
             rate = np.einsum("xi,xij,xj->x", law, wins, other)
-            found |= {f"{judge}_vs_{writer}": rate, f"{judge}_p_vs_{writer}": rate}
-    return pa.table(found, schema=_ROWS)
+            result |= {f"{judge}_vs_{writer}": rate, f"{judge}_p_vs_{writer}": rate}
+    return pa.table(result, schema=_ROWS)
 
 
 def pairs(law: Law, world: Tables, data: Sequence[tuple[int, int, int]] | None) -> pa.Table:

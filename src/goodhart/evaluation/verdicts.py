@@ -72,20 +72,20 @@ def margins(
         own = judge.alone(prompts, samples)
         score = own[:, :, None, None] - opponents.known[:, None, first:]
         # sigmoid(s) - sigmoid(-s)
-        found = np.tanh(score / 2)
+        result = np.tanh(score / 2)
     else:
-        found = np.stack([_pairwise(judge, prompts, texts, opponents, first) for texts in samples], axis=1)
-    return np.where(_same(samples, opponents, first), 0.0, found)
+        result = np.stack([_pairwise(judge, prompts, texts, opponents, first) for texts in samples], axis=1)
+    return np.where(_same(samples, opponents, first), 0.0, result)
 
 
 def _pairwise(
     judge: PairJudge, prompts: Sequence[Tokens], responses: Sequence[Tokens], opponents: Opponents, first: int
 ) -> Float[np.ndarray, "prompt opponent 2"]:
-    found = np.zeros((len(prompts), opponents.number - first, 2))
+    result = np.zeros((len(prompts), opponents.number - first, 2))
     for j in range(first, opponents.number):
         r = judge.prefer_each(prompts, responses, opponents.at(j), opponents.known[:, j])
-        found[:, j - first] = r[..., 0] - r[..., 1]
-    return found
+        result[:, j - first] = r[..., 0] - r[..., 1]
+    return result
 
 
 def _same(samples: Sequence[Sequence[Tokens]], opponents: Opponents, first: int) -> np.ndarray:

@@ -59,10 +59,10 @@ def find(name: str) -> Checkpoint:
 
 def locate(named: dict[str, str]) -> str:
     """The folder of the model that a cell names as {name, digest}. Raises GoodhartError if its files have changed."""
-    found = find(named["name"])
-    if found.digest != named["digest"]:
+    result = find(named["name"])
+    if result.digest != named["digest"]:
         raise GoodhartError(f"the files of model {named['name']!r} have changed", "run again to use the new files")
-    return found.path
+    return result.path
 
 
 def _snapshot(name: str) -> Path:

@@ -55,8 +55,8 @@ def encode(model: Any, prompts: Sequence[Tokens], pad: int) -> Encoded:
     device = next(model.parameters()).device
     ids, real = pad_right(prompts, pad)
     mask = real.long().to(device)
-    found = model.get_encoder()(input_ids=ids.to(device), attention_mask=mask)
-    return Encoded(found.last_hidden_state, mask)
+    result = model.get_encoder()(input_ids=ids.to(device), attention_mask=mask)
+    return Encoded(result.last_hidden_state, mask)
 
 
 @contextmanager

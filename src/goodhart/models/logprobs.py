@@ -222,11 +222,11 @@ def choose_layout(model: Any, pad: int) -> Layout:
         plain = sequence_logps(model, *probe, pad=pad, layout="plain")
         for layout in ("shared prompt", "shared prompt, all rows"):
             try:
-                found = sequence_logps(model, *probe, pad=pad, layout=layout)
+                result = sequence_logps(model, *probe, pad=pad, layout=layout)
             except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as fault:
                 if is_out_of_memory(fault) or isinstance(fault, torch.AcceleratorError):
                     raise
                 continue
-            if torch.allclose(found, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3):
+            if torch.allclose(result, plain, rtol=2e-2 if half else 1e-4, atol=0.5 if half else 1e-3):
                 return layout
     return "plain"

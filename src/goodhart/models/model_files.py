@@ -63,12 +63,12 @@ def check_layers(folder: Path) -> None:
 def config(folder: Path) -> dict[str, Any]:
     """The model's `config.json`. Raises GoodhartError if it is no JSON object."""
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        result = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GoodhartError(f"{folder / 'config.json'} cannot be read ({error})", "save the model again") from error
-    if not isinstance(found, dict):
-        raise GoodhartError(f"{folder / 'config.json'} holds {type(found).__name__}", "save the model again")
-    return found
+    if not isinstance(result, dict):
+        raise GoodhartError(f"{folder / 'config.json'} holds {type(result).__name__}", "save the model again")
+    return result
 
 
 def context(settings: dict[str, Any]) -> int | None:
@@ -90,9 +90,9 @@ def vocabulary(folder: Path) -> dict[str, int] | None:
         return None
     more = folder / "tokenizer_config.json"
     try:
-        found = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
+        result = Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True)
         added = json.loads(more.read_text(encoding="utf-8")).get("added_tokens_decoder", {}) if more.is_file() else {}
-        return {**found, **{token["content"]: int(number) for number, token in added.items()}}
+        return {**result, **{token["content"]: int(number) for number, token in added.items()}}
     except Exception as error:  # the library raises Exception itself
         reason = " ".join(str(error).split())[:160]
         raise GoodhartError(

@@ -30,10 +30,10 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
         x, scale, weight = ctx.saved_tensors
         (slope,) = slopes
-        found, of_weight, _ = torch.ops.aten.native_layer_norm_backward(
+        result, of_weight, _ = torch.ops.aten.native_layer_norm_backward(
             slope.contiguous(), x, [x.shape[-1]], torch.zeros_like(scale), scale, weight, None, [True, True, False]
         )
-        return found.add_((slope @ weight)[..., None].mul_(scale).div_(x.shape[-1])), of_weight, None
+        return result.add_((slope @ weight)[..., None].mul_(scale).div_(x.shape[-1])), of_weight, None
 
 
 def _forward(self: Any, hidden_states: Float[Tensor, "*row size"]) -> Float[Tensor, "*row size"]:
@@ -52,10 +52,10 @@ def fuse_norms(model: nn.Module) -> int:
 
     A module is one if it has nothing but a weight and a `variance_epsilon` and gives this norm's values.
     """
-    found = [module for module in model.modules() if _is_norm(module)]
-    for module in found:
+    result = [module for module in model.modules() if _is_norm(module)]
+    for module in result:
         module.__class__ = _fused(type(module))
-    return len(found)
+    return len(result)
 
 
 def _is_norm(module: nn.Module) -> bool:

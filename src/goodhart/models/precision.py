@@ -87,4 +87,4 @@ def measure(model: Any, batch: Batch) -> Choice:
 
             # one after the other, so that both never hold gradients at once
             seconds |= median_seconds({precision: step}, _REPEATS, _BUDGET)
-    return choose([Candidate(name, found) for name, found in seconds.items()], FACTOR)
+    return choose([Candidate(name, result) for name, result in seconds.items()], FACTOR)

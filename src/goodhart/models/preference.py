@@ -116,7 +116,7 @@ class PreferenceModel(nn.Module):
         if self.kind == "pairwise":
             return bare
         read = self._read(prompts, [[(text,) for text in row] for row in rows])
-        return torch.cat([self.head(_features(found[0], bare[:, j])) for j, found in enumerate(read)], dim=1)
+        return torch.cat([self.head(_features(result[0], bare[:, j])) for j, result in enumerate(read)], dim=1)
 
     def _read(self, prompts: Sequence[Tokens], branches: Sequence[Sequence[Sequence[Tokens]]]) -> list[list[_Reading]]:
         """For every branch slot (a chain of responses, each followed by a separator) what is read of its responses."""
@@ -177,7 +177,7 @@ def _readings(
     return readings
 
 
-def _features(found: _Reading, bare: Float[Tensor, " row"]) -> Float[Tensor, "row feature"]:
-    count = found.length.clamp(min=1)
-    numbers = [found.logp / count, bare / count, (found.logp - bare) / 10, found.length / 10]
-    return torch.cat([found.state, torch.stack(numbers, dim=1)], dim=1)
+def _features(reading: _Reading, bare: Float[Tensor, " row"]) -> Float[Tensor, "row feature"]:
+    count = reading.length.clamp(min=1)
+    numbers = [reading.logp / count, bare / count, (reading.logp - bare) / 10, reading.length / 10]
+    return torch.cat([reading.state, torch.stack(numbers, dim=1)], dim=1)

@@ -149,7 +149,7 @@ def tree_attention(
 
     def attend(part: Part, *tables: Tensor) -> Tensor:
         mask = read.mask(part, query.dtype, window, last=last)
-        found = torch.nn.functional.scaled_dot_product_attention(
+        result = torch.nn.functional.scaled_dot_product_attention(
             *(table.transpose(1, 2) for table in tables),
             attn_mask=mask,
             is_causal=mask is None,
@@ -157,15 +157,15 @@ def tree_attention(
             scale=scaling,
             enable_gqa=key.shape[1] != query.shape[1],
         )
-        return found.transpose(1, 2)
+        return result.transpose(1, 2)
 
     if read.slots <= WHOLE:
-        found = attend("whole", *(_Spread.apply(x, (read.all if i else asked).whole) for i, x in enumerate(flat)))
-        return _Gather.apply(found, asked.whole)[None], None
+        result = attend("whole", *(_Spread.apply(x, (read.all if i else asked).whole) for i, x in enumerate(flat)))
+        return _Gather.apply(result, asked.whole)[None], None
     parts = (_SpreadApart.apply(x, read.all if i else asked, i > 0) for i, x in enumerate(flat))
     prompts, branches = zip(*parts, strict=True)
-    found = attend("prompts", *prompts), attend("branches", *branches)
-    return _GatherApart.apply(*found, asked)[None], None
+    result = attend("prompts", *prompts), attend("branches", *branches)
+    return _GatherApart.apply(*result, asked)[None], None
 
 
 @contextmanager

@@ -60,10 +60,10 @@ class Series:
 def _every() -> dict[tuple[str, str, str], Series]:
     with (Path(__file__).parent / "points.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    found: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    result: dict[tuple[str, str, str], list[dict[str, str]]] = {}
     for row in rows:
-        found.setdefault((row["figure"], row["panel"], row["series"]), []).append(row)
-    return {name: _series(name, own) for name, own in found.items()}
+        result.setdefault((row["figure"], row["panel"], row["series"]), []).append(row)
+    return {name: _series(name, own) for name, own in result.items()}
 
 
 def _series(name: tuple[str, str, str], rows: Sequence[Mapping[str, str]]) -> Series:
@@ -83,10 +83,10 @@ def panels(figure: str) -> tuple[str, ...]:
     Raises:
         GoodhartError: there is no such figure.
     """
-    found = tuple(dict.fromkeys(panel for at, panel, _ in _every() if at == figure))
-    if not found:
+    result = tuple(dict.fromkeys(panel for at, panel, _ in _every() if at == figure))
+    if not result:
         raise _unknown(f"figure '{figure}' of the paper", figures())
-    return found
+    return result
 
 
 def names(figure: str, panel: str) -> tuple[str, ...]:
@@ -95,10 +95,10 @@ def names(figure: str, panel: str) -> tuple[str, ...]:
     Raises:
         GoodhartError: there is no such figure or panel.
     """
-    found = tuple(name for at, inside, name in _every() if (at, inside) == (figure, panel))
-    if not found:
+    result = tuple(name for at, inside, name in _every() if (at, inside) == (figure, panel))
+    if not result:
         raise _unknown(f"panel '{panel}' in {figure} of the paper", panels(figure))
-    return found
+    return result
 
 
 def series(figure: str, panel: str, name: str) -> Series:

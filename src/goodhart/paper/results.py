@@ -255,7 +255,7 @@ def result(name: str) -> Result:
     Raises:
         GoodhartError: there is no such claim.
     """
-    found = {each.name: each for each in results()}
-    if name not in found:
-        raise GoodhartError(f"the paper has no result '{name}'", f"known: {', '.join(found)}")
-    return found[name]
+    outcome = {each.name: each for each in results()}
+    if name not in outcome:
+        raise GoodhartError(f"the paper has no result '{name}'", f"known: {', '.join(outcome)}")
+    return outcome[name]

@@ -45,9 +45,11 @@ def accuracy_picture(findings: Findings, resolution: int) -> Picture:
 
 
 def _correlation(findings: Findings, split: str) -> str:
-    found = next((c for c in findings.summary.correlations if c.arm == "all arms" and c.split == split), None)
+    result = next((c for c in findings.summary.correlations if c.arm == "all arms" and c.split == split), None)
     return (
-        "" if found is None else f"Spearman's ρ, all arms: {interval(found.estimate, found.low, found.high, 2, True)}"
+        ""
+        if result is None
+        else f"Spearman's ρ, all arms: {interval(result.estimate, result.low, result.high, 2, True)}"
     )
 
 
@@ -81,8 +83,8 @@ def shift_picture(findings: Findings, resolution: int) -> Picture:
 
 def _draw_shifts(panel: Axes, own: Sequence[Classification]) -> None:
     runs: dict[tuple[str, int], list[Classification]] = {}
-    for found in own:
-        runs.setdefault((found.checkpoint.setting, found.checkpoint.seed), []).append(found)
+    for result in own:
+        runs.setdefault((result.checkpoint.setting, result.checkpoint.seed), []).append(result)
     panel.axhline(0, color=theme.INK, lw=1)
     for place, run in enumerate(runs.values()):
         ordered = sorted(run, key=lambda c: c.checkpoint.step)

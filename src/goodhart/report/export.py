@@ -20,10 +20,10 @@ from goodhart.report.findings import Findings
 
 def to_json(findings: Findings) -> str:
     """Everything that the analysis found; NaN is null, a (split, measure) key is `split/measure`."""
-    found = {"study": findings.contents.name, "golden policy": findings.golden_policy, "summary": findings.summary}
-    found |= {"verdicts": {each.name: each.verdict for each in findings.rulings}, "rulings": findings.rulings}
-    found |= {"axes": findings.axes, "league": findings.league}
-    return json.dumps(_plain(found), indent=1, allow_nan=False)
+    result = {"study": findings.contents.name, "golden policy": findings.golden_policy, "summary": findings.summary}
+    result |= {"verdicts": {each.name: each.verdict for each in findings.rulings}, "rulings": findings.rulings}
+    result |= {"axes": findings.axes, "league": findings.league}
+    return json.dumps(_plain(result), indent=1, allow_nan=False)
 
 
 _MEANS = ("kl", *MEASURES, "tokens", "entropy")

@@ -50,29 +50,29 @@ class Findings:
 
     def measured(self, measure: str) -> bool:
         """Whether any checkpoint has the measure."""
-        found = self.held_out(measure)
-        return found is not None and any(arm.points for arm in found.arms)
+        result = self.held_out(measure)
+        return result is not None and any(arm.points for arm in result.arms)
 
     def frontier(self, measure: str, arm: str) -> ArmFrontier | None:
         """One arm by one measure."""
-        found = self.held_out(measure)
-        return next((each for each in found.arms if each.arm == arm), None) if found else None
+        result = self.held_out(measure)
+        return next((each for each in result.arms if each.arm == arm), None) if result else None
 
     def comparisons(self, measure: str, split: str = "held_out") -> tuple[Comparison, ...]:
         """The first arm against each of the others."""
-        found = self.summary.measures.get((split, measure))
+        result = self.summary.measures.get((split, measure))
         first = self.contents.arms[0]
-        return tuple(c for c in found.comparisons if c.gap.first == first) if found else ()
+        return tuple(c for c in result.comparisons if c.gap.first == first) if result else ()
 
     def start(self, measure: str) -> CheckpointPoint | None:
         """The SFT policy by a measure."""
-        found = self.held_out(measure)
-        return found.sft[0] if found and found.sft else None
+        result = self.held_out(measure)
+        return result.sft[0] if result and result.sft else None
 
     def at(self, measure: str, arm: str, point: Point) -> Interval | None:
         """An arm's measure at one (setting, step)."""
-        found = self.frontier(measure, arm)
-        return next((p.value for p in found.points if _same(p, point)), None) if found else None
+        result = self.frontier(measure, arm)
+        return next((p.value for p in result.points if _same(p, point)), None) if result else None
 
     def diagnostics(self, arm: str, point: Point | None = None) -> list[Diagnostics]:
         """The held-out diagnostics of an arm's checkpoints, or of its seeds at one (setting, step)."""
@@ -87,8 +87,8 @@ def spoken(arm: str) -> str:
     return "SFT policy" if arm == SFT else arm
 
 
-def _same(found: FrontierPoint, point: Point) -> bool:
-    return (found.point.setting, found.point.step) == (point.setting, point.step)
+def _same(frontier_point: FrontierPoint, point: Point) -> bool:
+    return (frontier_point.point.setting, frontier_point.point.step) == (point.setting, point.step)
 
 
 def tables_of(contents: Contents) -> Tables:
@@ -117,8 +117,8 @@ def analyse(folder: Path) -> Findings:
     summary = summarise(contents.rows, contents.pairs, *arms)
     tables = tables_of(contents)
     baseline = {name: checkpoint_points(tables.matrix("held_out"), GOLDEN_POLICY, name) for name in MEASURES}
-    last = {name: max(found, key=lambda p: p.checkpoint.step, default=None) for name, found in baseline.items()}
+    last = {name: max(result, key=lambda p: p.checkpoint.step, default=None) for name, result in baseline.items()}
     axes = (along(tables, name, axis) for name, axis in contents.axes.items())
     rulings = rule(tables, contents.hypotheses, contents.plan)
     league = rank(tables, contents.league, contents.best_of_n(contents.league.baseline)) if contents.league else None
-    return Findings(contents, summary, last, tables, rulings, tuple(found for found in axes if found), league)
+    return Findings(contents, summary, last, tables, rulings, tuple(result for result in axes if result), league)

@@ -50,8 +50,8 @@ _SPECIAL = {
 
 def inches(width: str) -> float:
     """A width such as 3.25in or 8cm. Raises GoodhartError for what is none."""
-    found = _WIDTH.fullmatch(width.strip())
-    size = float(found[1]) * _INCHES[found[2] or "in"] if found else 0.0
+    result = _WIDTH.fullmatch(width.strip())
+    size = float(result[1]) * _INCHES[result[2] or "in"] if result else 0.0
     if not 1 <= size <= 40:
         raise GoodhartError(f"the width is {width!r}", "give 1 to 40 inches, for example 3.25in, 8.4cm or 240pt")
     return size
@@ -180,7 +180,7 @@ def _papers(findings: Findings) -> list[str]:
     for arm in arms:
         row = METHODS.get(arm.get("name", ""))
         loss = next((r for r in METHODS.values() if r.method.loss == arm["loss"]), None)
-        said += [found.papers.partition(";")[0] for found in (row or loss,) if found]
+        said += [result.papers.partition(";")[0] for result in (row or loss,) if result]
     return ids_in(said)
 
 

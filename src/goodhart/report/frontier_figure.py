@@ -87,12 +87,12 @@ def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], re
 
 def draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Style) -> None:
     """An arm's checkpoints, joined by run, and its envelope with its band; nothing where it was not measured."""
-    found = findings.frontier(measure, arm)
-    if found is None:
+    result = findings.frontier(measure, arm)
+    if result is None:
         return
     fills = _fillings(findings)
     runs: dict[tuple[str, int], list[CheckpointPoint]] = {}
-    for at in found.checkpoints:
+    for at in result.checkpoints:
         runs.setdefault((at.checkpoint.setting, at.checkpoint.seed), []).append(at)
     for (setting, _), run in runs.items():
         ordered = sorted(run, key=lambda at: at.checkpoint.step)
@@ -101,19 +101,19 @@ def draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Sty
             kl, value, color=style.colour, lw=0.6, alpha=0.55, marker=style.marker, ms=4.5, mew=0.9,
             fillstyle=fills[setting], mfcalt="white", zorder=2,
         )  # fmt: skip
-    if found.envelope is not None:
-        draw_curve(panel, found.envelope, style, floor=0.0, ceiling=1.0)
+    if result.envelope is not None:
+        draw_curve(panel, result.envelope, style, floor=0.0, ceiling=1.0)
 
 
 def draw_curve(
-    panel: Axes, found: Curve, style: Style, floor: float = float("-inf"), ceiling: float = float("inf")
+    panel: Axes, curve: Curve, style: Style, floor: float = float("-inf"), ceiling: float = float("inf")
 ) -> None:
     """A curve over KL with the band that contains the whole of it, cut at what the measure can be."""
     panel.plot(
-        found.budgets, [at.estimate for at in found.pointwise], color=style.colour, ls=style.line, lw=2.2, zorder=4
+        curve.budgets, [at.estimate for at in curve.pointwise], color=style.colour, ls=style.line, lw=2.2, zorder=4
     )
-    low, high = np.maximum(found.simultaneous.low, floor), np.minimum(found.simultaneous.high, ceiling)
-    panel.fill_between(found.budgets, low, high, color=style.colour, alpha=0.15, lw=0, zorder=1)
+    low, high = np.maximum(curve.simultaneous.low, floor), np.minimum(curve.simultaneous.high, ceiling)
+    panel.fill_between(curve.budgets, low, high, color=style.colour, alpha=0.15, lw=0, zorder=1)
 
 
 def draw_baselines(panel: Axes, findings: Findings, measure: str) -> None:

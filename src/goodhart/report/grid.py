@@ -69,11 +69,11 @@ def plain(value: Any) -> str:
 
 def flattened(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as (dotted path, value), in their order."""
-    found: list[tuple[str, str]] = []
+    result: list[tuple[str, str]] = []
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        found += flattened(value, f"{path}.") if isinstance(value, Mapping) and value else [(path, plain(value))]
-    return found
+        result += flattened(value, f"{path}.") if isinstance(value, Mapping) and value else [(path, plain(value))]
+    return result
 
 
 def counted(title: str, counts: Mapping[str, int], what: str, note: str = "") -> Grid:

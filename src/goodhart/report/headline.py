@@ -35,14 +35,14 @@ def headlines(findings: Findings) -> list[Headline]:
 
 
 def _of_arm(findings: Findings, arm: str) -> Headline:
-    found = findings.frontier(MAIN, arm)
-    if found is None or found.peak is None:
+    result = findings.frontier(MAIN, arm)
+    if result is None or result.peak is None:
         return Headline(arm, None, None, None, None, None, "not measured")
-    point = found.peak.point
+    point = result.peak.point
     sft, hidden = (findings.at(name, arm, point) for name in ("golden_vs_sft", "hidden"))
     length = _length(findings.diagnostics(arm, point))
     where = f"{point.setting}, step {point.step}"
-    return Headline(arm, found.peak.value, found.peak.kl.estimate, sft, hidden, length, where)
+    return Headline(arm, result.peak.value, result.peak.kl.estimate, sft, hidden, length, where)
 
 
 def _of_baseline(findings: Findings, arm: str) -> Headline:
@@ -63,8 +63,8 @@ def _of_baseline(findings: Findings, arm: str) -> Headline:
     )
 
 
-def _length(found: list[Diagnostics]) -> float | None:
-    return float(np.mean([d.tokens.mean for d in found])) if found else None
+def _length(diagnostics: list[Diagnostics]) -> float | None:
+    return float(np.mean([d.tokens.mean for d in diagnostics])) if diagnostics else None
 
 
 def headline_grid(findings: Findings) -> Grid:
@@ -73,7 +73,7 @@ def headline_grid(findings: Findings) -> Grid:
         (
             line.arm,
             *(spelled_share(line.golden) if line.golden else NONE, number(line.kl, 1)),
-            *(spelled_share(found) if found else NONE for found in (line.vs_sft, line.hidden)),
+            *(spelled_share(result) if result else NONE for result in (line.vs_sft, line.hidden)),
             *(number(line.length, 1), line.where),
         )
         for line in headlines(findings)

@@ -80,17 +80,17 @@ def published_grid(rulings: Sequence[Ruling]) -> Grid:
     rows: list[tuple[str, ...]] = []
     for ruling in rulings:
         for place, name in enumerate(ruling.hypothesis.paper.results):
-            found = result(name)
-            rows.append((ruling.name if place == 0 else "", found.statement, found.source, _numbers(found)))
+            outcome = result(name)
+            rows.append((ruling.name if place == 0 else "", outcome.statement, outcome.source, _numbers(outcome)))
     note = "Numbers are read off the paper's figures: win rates to ±0.003, log KL to ±0.01, shifts in nats."
     return Grid("What the paper found", ("hypothesis", "finding", "source", "numbers"), tuple(rows), note)
 
 
-def _numbers(found: Result) -> str:
+def _numbers(given: Result) -> str:
     """The first quantity of each series, by task."""
-    first = found.numbers[0].quantity if found.numbers else ""
+    first = given.numbers[0].quantity if given.numbers else ""
     tasks: dict[str, list[str]] = {}
-    for each in found.numbers:
+    for each in given.numbers:
         if each.quantity == first:
             tasks.setdefault(each.task, []).append(
                 f"{each.series} {number(each.value, 3 if abs(each.value) < 2 else 0)}"
@@ -212,41 +212,41 @@ def _number(decision: Decision) -> str:
     return spelled(decision.found.interval, _digits(decision), sign=True)
 
 
-def axis_picture(found: AxisFound, resolution: int) -> Picture:
+def axis_picture(axis: AxisFound, resolution: int) -> Picture:
     """What each arm of an axis reaches at equal KL and at its peak."""
     with theme.canvas(9.6, 3.9) as figure:
         axes = figure.subplots(1, 2, squeeze=False, sharey=True)[0]
-        title = f"mean over KL {number(found.common.low, 1)} to {number(found.common.high, 1)} nats"
-        _draw(axes[0], found, [p.level for p in found.places], "no KL in common" if found.common.empty else title)
-        _draw(axes[1], found, [p.peak for p in found.places], "best checkpoint, at any KL")
+        title = f"mean over KL {number(axis.common.low, 1)} to {number(axis.common.high, 1)} nats"
+        _draw(axes[0], axis, [p.level for p in axis.places], "no KL in common" if axis.common.empty else title)
+        _draw(axes[1], axis, [p.peak for p in axis.places], "best checkpoint, at any KL")
         theme.legend_above(figure, axes[1])
         drawn = theme.png(figure, resolution)
-    shared = f" Only at the setting that all of them have: {', '.join(found.settings)}." if found.settings else ""
+    shared = f" Only at the setting that all of them have: {', '.join(axis.settings)}." if axis.settings else ""
     caption = (
-        f"Golden win rate against the golden policy by {found.axis.label}, with 95% intervals over seeds and prompts; "
+        f"Golden win rate against the golden policy by {axis.axis.label}, with 95% intervals over seeds and prompts; "
         f"left: the arms' envelopes at the same KL, right: each arm's cross-fitted best.{shared}"
     )
-    return Picture(theme.file_name("axis", found.name), found.name[:1].upper() + found.name[1:], caption, drawn)
+    return Picture(theme.file_name("axis", axis.name), axis.name[:1].upper() + axis.name[1:], caption, drawn)
 
 
-def _draw(panel: Axes, found: AxisFound, values: Sequence[Interval | None], title: str) -> None:
-    looks = theme.styles([*found.axis.lines, *found.axis.beside])
-    for line in found.axis.lines:
-        own = [(p, v) for p, v in zip(found.places, values, strict=True) if p.line == line and v is not None]
+def _draw(panel: Axes, axis: AxisFound, values: Sequence[Interval | None], title: str) -> None:
+    looks = theme.styles([*axis.axis.lines, *axis.axis.beside])
+    for line in axis.axis.lines:
+        own = [(p, v) for p, v in zip(axis.places, values, strict=True) if p.line == line and v is not None]
         own.sort(key=lambda item: item[0].x or 0.0)
         _bars(panel, own, looks[line], line)
-    for place, value in zip(found.places, values, strict=True):
+    for place, value in zip(axis.places, values, strict=True):
         if place.x is None and value is not None:
             style = looks[place.arm]
             panel.axhline(value.estimate, color=style.colour, ls=style.line, lw=1.6, label=shown(place.arm))
             panel.axhspan(value.low, value.high, color=style.colour, alpha=0.1, lw=0)
-    if found.axis.log:
+    if axis.axis.log:
         panel.set_xscale("log")
-    ticks = sorted({p.x for p in found.places if p.x is not None})
+    ticks = sorted({p.x for p in axis.places if p.x is not None})
     panel.set_xticks(ticks, [f"{x:g}" for x in ticks])
     panel.set_xticks([], minor=True)
     panel.set_title(title, fontsize=9)
-    panel.set_xlabel(shown(found.axis.label, 80))
+    panel.set_xlabel(shown(axis.axis.label, 80))
     panel.set_ylabel("golden win rate\nagainst the golden policy")
     panel.label_outer()
 
@@ -262,7 +262,7 @@ def _bars(panel: Axes, own: Sequence[tuple[Place, Interval]], style: theme.Style
     )
 
 
-def axis_grid(found: Sequence[AxisFound]) -> Grid:
+def axis_grid(given: Sequence[AxisFound]) -> Grid:
     """The numbers of the axes."""
     rows = [
         (
@@ -272,7 +272,7 @@ def axis_grid(found: Sequence[AxisFound]) -> Grid:
             spelled(at.level) if at.level else NONE,
             spelled(at.peak),
         )
-        for axis in found
+        for axis in given
         for place, at in enumerate(axis.places)
     ]
     return Grid("Arms along what is changed", ("axis", "arm", "at", "win rate at equal KL", "peak"), tuple(rows))

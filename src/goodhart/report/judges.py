@@ -44,15 +44,15 @@ def _rule_said(role: str, judge: Mapping[str, Any]) -> str:
 def measured(record: Mapping[str, Any], role: str) -> dict[str, dict[str, Any]]:
     """Every recorded quality of one model (`accuracy`, `low`, `high`, `flips`, `pairs`) by what it was measured on."""
     model = record[role]
-    found: dict[str, dict[str, Any]] = {}
+    result: dict[str, dict[str, Any]] = {}
     if "test" in model:
-        found[f"held-out {_LEARNS[role]}"] = model["test"]
+        result[f"held-out {_LEARNS[role]}"] = model["test"]
     kinds = model.get("test by kind", {})
     if len(kinds) > 1:
-        found |= {f"held-out {_LEARNS[role]}, only “{kind}”": quality for kind, quality in kinds.items()}
-    found |= {f"probe: {kind}": quality for kind, quality in model.get("probes", {}).items()}
+        result |= {f"held-out {_LEARNS[role]}, only “{kind}”": quality for kind, quality in kinds.items()}
+    result |= {f"probe: {kind}": quality for kind, quality in model.get("probes", {}).items()}
     trained = f"training pairs with {_LEARNS[role]}" if is_rule(record, role) else "its own training pairs"
-    return {**found, trained: model["train"]} if "train" in model else found
+    return {**result, trained: model["train"]} if "train" in model else result
 
 
 def doubts(record: Mapping[str, Any]) -> list[str]:
@@ -67,14 +67,14 @@ def doubts(record: Mapping[str, Any]) -> list[str]:
     return [sentence for role, model in models.items() if (sentence := _doubt(role, model["test"]))]
 
 
-def _doubt(role: str, found: Mapping[str, Any]) -> str:
+def _doubt(role: str, given: Mapping[str, Any]) -> str:
     faults: list[str] = []
-    if found["low"] <= 0.5:
-        agreement = interval(found["accuracy"], found["low"], found["high"])
-        worse = "worse than" if found["high"] < 0.5 else "not told from"
-        faults.append(f"its agreement with {found['pairs']:,} held-out labels, {agreement}, is {worse} chance (0.5)")
-    if found["flips"] >= MANY_FLIPS:
-        faults.append(f"{found['flips']:.0%} of its verdicts flip with the order of the two responses")
+    if given["low"] <= 0.5:
+        agreement = interval(given["accuracy"], given["low"], given["high"])
+        worse = "worse than" if given["high"] < 0.5 else "not told from"
+        faults.append(f"its agreement with {given['pairs']:,} held-out labels, {agreement}, is {worse} chance (0.5)")
+    if given["flips"] >= MANY_FLIPS:
+        faults.append(f"{given['flips']:.0%} of its verdicts flip with the order of the two responses")
     rests = "every golden win rate" if role == "golden" else "what online arms learn"
     return f"Warning: {rests} rests on a poor judge, the {role} model: {listed(faults)}." if faults else ""
 

@@ -18,24 +18,24 @@ _LOOKS = {
 """By who writes the responses that a method learns from: its marks and their filling."""
 
 
-def league_picture(findings: Findings, found: Standings, resolution: int) -> Picture:
+def league_picture(findings: Findings, standings: Standings, resolution: int) -> Picture:
     """Values with their intervals, the greatest first, and the confidence sets of the ranks beside them."""
-    with theme.canvas(9.6, 1.5 + 0.23 * len(found.places)) as figure:
+    with theme.canvas(9.6, 1.5 + 0.23 * len(standings.places)) as figure:
         axes = figure.subplots()
         for words in _LOOKS:
-            own = [(y, place) for y, place in enumerate(found.places) if _writes(findings, place) == words]
+            own = [(y, place) for y, place in enumerate(standings.places) if _writes(findings, place) == words]
             if own:
                 _draw(axes, own, words)
-        for y, place in enumerate(found.places):
+        for y, place in enumerate(standings.places):
             axes.text(1.01, y, ranks_said(place), transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         axes.text(1.01, -1.0, "rank", transform=axes.get_yaxis_transform(), va="center", fontsize=8, fontweight="bold")
-        baseline = [place for place in found.places if place.method == found.league.baseline]
+        baseline = [place for place in standings.places if place.method == standings.league.baseline]
         for place in baseline:
             axes.axvline(place.value.estimate, color=theme.REFERENCE, lw=1, ls=(0, (4, 3)), zorder=1)
-        axes.set_yticks(range(len(found.places)), [shown(place.method) for place in found.places], fontsize=8)
-        axes.set_ylim(len(found.places) - 0.4, -0.6)
+        axes.set_yticks(range(len(standings.places)), [shown(place.method) for place in standings.places], fontsize=8)
+        axes.set_ylim(len(standings.places) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(f"golden win rate against the golden policy, mean over {budget_said(found)}")
+        axes.set_xlabel(f"golden win rate against the golden policy, mean over {budget_said(standings)}")
         theme.legend_above(figure, axes)
         drawn = theme.png(figure, resolution)
     caption = (
@@ -44,10 +44,10 @@ def league_picture(findings: Findings, found: Standings, resolution: int) -> Pic
         "overlap may still be told apart, because differences are taken on the same prompts and seeds."
     )
     if baseline:
-        caption += f" Dashed: the baseline, {shown(found.league.baseline)}."
-    if found.unranked:
-        caption += f" Not drawn, because not ranked: {len(found.unranked)}."
-    return Picture("league", f"Methods over {budget_said(found)}", caption, drawn)
+        caption += f" Dashed: the baseline, {shown(standings.league.baseline)}."
+    if standings.unranked:
+        caption += f" Not drawn, because not ranked: {len(standings.unranked)}."
+    return Picture("league", f"Methods over {budget_said(standings)}", caption, drawn)
 
 
 def _writes(findings: Findings, place: Place) -> str:

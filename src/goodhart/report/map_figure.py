@@ -18,16 +18,16 @@ _SCALE = 0.2
 """The estimate, in win rate, from which on a tile has the full colour."""
 
 
-def map_picture(name: str, found: Map, rulings: Sequence[Ruling], resolution: int) -> Picture:
+def map_picture(name: str, given: Map, rulings: Sequence[Ruling], resolution: int) -> Picture:
     """The first deciding contrast of every hypothesis: its estimate and interval, prediction and verdict."""
     decisions = {ruling.name: _deciding(ruling) for ruling in rulings}
-    rows = list(dict.fromkeys(row for own in found.panels.values() for row in own))
-    columns = list(dict.fromkeys(c for own in found.panels.values() for row in own.values() for c in row))
-    width = max(6.5, 1.0 + len(found.panels) * (0.5 + 1.35 * len(columns)))
+    rows = list(dict.fromkeys(row for own in given.panels.values() for row in own))
+    columns = list(dict.fromkeys(c for own in given.panels.values() for row in own.values() for c in row))
+    width = max(6.5, 1.0 + len(given.panels) * (0.5 + 1.35 * len(columns)))
     with theme.canvas(width, 1.4 + 0.85 * len(rows)) as figure:
-        panels = figure.subplots(1, len(found.panels), squeeze=False, sharey=True)[0]
-        for panel, (title, own) in zip(panels, found.panels.items(), strict=True):
-            _axes(panel, title, rows, columns, found)
+        panels = figure.subplots(1, len(given.panels), squeeze=False, sharey=True)[0]
+        for panel, (title, own) in zip(panels, given.panels.items(), strict=True):
+            _axes(panel, title, rows, columns, given)
             for y, row in enumerate(rows):
                 for x, column in enumerate(columns):
                     hypothesis = own.get(row, {}).get(column)
@@ -35,7 +35,7 @@ def map_picture(name: str, found: Map, rulings: Sequence[Ruling], resolution: in
                         _tile(panel, x, y, decisions[hypothesis])
         drawn = theme.png(figure, resolution)
     caption = (
-        f"Each tile is a hypothesis, by {found.rows} and {found.columns}. In it: what was predicted before the run, "
+        f"Each tile is a hypothesis, by {given.rows} and {given.columns}. In it: what was predicted before the run, "
         "the estimate (blue above 0, vermillion below), and its 95% interval. A black frame: decided, after Holm's "
         "correction over all tiles; a tick: as predicted."
     )
@@ -47,14 +47,14 @@ def _deciding(ruling: Ruling) -> tuple[Decision, str]:
     return decision, ruling.verdict
 
 
-def _axes(panel: Axes, title: str, rows: Sequence[str], columns: Sequence[str], found: Map) -> None:
+def _axes(panel: Axes, title: str, rows: Sequence[str], columns: Sequence[str], given: Map) -> None:
     panel.set_title(shown(title, 40))
     panel.set_xlim(-0.5, len(columns) - 0.5)
     panel.set_ylim(len(rows) - 0.5, -0.5)
     panel.set_xticks(range(len(columns)), [shown(each) for each in columns])
     panel.set_yticks(range(len(rows)), [shown(each) for each in rows])
-    panel.set_xlabel(shown(found.columns, 60))
-    panel.set_ylabel(shown(found.rows, 60))
+    panel.set_xlabel(shown(given.columns, 60))
+    panel.set_ylabel(shown(given.rows, 60))
     panel.label_outer()
     panel.grid(visible=False)
     panel.tick_params(length=0)
@@ -62,8 +62,8 @@ def _axes(panel: Axes, title: str, rows: Sequence[str], columns: Sequence[str], 
         side.set_visible(False)
 
 
-def _tile(panel: Axes, x: int, y: int, found: tuple[Decision, str]) -> None:
-    decision, verdict = found
+def _tile(panel: Axes, x: int, y: int, decisions: tuple[Decision, str]) -> None:
+    decision, verdict = decisions
     interval = decision.found.interval
     decided = verdict != "undecided"
     share = 0.0 if interval is None else max(-1.0, min(1.0, interval.estimate / _SCALE))

@@ -28,12 +28,14 @@ _COLUMNS = (
 )
 
 
-def along_kl(found: Findings) -> tuple[Overoptimisation, ...]:
+def along_kl(findings: Findings) -> tuple[Overoptimisation, ...]:
     """The arms that figures show by every measure that the study has, on held-out prompts."""
-    matrix = found.tables.matrix("held_out")
-    measures = [name for name in _STYLES if found.measured(name)]
+    matrix = findings.tables.matrix("held_out")
+    measures = [name for name in _STYLES if findings.measured(name)]
     return tuple(
-        overoptimisation(matrix, arm, measure, found.tables.resamples) for arm in found.shown for measure in measures
+        overoptimisation(matrix, arm, measure, findings.tables.resamples)
+        for arm in findings.shown
+        for measure in measures
     )
 
 
@@ -66,34 +68,34 @@ def overoptimisation_picture(every: Sequence[Overoptimisation], resolution: int)
     return Picture("over-optimisation", "Over-optimisation along the square root of KL", caption, drawn)
 
 
-def _draw(panel: Axes, found: Overoptimisation, style: Style) -> None:
-    track = found.track
+def _draw(panel: Axes, given: Overoptimisation, style: Style) -> None:
+    track = given.track
     panel.errorbar(
         track.d, track.mean, yerr=track.se, fmt=style.marker, color=style.colour, ms=4.5, elinewidth=0.6, mec="white",
         mew=0.4, label=MEASURES[track.measure],
     )  # fmt: skip
     if track.start is not None:
         panel.plot(0.0, track.start.mean(), "X", color=style.colour, ms=8, mec=theme.INK, mew=0.6, clip_on=False)
-    if found.fits:
-        _curve(panel, found, found.fits[0].curve, style, "-")
-        _peak(panel, found, found.fits[0], style)
-    elif found.straight is not None:
-        _curve(panel, found, found.straight, style, ":")
+    if given.fits:
+        _curve(panel, given, given.fits[0].curve, style, "-")
+        _peak(panel, given, given.fits[0], style)
+    elif given.straight is not None:
+        _curve(panel, given, given.straight, style, ":")
 
 
-def _curve(panel: Axes, found: Overoptimisation, curve: Candidate, style: Style, line: str) -> None:
-    d = np.linspace(0.0, float(found.track.d.max()), 100)
+def _curve(panel: Axes, given: Overoptimisation, curve: Candidate, style: Style, line: str) -> None:
+    d = np.linspace(0.0, float(given.track.d.max()), 100)
     panel.plot(d, curve.at(d), color=style.colour, ls=line, lw=2.0 if line == "-" else 1.2)
 
 
-def _peak(panel: Axes, found: Overoptimisation, fit: Fit, style: Style) -> None:
+def _peak(panel: Axes, given: Overoptimisation, fit: Fit, style: Style) -> None:
     if fit.peak is None:
         return
     height = float(fit.curve.at(np.array([fit.peak.estimate]))[0])
-    first, last = float(found.track.d.min()), float(found.track.d.max())
+    first, last = float(given.track.d.min()), float(given.track.d.max())
     low, high = (float(np.clip(end, first, last)) for end in (fit.peak.low, fit.peak.high))
     across = panel.get_xaxis_transform()
-    at = _HEIGHTS[found.track.measure]
+    at = _HEIGHTS[given.track.measure]
     panel.plot([low, high], [at] * 2, transform=across, color=style.colour, lw=4, alpha=0.6, solid_capstyle="butt")
     panel.plot(fit.peak.estimate, at, "|", transform=across, color=theme.INK, ms=8)
     panel.plot(fit.peak.estimate, height, "o", mfc="none", mec=theme.INK, ms=9)
@@ -116,39 +118,39 @@ def overoptimisation_grid(every: Sequence[Overoptimisation]) -> Grid:
     return Grid("Over-optimisation: curves along √KL", header, tuple(rows), note).filled
 
 
-def _rows(found: Overoptimisation) -> list[tuple[str, ...]]:
-    track = found.track
+def _rows(given: Overoptimisation) -> list[tuple[str, ...]]:
+    track = given.track
     names = (track.arm, MEASURES[track.measure], f"{track.runs}")
-    line = found.straight
-    if not found.fits or line is None:
+    line = given.straight
+    if not given.fits or line is None:
         error = number(line.error) if line else NONE
-        return [(*names, NONE, NONE, NONE, NONE, error, NONE, NONE, found.reason)]
+        return [(*names, NONE, NONE, NONE, NONE, error, NONE, NONE, given.reason)]
     return [
         (
             *names, fit.curve.form, _spelled(fit.alpha), _spelled(fit.beta), number(fit.curve.error),
-            number(line.error), number(fit.curve.aicc - line.aicc, 1, sign=True), _spelled_peak(found, fit),
-            _meaning(found, fit),
+            number(line.error), number(fit.curve.aicc - line.aicc, 1, sign=True), _spelled_peak(given, fit),
+            _meaning(given, fit),
         )
-        for fit in found.fits
+        for fit in given.fits
     ]  # fmt: skip
 
 
-def _meaning(found: Overoptimisation, fit: Fit) -> str:
+def _meaning(given: Overoptimisation, fit: Fit) -> str:
     if fit.peak is None:
         return fit.remark
-    if fit.peak.high <= float(found.track.d.max()):
+    if fit.peak.high <= float(given.track.d.max()):
         return f"turns down at KL {number(fit.peak.estimate**2, 1)} nats"
     return "flattens; undecided whether it turns down within the checkpoints"
 
 
-def _spelled(found: Bounded) -> str:
-    return interval(found.estimate, found.low, found.high)
+def _spelled(bounded: Bounded) -> str:
+    return interval(bounded.estimate, bounded.low, bounded.high)
 
 
-def _spelled_peak(found: Overoptimisation, fit: Fit) -> str:
+def _spelled_peak(given: Overoptimisation, fit: Fit) -> str:
     if fit.peak is None:
         return NONE
-    first, last = float(found.track.d.min()), float(found.track.d.max())
+    first, last = float(given.track.d.min()), float(given.track.d.max())
     low = number(fit.peak.low, 2) if fit.peak.low >= first else "below"
     high = number(fit.peak.high, 2) if fit.peak.high <= last else "beyond"
     return f"{number(fit.peak.estimate, 2)} [{low}, {high}]"

@@ -30,7 +30,7 @@ _WORDS = (
 
 
 def paper_picture(
-    found: Findings, figure: str, panels: Sequence[str], series: Mapping[str, str], resolution: int
+    findings: Findings, figure: str, panels: Sequence[str], series: Mapping[str, str], resolution: int
 ) -> Picture:
     """The paper's frontier of some tasks (`panels`) beside this study's, the paper's series matched with our arms.
 
@@ -40,7 +40,7 @@ def paper_picture(
     Raises:
         GoodhartError: the figure has no such panel or series, its x-axis is not KL, or an arm is matched twice.
     """
-    look = _styles(found, series)
+    look = _styles(findings, series)
     rows, columns = (len(panels) + 1) // 2, min(2, len(panels))
     with theme.canvas(9.6, 1.7 + 2.4 * max(rows, 1.4)) as canvas:
         left, right = canvas.subfigures(1, 2, squeeze=False, width_ratios=(1.0 * columns, 1.3), wspace=0.04)[0]
@@ -49,22 +49,22 @@ def paper_picture(
             _draw_paper(axes, figure, panel, look)
         for axes in grid[len(panels) :]:
             axes.remove()
-        _draw_study(right, found, series, look)
+        _draw_study(right, findings, series, look)
         number = figure.removeprefix("fig")
         _heading(left, f"Tang et al. 2024, Figure {number}", "dots read off the figure")
-        _heading(right, f"this study: {shown(found.contents.name, 40)}", "its own task, models and judge")
-        _legend(canvas, found, series, look)
+        _heading(right, f"this study: {shown(findings.contents.name, 40)}", "its own task, models and judge")
+        _legend(canvas, findings, series, look)
         drawn = theme.png(canvas, resolution)
-    caption = f"{_explained(number)} {_missing(found, figure, panels, series)}".strip()
+    caption = f"{_explained(number)} {_missing(findings, figure, panels, series)}".strip()
     return Picture(f"paper-{figure}", f"Beside the paper's Figure {number}", caption, drawn)
 
 
-def _styles(found: Findings, matched: Mapping[str, str]) -> dict[str, Style]:
+def _styles(findings: Findings, matched: Mapping[str, str]) -> dict[str, Style]:
     """A style for each series of the paper: that of our arm, and one that no arm has where the arm is missing."""
     twice = [arm for arm in matched.values() if list(matched.values()).count(arm) > 1]
     if twice:
         raise GoodhartError(f"the arm '{twice[0]}' is matched with two series of the paper", "match each arm once")
-    arms = found.contents.arms
+    arms = findings.contents.arms
     look = theme.styles((*arms, *(arm for arm in matched.values() if arm not in arms)))
     return {name: look[arm] for name, arm in matched.items()}
 
@@ -81,11 +81,11 @@ def _draw_paper(axes: Axes, figure: str, panel: str, look: Mapping[str, Style]) 
     kl_axes([axes])
 
 
-def _draw_study(side: SubFigure, found: Findings, matched: Mapping[str, str], look: Mapping[str, Style]) -> None:
+def _draw_study(side: SubFigure, findings: Findings, matched: Mapping[str, str], look: Mapping[str, Style]) -> None:
     axes = side.subplots()
     for name, arm in matched.items():
-        draw_arm(axes, found, MAIN, arm, look[name])
-    draw_baselines(axes, found, MAIN)
+        draw_arm(axes, findings, MAIN, arm, look[name])
+    draw_baselines(axes, findings, MAIN)
     axes.set_ylabel("golden win rate\nagainst this study's golden policy")
     kl_axes([axes])
 
@@ -94,13 +94,13 @@ def _heading(side: SubFigure, name: str, origin: str) -> None:
     side.suptitle(f"{name}\n({origin})", fontsize=10)
 
 
-def _legend(canvas: Figure, found: Findings, matched: Mapping[str, str], look: Mapping[str, Style]) -> None:
-    labels = {name: _label(name, arm if _measured(found, arm) else None) for name, arm in matched.items()}
+def _legend(canvas: Figure, findings: Findings, matched: Mapping[str, str], look: Mapping[str, Style]) -> None:
+    labels = {name: _label(name, arm if _measured(findings, arm) else None) for name, arm in matched.items()}
     handles = [
         Line2D([], [], color=look[name].colour, ls="", marker=look[name].marker, label=shown(label, 60))
         for name, label in labels.items()
     ]
-    for handle in filling_handles(found, tuple(matched.values())):
+    for handle in filling_handles(findings, tuple(matched.values())):
         handle.set_label(f"{handle.get_label()} (right)")
         handles.append(handle)
     handles += [
@@ -126,8 +126,8 @@ def _label(name: str, arm: str | None) -> str:
     return arm if _words(name) == arm else f"paper: {_words(name)}; here: {arm}"
 
 
-def _measured(found: Findings, arm: str) -> bool:
-    frontier = found.frontier(MAIN, arm)
+def _measured(findings: Findings, arm: str) -> bool:
+    frontier = findings.frontier(MAIN, arm)
     return frontier is not None and bool(frontier.checkpoints)
 
 
@@ -149,18 +149,18 @@ def _explained(number: str) -> str:
     )
 
 
-def _missing(found: Findings, figure: str, panels: Sequence[str], matched: Mapping[str, str]) -> str:
+def _missing(findings: Findings, figure: str, panels: Sequence[str], matched: Mapping[str, str]) -> str:
     """What one of the sides has and the other has not."""
     lost: list[str] = []
     for name, arm in matched.items():
-        if arm not in found.contents.arms:
+        if arm not in findings.contents.arms:
             lost.append(f"Missing on the right: “{_words(name)}”, because this study has no arm “{arm}”.")
-        elif not _measured(found, arm):
+        elif not _measured(findings, arm):
             lost.append(f"Missing on the right: the arm “{arm}”, because none of its checkpoints was measured.")
     undrawn = [
         f"“{_words(name)}”" for panel in panels[:1] for name in points.names(figure, panel) if name not in matched
     ]
-    others = [f"“{arm}”" for arm in found.contents.arms if arm not in matched.values()]
+    others = [f"“{arm}”" for arm in findings.contents.arms if arm not in matched.values()]
     if undrawn:
         lost.append(f"Of the paper's figure not drawn: {listed(undrawn)}.")
     if others:

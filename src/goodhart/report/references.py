@@ -81,7 +81,7 @@ _ID = re.compile(r"\d{4}\.\d{5}")
 
 def ids_in(texts: Iterable[str]) -> list[str]:
     """The arXiv ids that texts name, each once, in the order of their numbers."""
-    return sorted({found for text in texts for found in _ID.findall(text)})
+    return sorted({result for text in texts for result in _ID.findall(text)})
 
 
 def bibtex(ids: Iterable[str]) -> str:

@@ -50,93 +50,93 @@ def write_report(folder: Path, findings: Findings | None = None, resolution: int
     Raises:
         GoodhartError: a file, a column, or a section of the record is missing or unreadable; it is named.
     """
-    found = findings or analyse(folder)
-    sections = _sections(found, resolution)
+    result = findings or analyse(folder)
+    sections = _sections(result, resolution)
     (folder / "figures").mkdir(exist_ok=True)
     for picture in (picture for section in sections for picture in section.pictures):
         path = folder / "figures" / f"{picture.name}.png"
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         temporary.write_bytes(picture.png)
         temporary.replace(path)
-    write_atomically(folder / "summary.json", to_json(found))
-    write_atomically(folder / "checkpoints.csv", to_csv(found))
+    write_atomically(folder / "summary.json", to_json(result))
+    write_atomically(folder / "checkpoints.csv", to_csv(result))
     page = folder / "report.html"
-    record = found.contents.record
-    text = render(found.contents.name, str(record["study"]["question"]), str(record["versions"]["goodhart"]), sections)
+    record = result.contents.record
+    text = render(result.contents.name, str(record["study"]["question"]), str(record["versions"]["goodhart"]), sections)
     write_atomically(page, text)
     return page
 
 
-def _sections(found: Findings, resolution: int) -> list[Section]:
-    if found.contents.tabular:
-        return _of_tables(found, resolution)
+def _sections(findings: Findings, resolution: int) -> list[Section]:
+    if findings.contents.tabular:
+        return _of_tables(findings, resolution)
     return [
-        _answer(found),
-        *_league(found, resolution),
-        *_hypotheses(found, resolution),
-        _frontier(found, resolution),
-        _gap(found, resolution),
-        _measures(found, resolution),
-        _classification(found, resolution),
-        _on_policy(found, resolution),
-        _responses(found),
-        _judges(found, resolution),
-        _samples(found),
-        _data(found),
-        _cost(found, resolution),
-        _settings(found),
-        _origin(found),
+        _answer(findings),
+        *_league(findings, resolution),
+        *_hypotheses(findings, resolution),
+        _frontier(findings, resolution),
+        _gap(findings, resolution),
+        _measures(findings, resolution),
+        _classification(findings, resolution),
+        _on_policy(findings, resolution),
+        _responses(findings),
+        _judges(findings, resolution),
+        _samples(findings),
+        _data(findings),
+        _cost(findings, resolution),
+        _settings(findings),
+        _origin(findings),
     ]
 
 
-def first_sections(found: Findings, resolution: int = 110) -> list[Section]:
+def first_sections(findings: Findings, resolution: int = 110) -> list[Section]:
     """What a reader sees first: the answer, the frontier, and the verdicts."""
-    return [_answer(found), *_hypotheses(found, resolution)[:1], _frontier(found, resolution)]
+    return [_answer(findings), *_hypotheses(findings, resolution)[:1], _frontier(findings, resolution)]
 
 
-def _of_tables(found: Findings, resolution: int) -> list[Section]:
+def _of_tables(findings: Findings, resolution: int) -> list[Section]:
     """What a tabular study has: no texts, no data and no trained judges."""
-    optima = Section("optima", "Optima", grids=(optimum_grid(found.contents),))
+    optima = Section("optima", "Optima", grids=(optimum_grid(findings.contents),))
     return [
-        _answer(found),
-        *_league(found, resolution),
-        *_hypotheses(found, resolution),
+        _answer(findings),
+        *_league(findings, resolution),
+        *_hypotheses(findings, resolution),
         optima,
-        _frontier(found, resolution),
-        _gap(found, resolution),
-        _measures(found, resolution),
-        _classification(found, resolution),
-        world_section(found.contents),
-        _cost(found, resolution),
-        _settings(found),
-        _origin(found),
+        _frontier(findings, resolution),
+        _gap(findings, resolution),
+        _measures(findings, resolution),
+        _classification(findings, resolution),
+        world_section(findings.contents),
+        _cost(findings, resolution),
+        _settings(findings),
+        _origin(findings),
     ]
 
 
-def _answer(found: Findings) -> Section:
-    compared = found.comparisons(MAIN)
+def _answer(findings: Findings) -> Section:
+    compared = findings.comparisons(MAIN)
     if compared:
         lead = answer(compared[0].gap, compared[0].settings)
-    elif len(found.contents.arms) == 1:
-        lead = f"This study has one arm, {found.contents.arms[0]}, so there is nothing to compare it with."
+    elif len(findings.contents.arms) == 1:
+        lead = f"This study has one arm, {findings.contents.arms[0]}, so there is nothing to compare it with."
     else:
         lead = "The arms have no seed or no prompt in common, so they cannot be compared."
-    notices = (*lacking(found.contents.unfinished), *doubts(found.contents.record))
-    said = _beside(found)
-    if found.league:
-        lead, said = league_said(found.league), (lead, *said)
-    return Section("answer", "Answer", lead, said, grids=(headline_grid(found),), notices=notices)
+    notices = (*lacking(findings.contents.unfinished), *doubts(findings.contents.record))
+    said = _beside(findings)
+    if findings.league:
+        lead, said = league_said(findings.league), (lead, *said)
+    return Section("answer", "Answer", lead, said, grids=(headline_grid(findings),), notices=notices)
 
 
-def _beside(found: Findings) -> tuple[str, ...]:
+def _beside(findings: Findings) -> tuple[str, ...]:
     """The other gaps, and what the arms learn from."""
-    study = found.contents.record["study"]
-    others = tuple(f"{gap_line(c.gap)}." for c in found.comparisons(MAIN)[1:])
+    study = findings.contents.record["study"]
+    others = tuple(f"{gap_line(c.gap)}." for c in findings.comparisons(MAIN)[1:])
     note = seeds_note(study["seeds"])
     notes = (note,) if note else ()
-    if found.contents.tabular:
-        return (*others, world_said(found.contents.record), *notes)
-    serve = "feed" if is_rule(found.contents.record, "proxy") else "train the proxy and feed"
+    if findings.contents.tabular:
+        return (*others, world_said(findings.contents.record), *notes)
+    serve = "feed" if is_rule(findings.contents.record, "proxy") else "train the proxy and feed"
     labels = (
         f"The judge labelled {study['labels']['number']:,} pairs; they {serve} the offline arms, "
         "and how much the arms differ depends on how many there are."
@@ -144,72 +144,72 @@ def _beside(found: Findings) -> tuple[str, ...]:
     return (*others, labels, *notes)
 
 
-def _league(found: Findings, resolution: int) -> list[Section]:
+def _league(findings: Findings, resolution: int) -> list[Section]:
     """The ranking; nothing for a study without one."""
-    if found.league is None:
+    if findings.league is None:
         return []
-    pictures = (league_picture(found, found.league, resolution),) if found.league.places else ()
-    grids = (league_grid(found, found.league),) if found.league.places else ()
-    grids += (unranked_grid(found.league),) if found.league.unranked else ()
+    pictures = (league_picture(findings, findings.league, resolution),) if findings.league.places else ()
+    grids = (league_grid(findings, findings.league),) if findings.league.places else ()
+    grids += (unranked_grid(findings.league),) if findings.league.unranked else ()
     return [Section("league", "League", pictures=pictures, grids=grids)]
 
 
-def _hypotheses(found: Findings, resolution: int) -> list[Section]:
+def _hypotheses(findings: Findings, resolution: int) -> list[Section]:
     """Verdicts first, then what they rest on; nothing for a study without hypotheses and axes."""
     sections: list[Section] = []
-    if found.rulings:
-        counts = Counter(ruling.verdict for ruling in found.rulings)
+    if findings.rulings:
+        counts = Counter(ruling.verdict for ruling in findings.rulings)
         lead = ", ".join(f"{counts[v]} {v}" for v in get_args(Verdict) if counts[v])
-        grids = (verdict_grid(found.rulings), contrast_grid(found.rulings))
-        maps = found.contents.maps.items()
-        pictures = tuple(map_picture(name, each, found.rulings, resolution) for name, each in maps)
+        grids = (verdict_grid(findings.rulings), contrast_grid(findings.rulings))
+        maps = findings.contents.maps.items()
+        pictures = tuple(map_picture(name, each, findings.rulings, resolution) for name, each in maps)
         sections.append(Section("hypotheses", "Hypotheses", f"Verdicts: {lead}.", pictures=pictures, grids=grids))
-    if found.axes:
-        pictures = tuple(axis_picture(axis, resolution) for axis in found.axes)
-        sections.append(Section("axes", "Axes", pictures=pictures, folded=(axis_grid(found.axes),)))
-    drawn = [ruling.hypothesis.paper for ruling in found.rulings if ruling.hypothesis.paper.figure]
-    if any(ruling.hypothesis.paper.results for ruling in found.rulings):
+    if findings.axes:
+        pictures = tuple(axis_picture(axis, resolution) for axis in findings.axes)
+        sections.append(Section("axes", "Axes", pictures=pictures, folded=(axis_grid(findings.axes),)))
+    drawn = [ruling.hypothesis.paper for ruling in findings.rulings if ruling.hypothesis.paper.figure]
+    if any(ruling.hypothesis.paper.results for ruling in findings.rulings):
         pictures = tuple(
-            paper_picture(found, each.figure, each.panels or panels(each.figure), each.series, resolution)
+            paper_picture(findings, each.figure, each.panels or panels(each.figure), each.series, resolution)
             for each in drawn
         )
-        folded = (published_grid(found.rulings),)
+        folded = (published_grid(findings.rulings),)
         sections.append(Section("paper", "Beside the paper", pictures=pictures, folded=folded))
     return sections
 
 
-def _frontier(found: Findings, resolution: int) -> Section:
+def _frontier(findings: Findings, resolution: int) -> Section:
     pictures = (
-        frontier_picture(found, resolution),
-        *(hypothesis_picture(found, ruling, resolution) for ruling in found.rulings[1:]),
+        frontier_picture(findings, resolution),
+        *(hypothesis_picture(findings, ruling, resolution) for ruling in findings.rulings[1:]),
     )
-    return Section("frontier", "Frontier", pictures=pictures, grids=(statistics.peak_grid(found),))
+    return Section("frontier", "Frontier", pictures=pictures, grids=(statistics.peak_grid(findings),))
 
 
-def _gap(found: Findings, resolution: int) -> Section:
-    if len(found.contents.arms) == 1:
+def _gap(findings: Findings, resolution: int) -> Section:
+    if len(findings.contents.arms) == 1:
         return Section("gap", "Gap", paragraphs=("One arm has no gap to another.",))
-    compared = [c for measure in ("golden_vs_policy", "golden_vs_sft") for c in found.comparisons(measure)]
-    pictures = (gap_picture(found, resolution),) if any(c.gap.mean for c in compared) else ()
+    compared = [c for measure in ("golden_vs_policy", "golden_vs_sft") for c in findings.comparisons(measure)]
+    pictures = (gap_picture(findings, resolution),) if any(c.gap.mean for c in compared) else ()
     text = () if pictures else ("No two arms have a KL in common, so there is no gap at matched KL to draw.",)
-    grids = (statistics.gap_grid(found, "held_out"), statistics.setting_grid(found))
-    folded = (statistics.gap_grid(found, "train"),)
+    grids = (statistics.gap_grid(findings, "held_out"), statistics.setting_grid(findings))
+    folded = (statistics.gap_grid(findings, "train"),)
     return Section("gap", "Gap", paragraphs=text, pictures=pictures, grids=grids, folded=folded)
 
 
-def _measures(found: Findings, resolution: int) -> Section:
-    text = _measures_said(found)
-    curves = along_kl(found)
-    pictures = (hacking_picture(found, resolution), overoptimisation_picture(curves, resolution))
+def _measures(findings: Findings, resolution: int) -> Section:
+    text = _measures_said(findings)
+    curves = along_kl(findings)
+    pictures = (hacking_picture(findings, resolution), overoptimisation_picture(curves, resolution))
     grids = (overoptimisation_grid(curves),)
     return Section("measures", "Measures", paragraphs=(text,), pictures=pictures, grids=grids)
 
 
-def _measures_said(found: Findings) -> str:
+def _measures_said(findings: Findings) -> str:
     learnt = "The proxy is what online arms learn from, the golden model judges"
-    if found.contents.tabular:
+    if findings.contents.tabular:
         return f"{learnt}: the world's own preferences."
-    if found.contents.has_hidden:
+    if findings.contents.has_hidden:
         return (
             f"{learnt}, and the hidden measure, the similarity to the human line, is seen by no model. A measure that "
             "becomes a target can be gained without what it stands for."
@@ -220,24 +220,24 @@ def _measures_said(found: Findings) -> str:
     )
 
 
-def _classification(found: Findings, resolution: int) -> Section:
-    pictures = (accuracy_picture(found, resolution), shift_picture(found, resolution))
-    grids, folded = (statistics.correlation_grid(found),), (statistics.classification_grid(found),)
+def _classification(findings: Findings, resolution: int) -> Section:
+    pictures = (accuracy_picture(findings, resolution), shift_picture(findings, resolution))
+    grids, folded = (statistics.correlation_grid(findings),), (statistics.classification_grid(findings),)
     return Section("classification", "Classification", pictures=pictures, grids=grids, folded=folded)
 
 
-def _responses(found: Findings) -> Section:
-    last, every = (statistics.diagnostics_grid(found, last=last) for last in (True, False))
+def _responses(findings: Findings) -> Section:
+    last, every = (statistics.diagnostics_grid(findings, last=last) for last in (True, False))
     return Section("responses", "Responses", grids=(last,), folded=(every,))
 
 
-def _on_policy(found: Findings, resolution: int) -> Section:
-    pictures = (drift_picture(found, resolution),)
-    return Section("on-policy", "On-policy", pictures=pictures, grids=(drift_grid(found),))
+def _on_policy(findings: Findings, resolution: int) -> Section:
+    pictures = (drift_picture(findings, resolution),)
+    return Section("on-policy", "On-policy", pictures=pictures, grids=(drift_grid(findings),))
 
 
-def _judges(found: Findings, resolution: int) -> Section:
-    record = found.contents.record
+def _judges(findings: Findings, resolution: int) -> Section:
+    record = findings.contents.record
     pictures = (quality_picture(record, resolution),)
     if not all(is_rule(record, role) for role in ("golden", "proxy")):
         pictures = (*pictures, validation_picture(record, resolution))
@@ -246,29 +246,29 @@ def _judges(found: Findings, resolution: int) -> Section:
     return Section("judges", "Judges", paragraphs=rules_said(record), pictures=pictures, grids=grids)
 
 
-def _samples(found: Findings) -> Section:
-    selection = select(found.contents)
+def _samples(findings: Findings) -> Section:
+    selection = select(findings.contents)
     return Section("samples", "Samples", paragraphs=(selection.origin,), samples=selection.samples)
 
 
-def _data(found: Findings) -> Section:
-    grids = provenance.data_grids(found.contents.record["data"])
+def _data(findings: Findings) -> Section:
+    grids = provenance.data_grids(findings.contents.record["data"])
     long = tuple(grid for grid in grids if "package" in grid.header)
     return Section("data", "Data", grids=tuple(g for g in grids if g not in long), folded=long)
 
 
-def _cost(found: Findings, resolution: int) -> Section:
-    parts, text = shares(found.contents.record["cells"]), cost_sentence(found.contents.record["cost"])
+def _cost(findings: Findings, resolution: int) -> Section:
+    parts, text = shares(findings.contents.record["cells"]), cost_sentence(findings.contents.record["cost"])
     return Section(
         "cost", "Cost", paragraphs=(text,), pictures=(cost_picture(parts, resolution),), grids=(cost_grid(parts),)
     )
 
 
-def _settings(found: Findings) -> Section:
-    return Section("settings", "Settings", grids=(provenance.settings_grid(found.contents.record["study"]),))
+def _settings(findings: Findings) -> Section:
+    return Section("settings", "Settings", grids=(provenance.settings_grid(findings.contents.record["study"]),))
 
 
-def _origin(found: Findings) -> Section:
-    record = found.contents.record
+def _origin(findings: Findings) -> Section:
+    record = findings.contents.record
     grids = (provenance.origin_grid(record),)
     return Section("origin", "Origin", grids=grids, folded=(provenance.cell_grid(record["cells"]),))

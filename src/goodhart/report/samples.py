@@ -64,9 +64,11 @@ def select(contents: Contents) -> Selection:
     arms = [arm for arm in (*contents.few, GOLDEN_POLICY, SFT) if any(row["arm"] == arm for row in rows)]
     chosen = {arm: _final(rows, arm, _setting(rows, contents.arms, arm)) for arm in arms}
     texts = {row["prompt"]: row for row in contents.prompts.to_pylist() if row["split"] == "held_out"}
-    ids = sorted(set.intersection(set(texts), *(set(found) for found in chosen.values())))
+    ids = sorted(set.intersection(set(texts), *(set(result) for result in chosen.values())))
     picked = [ids[int(i)] for i in permutation(len(ids), 0, "report/samples")[:PROMPTS]]
-    samples = tuple(_sample(texts[prompt], {arm: found[prompt] for arm, found in chosen.items()}) for prompt in picked)
+    samples = tuple(
+        _sample(texts[prompt], {arm: result[prompt] for arm, result in chosen.items()}) for prompt in picked
+    )
     return Selection(_origin(chosen, len(ids)), samples)
 
 
@@ -107,8 +109,8 @@ def _won(rate: float | None, whom: str) -> list[str]:
 
 def _origin(chosen: Mapping[str, Mapping[str, Mapping[str, Any]]], held_out: int) -> str:
     named: list[str] = []
-    for arm, found in chosen.items():
-        row = next(iter(found.values()))
+    for arm, result in chosen.items():
+        row = next(iter(result.values()))
         where = ", ".join(filter(None, (row["setting"], f"seed {row['seed']}", f"step {row['step']}")))
         named += [f"{arm} ({where})"] if arm != SFT else []
     return (

@@ -16,9 +16,9 @@ _SPLITS = {"held_out": "held-out", "train": "training"}
 def gap_grid(findings: Findings, split: str) -> Grid:
     """The gap at matched KL of the first arm to every other by every measure, on the prompts of a split."""
     rows = [
-        (f"{found.gap.first} − {found.gap.second}", words, *_gap_cells(found.gap))
+        (f"{result.gap.first} − {result.gap.second}", words, *_gap_cells(result.gap))
         for measure, words in MEASURES.items()
-        for found in findings.comparisons(measure, split)
+        for result in findings.comparisons(measure, split)
     ]
     title = f"Gap at matched KL, averaged over the range, {_SPLITS[split]} prompts"
     note = (
@@ -47,9 +47,9 @@ def _gap_cells(gap: Gap) -> tuple[str, str, str]:
 
 
 def _lost(findings: Findings, split: str) -> str:
-    found = findings.comparisons(MAIN, split)
-    checkpoints = sum(c.left_out_checkpoints for c in found)
-    prompts = max((c.left_out_prompts for c in found), default=0)
+    result = findings.comparisons(MAIN, split)
+    checkpoints = sum(c.left_out_checkpoints for c in result)
+    prompts = max((c.left_out_prompts for c in result), default=0)
     if not checkpoints and not prompts:
         return ""
     return f" Left out because not all seeds or arms have them: {checkpoints} checkpoints, {prompts} prompts."
@@ -58,11 +58,11 @@ def _lost(findings: Findings, split: str) -> str:
 def setting_grid(findings: Findings) -> Grid:
     """The gap at each β and learning rate that both arms have."""
     rows: list[tuple[str, ...]] = []
-    for found in findings.comparisons(MAIN):
-        arms = f"{found.gap.first} − {found.gap.second}"
-        rows += [(arms, *_setting_row(each)) for each in found.settings.each]
-        if found.settings.mean:
-            rows.append((f"{arms}, mean", NONE, spelled(found.settings.mean, sign=True), "each its own range"))
+    for result in findings.comparisons(MAIN):
+        arms = f"{result.gap.first} − {result.gap.second}"
+        rows += [(arms, *_setting_row(each)) for each in result.settings.each]
+        if result.settings.mean:
+            rows.append((f"{arms}, mean", NONE, spelled(result.settings.mean, sign=True), "each its own range"))
     note = (
         "Golden win rate against the golden policy. Both arms at the same setting (β, the learning rate and what "
         "else is swept), compared at the same KL along their own trajectories; nothing is selected. A difference here "
@@ -73,8 +73,8 @@ def setting_grid(findings: Findings) -> Grid:
 
 def _setting_row(each: SettingGap) -> tuple[str, str, str]:
     gap = each.gap
-    found, where = (spelled(gap.mean, sign=True), kl_range(gap)) if gap.mean else (NONE, "no KL in common")
-    return each.setting, found, where
+    result, where = (spelled(gap.mean, sign=True), kl_range(gap)) if gap.mean else (NONE, "no KL in common")
+    return each.setting, result, where
 
 
 def peak_grid(findings: Findings) -> Grid:
@@ -82,9 +82,9 @@ def peak_grid(findings: Findings) -> Grid:
     rows: list[tuple[str, ...]] = []
     for measure, words in MEASURES.items():
         for arm in findings.contents.arms:
-            found = findings.frontier(measure, arm)
-            if found and found.peak:
-                peak = found.peak
+            result = findings.frontier(measure, arm)
+            if result and result.peak:
+                peak = result.peak
                 where = f"{peak.point.setting}, step {peak.point.step}"
                 rows.append((arm, words, where, spelled_share(peak.value), number(peak.apparent), spelled_kl(peak.kl)))
     note = (
@@ -154,11 +154,11 @@ def diagnostics_grid(findings: Findings, *, last: bool) -> Grid:
 
 def _kl(findings: Findings) -> dict[object, float]:
     fronts = [findings.frontier(MAIN, arm) for arm in findings.contents.arms]
-    found = [at for front in fronts if front for at in front.checkpoints]
-    found += [at for at in (findings.start(MAIN), findings.golden_policy.get(MAIN)) if at]
-    return {at.checkpoint: at.kl.estimate for at in found}
+    result = [at for front in fronts if front for at in front.checkpoints]
+    result += [at for at in (findings.start(MAIN), findings.golden_policy.get(MAIN)) if at]
+    return {at.checkpoint: at.kl.estimate for at in result}
 
 
-def _spread(found: Estimate, digits: int, *, sign: bool = False) -> str:
-    spread = f" ± {number(found.se, digits)}" if np.isfinite(found.se) else ""
-    return number(found.mean, digits, sign) + spread
+def _spread(estimate: Estimate, digits: int, *, sign: bool = False) -> str:
+    spread = f" ± {number(estimate.se, digits)}" if np.isfinite(estimate.se) else ""
+    return number(estimate.mean, digits, sign) + spread

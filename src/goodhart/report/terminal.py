@@ -38,23 +38,23 @@ def terminal_table(findings: Findings) -> RenderableType:
 
 
 def _table(grid: Grid) -> Table:
-    found = Table(title=Text(printable(grid.title)), title_justify="left", box=None, pad_edge=False)
+    result = Table(title=Text(printable(grid.title)), title_justify="left", box=None, pad_edge=False)
     for place, (title, numeric) in enumerate(zip(grid.header, grid.numeric, strict=True)):
         right = numeric or all("/" in row[place] for row in grid.rows)
-        found.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
+        result.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
     for row in grid.rows:
-        found.add_row(*(Text(printable(cell)) for cell in row))
-    return found
+        result.add_row(*(Text(printable(cell)) for cell in row))
+    return result
 
 
-def _mean(found: Interval | None) -> str:
-    return number(found.estimate) if found else NONE
+def _mean(interval: Interval | None) -> str:
+    return number(interval.estimate) if interval else NONE
 
 
 def _lines(findings: Findings) -> list[str]:
-    found = findings.comparisons(MAIN)
-    lines = [gap_line(comparison.gap) for comparison in found]
-    for comparison in found:
+    result = findings.comparisons(MAIN)
+    lines = [gap_line(comparison.gap) for comparison in result]
+    for comparison in result:
         if comparison.settings.mean:
             gap = comparison.gap
             equal = spelled(comparison.settings.mean, sign=True)

@@ -19,28 +19,28 @@ MEASURES = {
 """The measures in words."""
 
 
-def spelled(found: Interval, digits: int = 3, sign: bool = False) -> str:
+def spelled(given: Interval, digits: int = 3, sign: bool = False) -> str:
     """`estimate [low, high]`."""
-    return interval(found.estimate, found.low, found.high, digits, sign)
+    return interval(given.estimate, given.low, given.high, digits, sign)
 
 
-def spelled_share(found: Interval) -> str:
+def spelled_share(given: Interval) -> str:
     """The same for a number between 0 and 1, its interval cut there."""
-    return interval(found.estimate, max(0.0, found.low), min(1.0, found.high))
+    return interval(given.estimate, max(0.0, given.low), min(1.0, given.high))
 
 
-def spelled_kl(found: Interval) -> str:
+def spelled_kl(given: Interval) -> str:
     """The same for a KL in nats, its interval cut at 0."""
-    return interval(found.estimate, max(0.0, found.low), found.high, 1)
+    return interval(given.estimate, max(0.0, given.low), given.high, 1)
 
 
-def verdict(found: Interval, first: str, second: str) -> str:
+def verdict(given: Interval, first: str, second: str) -> str:
     """Which arm is ahead, if the interval says so."""
-    if found.low > 0:
+    if given.low > 0:
         return f"{first} is ahead"
-    if found.high < 0:
+    if given.high < 0:
         return f"{second} is ahead"
-    return f"interval contains 0: undecided, {could_see(visible(found))}"
+    return f"interval contains 0: undecided, {could_see(visible(given))}"
 
 
 def could_see(size: float, digits: int = 3) -> str:
@@ -71,23 +71,23 @@ def answer(gap: Gap, settings: SettingGaps | None) -> str:
             f"The checkpoints of {gap.first} and {gap.second} have no KL in common (on held-out prompts), so this "
             f"study cannot compare them at the same KL budget. The frontiers below show each arm over its own range."
         )
-    found = gap.mean
+    result = gap.mean
     opening = (
         f"At matched KL ({number(gap.common.low, 1)} to {number(gap.common.high, 1)} nats) the {measure} of "
-        f"{gap.first} less that of {gap.second} is {spelled(found, sign=True)} on held-out prompts (95% interval over "
-        f"{found.over}): "
+        f"{gap.first} less that of {gap.second} is {spelled(result, sign=True)} on held-out prompts (95% interval over "
+        f"{result.over}): "
     )
-    return opening + _meaning(found, gap) + _same_setting(settings)
+    return opening + _meaning(result, gap) + _same_setting(settings)
 
 
-def _meaning(found: Interval, gap: Gap) -> str:
-    size = number(abs(found.estimate), 3)
-    if found.low > 0 or found.high < 0:
-        winner, loser = (gap.first, gap.second) if found.low > 0 else (gap.second, gap.first)
+def _meaning(given: Interval, gap: Gap) -> str:
+    size = number(abs(given.estimate), 3)
+    if given.low > 0 or given.high < 0:
+        winner, loser = (gap.first, gap.second) if given.low > 0 else (gap.second, gap.first)
         return f"at the same budget {winner} wins more often than {loser}, by {size} on average."
     return (
         "the interval contains 0, so it is undecided which of the two is better at the same budget; the study "
-        f"{could_see(visible(found))}."
+        f"{could_see(visible(given))}."
     )
 
 

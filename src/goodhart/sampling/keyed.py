@@ -85,9 +85,9 @@ class KeyedSampler:
         def write(writer: Any, chosen: slice) -> list[list[list[int]]]:
             was_training = writer.training
             writer.eval()
-            found = self.decoded(beginning(writer), prompts[chosen], samples, self._uniforms(draws, chosen, samples))
+            result = self.decoded(beginning(writer), prompts[chosen], samples, self._uniforms(draws, chosen, samples))
             writer.train(was_training)
-            return found
+            return result
 
         return [row for part in spread(model, write, even_cuts(len(prompts), self.batch)) for row in part]
 
@@ -102,16 +102,16 @@ class KeyedSampler:
         self, models: Sequence[tuple[Any, float]], prompts: Sequence[Tokens], samples: int, draws: Draws
     ) -> list[list[list[int]]]:
         """Samples of softmax(sum_i weight_i logits_i), token by token: a geometric mixture of the models' laws."""
-        found: list[list[list[int]]] = []
+        result: list[list[list[int]]] = []
         for chosen in even_cuts(len(prompts), self.batch):
             trained = [model.training for model, _ in models]
             for model, _ in models:
                 model.eval()
             begin = functools.partial(_Blend.begin, models)
-            found += self.decoded(begin, prompts[chosen], samples, self._uniforms(draws, chosen, samples))
+            result += self.decoded(begin, prompts[chosen], samples, self._uniforms(draws, chosen, samples))
             for (model, _), training in zip(models, trained, strict=True):
                 model.train(training)
-        return found
+        return result
 
     @torch.no_grad()
     def decoded(

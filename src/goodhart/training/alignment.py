@@ -183,10 +183,10 @@ def train(
         watch.lap("reference")
         value, logp, norm = 0.0, known, 0.0
         for epoch in range(objective.epochs):
-            value, found = _backward(policy, ready, descent.settings.micro_batch)
+            value, result = _backward(policy, ready, descent.settings.micro_batch)
             value += sum(_backward_extra(policy, *each, objective, descent.settings.micro_batch) for each in beside)
             norm = descent.step(step, value)
-            logp = found if epoch == 0 else logp
+            logp = result if epoch == 0 else logp
         if objective.learner:
             objective.learner.learn(ready.facts, logp, step)
         for follower in followers:
@@ -236,12 +236,12 @@ class _Ready:
             assert isinstance(reference, TokenScorer)
             before = policy.token_log_probs(batch.contexts, batch.responses)
             tokens = reference.token_log_probs(batch.contexts, batch.responses)
-        facts, found = Facts(batch, known, policy, reference, before, tokens), dict[str, np.ndarray]()
+        facts, result = Facts(batch, known, policy, reference, before, tokens), dict[str, np.ndarray]()
         for statistic in objective.statistics:
-            found |= statistic(facts)
+            result |= statistic(facts)
         if objective.learner:
-            found |= objective.learner.statistics(facts)
-        return cls(objective, facts, found, written)
+            result |= objective.learner.statistics(facts)
+        return cls(objective, facts, result, written)
 
     def scores(self, policy: Policy, cut: slice) -> Scores:
         """What the loss sees of some prompts."""

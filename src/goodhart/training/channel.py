@@ -134,11 +134,11 @@ class LabelChannel:
         """Of a pair being the data's without its label, and what the label adds."""
         if batch.label is None:
             raise ValueError("labels are compared, and the batch has none")
-        found = self.describing.describe(batch.contexts, batch.responses)
-        self.pair.to(found.device)
-        self.label.to(found.device)
-        one, two = found[:, 0], found[:, 1]
-        side = torch.as_tensor(2 * batch.label - 1, dtype=found.dtype, device=found.device)[:, None]
+        result = self.describing.describe(batch.contexts, batch.responses)
+        self.pair.to(result.device)
+        self.label.to(result.device)
+        one, two = result[:, 0], result[:, 1]
+        side = torch.as_tensor(2 * batch.label - 1, dtype=result.dtype, device=result.device)[:, None]
         return self.pair((one - two).abs(), one + two), self.label(side * (one - two), one + two)
 
 

@@ -150,11 +150,11 @@ class StateValue(Critic):
         place = np.arange(values.shape[2])
         penalty = self.parameters["kl"] * (before - reference).double().cpu().numpy()
         reward = np.where(place == lengths - 1, batch.reward[..., None], 0.0) - penalty
-        found = advantages(
+        result = advantages(
             reward, values * (place < lengths), self.parameters["discount"], self.parameters["smoothing"]
         ) * (place < lengths)
-        self._target = found + values
-        return {"advantage": found}
+        self._target = result + values
+        return {"advantage": result}
 
     def learn(self, facts: Facts, logp: Known, step: int) -> None:  # noqa: ARG002 - a value of states needs no ratios
         """One step on what `statistics` looked at."""
@@ -175,10 +175,10 @@ def advantages(
     smoothing: float,
 ) -> Float[np.ndarray, "prompt response token"]:
     """Generalised advantages by their recursion from the last token on; rewards and values are 0 behind the end."""
-    found = np.zeros_like(value)
+    result = np.zeros_like(value)
     following, after = np.zeros(value.shape[:2]), np.zeros(value.shape[:2])
     for t in reversed(range(value.shape[2])):
         after = reward[..., t] + discount * following - value[..., t] + discount * smoothing * after
-        found[..., t] = after
+        result[..., t] = after
         following = value[..., t]
-    return found
+    return result

@@ -95,8 +95,8 @@ def fit(
 
 def _look(model: PreferenceModel, validation: Batch, step: int) -> dict[str, int | float]:
     model.eval()
-    found = judge_quality(model, validation)[0]
-    return {"step": step, "loss": found.loss, "accuracy": found.accuracy, "flips": found.flips}
+    result = judge_quality(model, validation)[0]
+    return {"step": step, "loss": result.loss, "accuracy": result.accuracy, "flips": result.flips}
 
 
 def _descend(

@@ -72,14 +72,14 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int, int, int]
     return vocabulary[BEGIN], vocabulary[RESPOND], vocabulary[END], vocabulary[PAD]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, found: list[Document]) -> list[list[int]]:
+def encode(tokenizer: PreTrainedTokenizerFast, given: list[Document]) -> list[list[int]]:
     """Token ids of documents: heads cut to `PROMPT_TOKENS` as the task does, everything framed by special tokens."""
     backend = tokenizer.backend_tokenizer
     begin, respond, end, _ = special_ids(tokenizer)
-    heads = backend.encode_batch_fast([d.head[:1000] for d in found])
-    tails = backend.encode_batch_fast([d.tail for d in found])
+    heads = backend.encode_batch_fast([d.head[:1000] for d in given])
+    tails = backend.encode_batch_fast([d.tail for d in given])
     rows: list[list[int]] = []
-    for document, head, tail in zip(found, heads, tails, strict=True):
+    for document, head, tail in zip(given, heads, tails, strict=True):
         opening = [begin, *head.ids[: PROMPT_TOKENS - 2], respond] if document.head else [begin]
         rows.append([*opening, *tail.ids, end])
     return rows
@@ -97,12 +97,12 @@ def prepare(
     """Tokenizer and packed rows by kind, kept in `folder` for the next call."""
     if not (folder / "DONE").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        found = list(documents(docstrings.train_packages(), seed))
-        say(f"{len(found)} documents")
-        tokenizer = train_tokenizer([d.head[:300] + "\n" + d.tail[:2000] for d in found], VOCABULARY)
+        result = list(documents(docstrings.train_packages(), seed))
+        say(f"{len(result)} documents")
+        tokenizer = train_tokenizer([d.head[:300] + "\n" + d.tail[:2000] for d in result], VOCABULARY)
         tokenizer.save_pretrained(folder / "tokenizer")
         for kind in KINDS:
-            chosen = [d for d in found if d.kind == kind]
+            chosen = [d for d in result if d.kind == kind]
             if kind == "source":
                 chosen = chosen[:SOURCE_FILES]
             np.save(folder / f"{kind}.npy", pack(encode(tokenizer, chosen)))
