@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from goodhart.cells import executor
 from goodhart.cells.cell import Cell, closure
@@ -134,3 +136,27 @@ def test_only_names_the_hypotheses_that_there_are():
         read_study("paper", []).only(["H9"])
     with pytest.raises(GoodhartError, match="none"):
         read_study("smoke", []).only(["H1"])
+
+
+@given(st.data())
+def test_the_expected_time_is_that_of_the_executors_own_order(data):
+    """A simulation that asks the executor at every step which cells are ready, in which order."""
+    number, workers = data.draw(st.integers(1, 14)), data.draw(st.integers(1, 4))
+    cells = []
+    for place in range(number):
+        inputs = data.draw(st.lists(st.integers(0, place - 1), unique=True, max_size=3)) if place else []
+        kind = data.draw(st.sampled_from(["run", "evaluation"]))
+        cells.append(Cell(kind, {"n": place}, {f"input {i}": cells[i] for i in inputs}))
+    took = {cell.id: data.draw(st.integers(1, 9)) for cell in cells}
+    done = {cell.id for cell in cells[: data.draw(st.integers(0, number))]}
+    waiting = {cell.id: cell for cell in cells if cell.id not in done}
+    ended, running, now = set(done), [], 0.0
+    while waiting or running:
+        for cell in executor.in_turn(waiting.values(), ended)[: workers - len(running)]:
+            del waiting[cell.id]
+            running.append((now + took[cell.id], cell.id))
+        running.sort()
+        now, last = running.pop(0)
+        ended.add(last)
+    # all cells have one thread
+    assert duration(cells, done, lambda cell: took[cell.id], workers, lambda _: 1) == now

@@ -171,7 +171,12 @@ class _Done:
 def in_turn(waiting: Iterable[Cell], done: Container[str]) -> list[Cell]:
     """Cells whose inputs are done; training before measuring, since runs are longest."""
     ready = [cell for cell in waiting if all(needed.id in done for needed in cell.inputs.values())]
-    return sorted(ready, key=lambda cell: cell.kind in ("evaluation", "quality"))
+    return sorted(ready, key=comes_later)
+
+
+def comes_later(cell: Cell) -> bool:
+    """Whether a cell measures, so that it waits for those that train."""
+    return cell.kind in ("evaluation", "quality")
 
 
 def cores() -> int:

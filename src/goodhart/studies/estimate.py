@@ -6,13 +6,14 @@ import heapq
 import json
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from goodhart.cells.cell import Cell
-from goodhart.cells.executor import in_turn, share
+from goodhart.cells.executor import comes_later, share
 from goodhart.cells.record import processor
 from goodhart.cells.store import write_atomically
 from goodhart.config import address
@@ -297,16 +298,27 @@ def duration(
     parts: Callable[[Cell], int] = lambda _: 1,
 ) -> float:
     """Expected wall seconds of what is missing: the executor's own order, with the expected seconds of each cell."""
-    waiting = {cell.id: cell for cell in cells if cell.id not in done}
-    finished, running, now = set(done), list[tuple[float, str]](), 0.0
-    while waiting or running:
-        begun = in_turn(waiting.values(), finished)[: workers - len(running)]
+    missing = {cell.id: cell for cell in cells if cell.id not in done}
+    readers, lacks = defaultdict[str, list[str]](list), dict[str, int]()
+    for cell in missing.values():
+        needed = {each.id for each in cell.inputs.values() if each.id not in done}
+        lacks[cell.id] = len(needed)
+        for other in needed:
+            readers[other].append(cell.id)
+    turn = {cell: (comes_later(missing[cell]), place, cell) for place, cell in enumerate(missing)}
+    ready = [turn[cell] for cell, number in lacks.items() if not number]
+    heapq.heapify(ready)
+    running, now = list[tuple[float, str]](), 0.0
+    while ready or running:
+        begun = [heapq.heappop(ready)[2] for _ in range(min(len(ready), workers - len(running)))]
         most = share(workers, len(running) + len(begun))
         for cell in begun:
-            del waiting[cell.id]
-            threads = min(most, parts(cell))
-            taken = seconds(cell) / (threads * _TOGETHER if threads > 1 else 1)
-            heapq.heappush(running, (now + taken, cell.id))
-        now, cell_id = heapq.heappop(running)
-        finished.add(cell_id)
+            threads = min(most, parts(missing[cell]))
+            taken = seconds(missing[cell]) / (threads * _TOGETHER if threads > 1 else 1)
+            heapq.heappush(running, (now + taken, cell))
+        now, ended = heapq.heappop(running)
+        for reader in readers[ended]:
+            lacks[reader] -= 1
+            if not lacks[reader]:
+                heapq.heappush(ready, turn[reader])
     return now
