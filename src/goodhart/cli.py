@@ -21,6 +21,7 @@ from goodhart.compute.memory import MIB, check_import, check_room
 from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.models.presets import PRESETS
 from goodhart.printable import printable
+from goodhart.tasks.several_responses import RULES, Rule
 
 Root = Annotated[Path, tyro.conf.arg(help="Folder that keeps cells and studies.")]
 
@@ -41,6 +42,8 @@ class Run:
     """GPUs in a group: a worker spreads every model over those of its group. Workers share groups in turn."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
     """What arms train in, whatever the study file says; auto measures what is faster. Measurements are float32."""
+    columns: str = ""
+    """What your data call a layout's columns, whatever the study file says: prompt=question,chosen=best."""
     only: tuple[str, ...] = ()
     """Run only what some hypotheses need, for example --only H3; it shares its cells with the whole study."""
     dry_run: bool = False
@@ -141,9 +144,13 @@ class Data:
     """Show what is recognised in a preference data set: layout, counts, lengths, what would be filtered."""
 
     path: tyro.conf.Positional[str]
-    """A file (JSONL, JSON.gz, Parquet), a folder, or a Hub id."""
+    """A file (JSONL, JSON, CSV, TSV, Parquet), a folder, or a Hub id."""
     layout: str = "auto"
     """The layout, if it is not to be recognised."""
+    columns: str = ""
+    """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
+    pairs: Rule = RULES[0]
+    """Which pairs are made where a row has several responses, as task.pairs."""
     model: str = ""
     """Count lengths in tokens of this model (preset, Hub id or path)."""
     max_prompt: int = 0
@@ -268,7 +275,11 @@ def _dispatch(command: Command) -> int | None:
         case Run():
             return commands.run(
                 command.study,
-                [*command.overrides, *([f"precision={command.precision}"] if command.precision else [])],
+                [
+                    *command.overrides,
+                    *([f"precision={command.precision}"] if command.precision else []),
+                    *commands.columns_override(command.columns),
+                ],
                 command.root,
                 workers=command.workers,
                 gpus_per_worker=command.gpus_per_worker,

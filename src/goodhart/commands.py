@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from goodhart.report.grid import Grid
     from goodhart.study.session import Workers
     from goodhart.study.spec import Study
+    from goodhart.tasks.several_responses import Rule
 
 
 def _console() -> Console:
@@ -325,7 +327,16 @@ def show_list() -> None:
     _console().print(table)
 
 
-def data(path: str, layout: str, model: str, max_prompt: int, max_response: int, template: str) -> None:
+def data(
+    path: str,
+    layout: str,
+    columns: str,
+    pairs: Rule,
+    model: str,
+    max_prompt: int,
+    max_response: int,
+    template: str,
+) -> None:
     """Describe a preference data set. Raises GoodhartError for what needs a model and has none."""
     from goodhart.study.check_data import default_needs
     from goodhart.tasks.data_description import Reading, describe, render_text
@@ -347,10 +358,35 @@ def data(path: str, layout: str, model: str, max_prompt: int, max_response: int,
         framed = with_template({"task": {"template": template}})["task"]["template"]
         reading = Reading(load_tokenizer(find(model).path), framed, max_prompt or None, max_response or None)
     with _bar("tokenised") as say:
-        found = describe(path, reading, layout=None if layout == "auto" else layout, say=say)
+        found = describe(
+            path,
+            reading,
+            layout=None if layout == "auto" else layout,
+            columns=named_columns(columns),
+            rule=pairs,
+            say=say,
+        )
     _say(_console(), render_text(found))
     for split in found.splits:
         _say(_console(), f"split {split.name}: {default_needs(split.prompts, split.usable)}")
+
+
+def named_columns(text: str) -> dict[str, str]:
+    """What `--columns` says. Raises GoodhartError for what is not name=column, or names one column twice."""
+    found: dict[str, str] = {}
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        ours, equals, theirs = part.partition("=")
+        if not equals or not ours or not theirs or ours in found:
+            raise GoodhartError(
+                f"--columns: cannot understand {part!r}", "write prompt=question,chosen=best,rejected=worst"
+            )
+        found[ours] = theirs
+    return found
+
+
+def columns_override(text: str) -> list[str]:
+    """The same as what is set in a study's file; nothing where nothing is said."""
+    return [f"task.columns={json.dumps(named_columns(text), ensure_ascii=False)}"] if text else []
 
 
 @contextmanager
