@@ -1,4 +1,4 @@
-"""The command line: `goodhart run`, `status`, `why`, `report`, `power`, `compare`, `list`, `data`, `pretrain`."""
+"""The command line: `goodhart run`, `status`, `why`, `report`, `power`, `compare`, `data`, `init` and others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from goodhart.compute.memory import MIB, check_import, check_room
 from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.models.presets import PRESETS
 from goodhart.printable import printable
-from goodhart.tasks.several_responses import RULES, Rule
+from goodhart.tasks.pair_rules import RULES, Rule
 
 Root = Annotated[Path, tyro.conf.arg(help="Folder that keeps cells and studies.")]
 
@@ -162,6 +162,34 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Init:
+    """Write a study file that runs, for a preference data set: sizes by its lengths, this machine, and your time."""
+
+    data: tyro.conf.Positional[str]
+    """A file (JSONL, JSON, CSV, TSV, Parquet), a folder, or a Hub id."""
+    policy: str = ""
+    """The language model: a Hub id, a folder, or a preset; without it a model that ships, to try the path."""
+    golden: str = ""
+    """The judge: a larger model with the policy's tokenizer; without it a model like the policy."""
+    time: str = ""
+    """What the study may take, for example 2h, 90m or 1h30m; without it three seeds at full length."""
+    out: Path = Path("mine.yaml")
+    """The file to write."""
+    layout: str = "auto"
+    """The layout, if it is not to be recognised."""
+    columns: str = ""
+    """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
+    pairs: Rule = RULES[0]
+    """Which pairs are made where a row has several responses, as task.pairs."""
+    split: str = ""
+    """Which split of the data; needed where there are several and none is called train."""
+    force: bool = False
+    """Write over a file that is there."""
+    root: Root = Path("runs")
+    """Folder that keeps cells and studies; it may know how fast this machine is."""
+
+
+@dataclass(frozen=True)
 class Pretrain:
     """Train a base model on the installed packages, or go on where it stopped."""
 
@@ -186,7 +214,7 @@ class Pretrain:
     """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
 
 
-Command = Run | Status | Why | Report | Power | Compare | List | Data | Pretrain
+Command = Run | Status | Why | Report | Power | Compare | List | Data | Init | Pretrain
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -263,7 +291,7 @@ def _check_memory(command: Command) -> None:
     check_room(_LEAST)
     if isinstance(command, Power):
         check_import("scipy", _STATISTICS)
-    elif isinstance(command, Run | Report | Compare | Pretrain) or (isinstance(command, Data) and command.model):
+    elif isinstance(command, Run | Report | Compare | Init | Pretrain) or (isinstance(command, Data) and command.model):
         check_import("torch", _MODELS)
 
 
@@ -312,6 +340,8 @@ def _dispatch(command: Command) -> int | None:
             commands.show_methods(command.name) if command.what == "methods" else commands.show_list()
         case Data():
             commands.data(**dataclasses.asdict(command))
+        case Init():
+            commands.init(**dataclasses.asdict(command))
         case Pretrain():
             settings = dataclasses.asdict(command)
             commands.pretrain(Path(settings.pop("out")), Path(settings.pop("work")), settings)

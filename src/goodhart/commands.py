@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from goodhart.report.grid import Grid
     from goodhart.study.session import Workers
     from goodhart.study.spec import Study
-    from goodhart.tasks.several_responses import Rule
+    from goodhart.tasks.pair_rules import Rule
 
 
 def _console() -> Console:
@@ -369,6 +369,52 @@ def data(
     _say(_console(), render_text(found))
     for split in found.splits:
         _say(_console(), f"split {split.name}: {default_needs(split.prompts, split.usable)}")
+
+
+def init(
+    data: str,
+    out: Path,
+    root: Path,
+    *,
+    policy: str,
+    golden: str,
+    time: str,
+    layout: str,
+    columns: str,
+    pairs: Rule,
+    split: str,
+    force: bool,
+) -> None:
+    """Write a study file for some data. Raises GoodhartError if it is there, or the data or the time do not do."""
+    import shlex
+
+    from goodhart.cells.store import write_atomically
+    from goodhart.proposal import Asked, checked, propose
+    from goodhart.recipes.settings import PREFERENCES, Task
+    from goodhart.report.grid import duration
+    from goodhart.rounds import seconds_of
+
+    if out.suffix not in (".yaml", ".yml") or not out.stem.replace("-", "").replace("_", "").isalnum():
+        raise GoodhartError(f"--out is {str(out)!r}", "name a .yaml file with letters, digits, '-' and '_'")
+    if out.exists() and not force:
+        raise GoodhartError(f"{out} is there already", "give another --out, or --force to write over it")
+    if not out.parent.is_dir():
+        raise GoodhartError(f"there is no folder {out.parent}", "make it first, or give another --out")
+    task = Task(PREFERENCES, data, layout, named_columns(columns), pairs, split)
+    seconds = seconds_of("--time", time) if time else None
+    with _bar("tokenised") as say:
+        proposal = propose(Asked(data, policy, golden, task, seconds, root), out.parent, say)
+    study = checked(proposal, out.parent)
+    write_atomically(out, proposal.text)
+    facts, console = proposal.facts, _console()
+    _say(console, f"{out}: {len(facts.limits.kept):,} of {len(facts.loaded.examples):,} usable pairs are within "
+         f"{facts.limits.prompt} and {facts.limits.response} tokens; {len(study.seeds)} seeds, {study.task.evaluation} "
+         f"held-out prompts")  # fmt: skip
+    if proposal.shortened < 1:
+        _say(console, f"so that it ends in time, every stage has {proposal.shortened:.0%} of the usual steps")
+    sees = "" if proposal.sees is None else f", and sees a difference of {proposal.sees:.3f} in golden win rate"
+    _say(console, f"it takes about {duration(proposal.seconds)} on this machine{sees}")
+    _say(console, f"goodhart run {shlex.quote(str(out))}")
 
 
 def named_columns(text: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from goodhart.config import MOST, Count, Positive, Range, Share, Whole, named_elsewhere
 from goodhart.errors import GoodhartError
-from goodhart.tasks.several_responses import RULES, Rule
+from goodhart.tasks.pair_rules import RULES, Rule
 
 PREFERENCES = "preferences"
 """The task of a user's own data."""

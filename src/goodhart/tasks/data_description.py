@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from goodhart.tasks.data_source import find_source
+from goodhart.tasks.pair_rules import Rule
 from goodhart.tasks.preference import Preference, prompt_text
 from goodhart.tasks.preference_data import Loaded, load_split
 from goodhart.tasks.preference_layouts import LAYOUTS, unread_verdicts
 from goodhart.tasks.preference_tokens import ChatTokenizer, Framing, over_limit, tokenise
-from goodhart.tasks.several_responses import Rule
 
 _SHOWN = 2
 _EXCERPT = 160

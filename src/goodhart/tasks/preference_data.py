@@ -11,10 +11,11 @@ from pathlib import Path
 
 from goodhart.errors import GoodhartError
 from goodhart.tasks.data_source import Source, find_source, read_rows
+from goodhart.tasks.pair_rules import RULES, Rule
 from goodhart.tasks.preference import Preference, content_id, prompt_text
 from goodhart.tasks.preference_layouts import MARKS, Layout, named_layout, recognised_layout, with_verdict
 from goodhart.tasks.preference_rows import Comparison, Row, Unusable
-from goodhart.tasks.several_responses import RULES, Graded, Rule, by_prompt, comparisons
+from goodhart.tasks.several_responses import Graded, by_prompt, comparisons
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal, get_args
 
 from goodhart.randomness import key
+from goodhart.tasks.pair_rules import Rule
 from goodhart.tasks.preference import Message, prompt_text
 from goodhart.tasks.preference_rows import Comparison, Row, Unusable, prompt_in, records_in, text_of, wrong_type
 
-Rule = Literal["best and worst", "best and other", "all"]
-"""best and worst: one pair of a row; best and other: one pair, the best and one drawn from those that are worse; all:
-every pair of the row's responses, where equal ones are ties."""
-RULES: tuple[Rule, ...] = get_args(Rule)
 _TEXTS = ("response", "text", "answer", "content", "value", "completion")
 """What a record calls the text of a response."""
 _RATINGS = ("overall_score", "rating", "score", "reward")
