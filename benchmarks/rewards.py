@@ -18,8 +18,8 @@ from jaxtyping import Float
 from goodhart.alignment.rule import RuleJudge
 from goodhart.cells.store import Store
 from goodhart.models.packing import Tokens
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from goodhart.tasks.prompt_table import find_prompts
 
 

@@ -29,7 +29,7 @@ def heat() -> None:
     import goodhart.commands
     import goodhart.report.report
     import goodhart.report.terminal
-    import goodhart.study.session  # noqa: F401
+    import goodhart.studies.session  # noqa: F401
     from goodhart.compute.quiet import quiet
 
     torch.set_num_threads(1)

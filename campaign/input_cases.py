@@ -137,8 +137,8 @@ def in_time(arguments: list[str], box: Sandbox) -> Said:
 def _make_data(path: Path, box: Sandbox) -> None:
     from goodhart.cells.make import make
     from goodhart.cells.store import Store
-    from goodhart.study.graph import build_graph
-    from goodhart.study.spec import read_study
+    from goodhart.studies.graph import build_graph
+    from goodhart.studies.spec import read_study
 
     study = read_study(str(box.study), [f"task.data={json.dumps(str(path))}"])
     shutil.rmtree(box.root / "cells", ignore_errors=True)

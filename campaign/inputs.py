@@ -70,7 +70,7 @@ def _settle_in(box: Sandbox) -> Watch:
     """Make this process one that runs cases: no clocks are measured, and it ends if one hangs."""
     from goodhart.compute import kernels
     from goodhart.compute.choice import Choice
-    from goodhart.study import estimate
+    from goodhart.studies import estimate
 
     os.chdir(box.folder / "home")
     os.environ |= {"HOME": str(box.folder / "home"), "TMPDIR": str(box.folder / "home")}

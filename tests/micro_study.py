@@ -30,11 +30,11 @@ from goodhart.cli import main
 from goodhart.compute.kernels import using
 from goodhart.compute.threads import use_threads
 from goodhart.randomness import stream
-from goodhart.study.engine import Engine, settle
-from goodhart.study.graph import Graph, build_graph
-from goodhart.study.results import Unfinished, write_results
-from goodhart.study.session import spent
-from goodhart.study.spec import Study
+from goodhart.studies.engine import Engine, settle
+from goodhart.studies.graph import Graph, build_graph
+from goodhart.studies.results import Unfinished, write_results
+from goodhart.studies.session import spent
+from goodhart.studies.spec import Study
 from goodhart.tasks.tokenizer import train_tokenizer
 
 WORDS = ["red", "blue", "green", "small", "large", "round", "flat", "cat", "dog", "bird", "runs", "sleeps", "sings"]

@@ -16,8 +16,8 @@ from goodhart.cells.record import processor
 from goodhart.cells.store import Store
 from goodhart.compute.kernels import using
 from goodhart.config import address
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from micro_study import write_micro_study
 
 RECORDED = Path(__file__).parent / "recorded" / "arms.json"

@@ -14,8 +14,8 @@ from goodhart.cells.registry import RECIPES
 from goodhart.cells.store import Store
 from goodhart.config import build, canonical, essential, named_elsewhere
 from goodhart.errors import GoodhartError
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from goodhart.training.settings import Optimisation, Supervised
 from micro_study import write_micro_study
 

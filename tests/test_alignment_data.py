@@ -16,7 +16,7 @@ from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.sources import DataSource, DelayedSource, MixtureSource, PolicySource, places
 from goodhart.errors import GoodhartError
 from goodhart.randomness import stream
-from goodhart.study.arms import shares_of
+from goodhart.studies.arms import shares_of
 from goodhart.tasks.prompt_table import write_prompts
 from goodhart.tasks.prompts import Prompt
 from tiny_arms import arm

@@ -9,8 +9,8 @@ from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
 from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import settings_of, written_by
 from goodhart.recipes.settings import BestOf, Labels
-from goodhart.study.arms import validate_arms
-from goodhart.study.spec import Study, Variant, read_study
+from goodhart.studies.arms import validate_arms
+from goodhart.studies.spec import Study, Variant, read_study
 from goodhart.training.settings import Supervised
 from tiny_arms import arm
 

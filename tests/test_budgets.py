@@ -8,9 +8,9 @@ import pytest
 
 from goodhart.cells.cell import closure
 from goodhart.cells.store import Store
-from goodhart.study.budgets import spent
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.budgets import spent
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from micro_study import write_micro_study
 
 STEP = {"online": 1000.0, "replay": 10.0, "written": 3.0, "mixed": 7.0, "mine": 3.0}

@@ -13,10 +13,10 @@ from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import find, load_model, load_tokenizer
 from goodhart.models.model_files import config, context, parameters, vocabulary
 from goodhart.recipes.data import preference_prompts
-from goodhart.study.check import check
-from goodhart.study.check_data import Supply, check_supply, default_needs, held_out_need, supply
-from goodhart.study.check_models import check_sizes, models
-from goodhart.study.spec import read_study
+from goodhart.studies.check import check
+from goodhart.studies.check_data import Supply, check_supply, default_needs, held_out_need, supply
+from goodhart.studies.check_models import check_sizes, models
+from goodhart.studies.spec import read_study
 from goodhart.tasks.data_digest import data_digest
 from goodhart.tasks.tokenizer import train_tokenizer
 from micro_study import preference_lines, said, write_micro_study, write_model, write_qwen2, write_small_study, write_t5

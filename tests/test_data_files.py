@@ -5,7 +5,7 @@ import json
 import pytest
 
 from goodhart.errors import GoodhartError
-from goodhart.study.spec import read_study
+from goodhart.studies.spec import read_study
 from goodhart.tasks.preference_data import load_preferences
 from micro_study import said
 from preference_data_cases import CASES, HTML, content, write

@@ -8,7 +8,7 @@ from goodhart.cli import main
 from goodhart.models.checkpoint import load_model
 from goodhart.models.preference import PreferenceModel
 from goodhart.recipes.models import load_policy
-from goodhart.study.spec import read_study
+from goodhart.studies.spec import read_study
 from micro_study import make_cells, write_small_study, write_t5
 
 

@@ -7,9 +7,9 @@ import pytest
 from goodhart.cells import executor
 from goodhart.cells.cell import Cell, closure
 from goodhart.errors import GoodhartError
-from goodhart.study.estimate import PROBE, Costs, duration, millions, probe
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.estimate import PROBE, Costs, duration, millions, probe
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 
 
 def costs(study, scale=1.0):

@@ -7,8 +7,8 @@ import pytest
 from goodhart.analysis.hypotheses import Axis, Contrast, Hypothesis
 from goodhart.cells.cell import closure
 from goodhart.recipes.settings import Labels
-from goodhart.study.graph import anchors, build_graph
-from goodhart.study.spec import Variant, read_study
+from goodhart.studies.graph import anchors, build_graph
+from goodhart.studies.spec import Variant, read_study
 from micro_study import write_micro_study
 from tiny_arms import arm, changed
 

@@ -17,9 +17,9 @@ from goodhart.compute.kernels import using
 from goodhart.recipes import measure, opponents, panel, run
 from goodhart.recipes.panel import pieces
 from goodhart.recipes.settings import Measurement
-from goodhart.study.engine import settle
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.engine import settle
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from micro_study import write_micro_study
 from tiny_arms import arm, changed
 

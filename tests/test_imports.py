@@ -9,7 +9,7 @@ import pytest
 
 import goodhart
 
-LIGHT = ["goodhart.cli", "goodhart.config", "goodhart.study.spec"]
+LIGHT = ["goodhart.cli", "goodhart.config", "goodhart.studies.spec"]
 HEAVY = ("torch", "transformers", "datasets", "scipy", "matplotlib", "pyarrow", "duckdb")
 
 

@@ -16,10 +16,10 @@ from goodhart.compute.kernels import using
 from goodhart.errors import GoodhartError
 from goodhart.proposal import Asked, propose
 from goodhart.recipes.settings import Task
-from goodhart.study import estimate, session
-from goodhart.study.data_fit import Measured, choose_limits
-from goodhart.study.memory_fit import Need, Room
-from goodhart.study.spec import read_study
+from goodhart.studies import estimate, session
+from goodhart.studies.data_fit import Measured, choose_limits
+from goodhart.studies.memory_fit import Need, Room
+from goodhart.studies.spec import read_study
 from goodhart.tasks.preference_layouts import LAYOUTS
 from micro_study import preference_lines, said, write_model
 from preference_data_cases import answer, hh, user, write

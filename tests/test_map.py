@@ -11,8 +11,8 @@ from goodhart.report import map_figure
 from goodhart.report.findings import analyse
 from goodhart.report.map_figure import map_picture, predicted
 from goodhart.report.report import write_report
-from goodhart.study.graph import anchors, build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import anchors, build_graph
+from goodhart.studies.spec import read_study
 from micro_study import make_cells, write_micro_study, write_tables
 from test_report_hypotheses import EVIL, decision, ruling
 

@@ -13,8 +13,8 @@ from goodhart.alignment.merging import blocks, lerp, merge, slerp
 from goodhart.alignment.references import MovingReference, NoReference, PriorReference, approach
 from goodhart.cells.cell import closure
 from goodhart.cells.store import Store
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from micro_study import make_cells, write_micro_study, write_tables
 
 NAMES = ["model.layers.0.a.weight", "model.layers.0.b.weight", "model.layers.1.a.weight", "embed.weight"]

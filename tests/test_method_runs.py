@@ -14,8 +14,8 @@ from goodhart.cells.workplace import Workplace
 from goodhart.compute.threads import use_threads
 from goodhart.errors import GoodhartError
 from goodhart.recipes import run
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from micro_study import write_micro_study
 
 STEPS = 4

@@ -11,7 +11,7 @@ from goodhart.alignment.terms import FUNCTIONS, coefficient
 from goodhart.config import build, choices, essential, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import Arm, arm_of, settings_of
-from goodhart.study.spec import read_study
+from goodhart.studies.spec import read_study
 from goodhart.training.statistics import STATISTICS
 from micro_study import write_micro_study
 

@@ -16,8 +16,8 @@ from goodhart.cells.cell import closure
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from micro_study import make_cells, write_micro_study, write_tables
 
 PAGE = (Path(__file__).parent.parent / "docs" / "new-method.md").read_text(encoding="utf-8")

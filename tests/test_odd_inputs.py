@@ -7,7 +7,7 @@ import yaml
 
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import find, load_tokenizer, read_model
-from goodhart.study.spec import read_study
+from goodhart.studies.spec import read_study
 from goodhart.tasks.data_source import find_source, read_rows
 from goodhart.tasks.preference import Message, Preference
 from goodhart.tasks.preference_tokens import Framing, encode_example

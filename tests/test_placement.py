@@ -27,8 +27,8 @@ from goodhart.models.tree_attention import tree_attention
 from goodhart.sampling import recording
 from goodhart.sampling.cache import decoding_cache, keep_rows
 from goodhart.sampling.keyed import Draws, KeyedSampler
-from goodhart.study import session
-from goodhart.study.session import Workers, cores
+from goodhart.studies import session
+from goodhart.studies.session import Workers, cores
 from micro_study import said
 from tiny_models import CAUSAL, END, MODELS, PAD, llama
 

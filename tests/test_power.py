@@ -17,7 +17,7 @@ from goodhart.analysis.power import Design, Variances, excess, forecast, key, kn
 from goodhart.analysis.study_tables import Tables
 from goodhart.analysis.table import read
 from goodhart.evaluation.schema import PAIR_ROWS, STREAM_ROWS
-from goodhart.study.spec import Study
+from goodhart.studies.spec import Study
 from made_rows import row, rows_of
 from tiny_arms import arm
 

@@ -28,9 +28,9 @@ from goodhart.models.precision import in_precision
 from goodhart.recipes import run
 from goodhart.recipes.models import load_policy, scored
 from goodhart.report.provenance import origin_grid
-from goodhart.study import engine
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies import engine
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from goodhart.tasks.prompt_table import find_prompts
 from goodhart.training.alignment import train
 from goodhart.training.optimiser import Descent, load_state, save_state

@@ -19,7 +19,7 @@ from goodhart.models.presets import PRESETS
 from goodhart.printable import printable
 from goodhart.report import terminal
 from goodhart.report.findings import analyse
-from goodhart.study import engine, session, spec
+from goodhart.studies import engine, session, spec
 from synthetic_study import Made, make_study
 
 HOSTILE = "[red]arm[/red] [/nothing] :smile: \x1b[2J\x1b]0;title\x07\x9b31m"

@@ -13,7 +13,7 @@ from goodhart.config import Range, build
 from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.settings import BestOf, Labels, Measurement, Pool, Task
-from goodhart.study.spec import Study, read_study
+from goodhart.studies.spec import Study, read_study
 from goodhart.tasks.reward import Rule
 from goodhart.tasks.world import World
 from goodhart.training.settings import Optimisation, Preference, Supervised

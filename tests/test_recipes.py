@@ -16,8 +16,8 @@ from goodhart.cells.cell import closure
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
 from goodhart.models.checkpoint import load_model
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from goodhart.tasks.prompt_table import held_out_number, read_train
 from micro_study import write_qwen2, write_t5
 from preference_data_cases import answer, battle, hh, tldr, user, write

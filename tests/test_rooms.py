@@ -8,7 +8,7 @@ import goodhart
 PACKAGE = Path(goodhart.__file__).parent
 ROOMS = [
     *("compute", "cells", "tasks", "models", "sampling", "alignment", "training", "evaluation", "analysis"),
-    *("recipes", "study", "paper", "report"),
+    *("recipes", "studies", "paper", "report"),
 ]
 """From the one that imports none to the one that may import all."""
 SMALL = {"config", "errors", "randomness", "printable", "special"}

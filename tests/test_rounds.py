@@ -20,14 +20,14 @@ from goodhart.errors import GoodhartError
 from goodhart.report import theme
 from goodhart.report.contents import read_contents
 from goodhart.report.findings import ruled
-from goodhart.study import session
-from goodhart.study.engine import Engine
-from goodhart.study.graph import build_graph
-from goodhart.study.plan import Graph
-from goodhart.study.reach import onward, reach, undecided, whole
-from goodhart.study.results import Unfinished
-from goodhart.study.session import Outcome, Prospect, Workers
-from goodhart.study.spec import Study, read_study
+from goodhart.studies import session
+from goodhart.studies.engine import Engine
+from goodhart.studies.graph import build_graph
+from goodhart.studies.plan import Graph
+from goodhart.studies.reach import onward, reach, undecided, whole
+from goodhart.studies.results import Unfinished
+from goodhart.studies.session import Outcome, Prospect, Workers
+from goodhart.studies.spec import Study, read_study
 from micro_study import make_cells, said, write_micro_study
 
 LOOKS = {"seeds": [2, 3, 4], "shares": [0.1, 0.3, 0.6]}

@@ -20,12 +20,12 @@ from goodhart.recipes.models import _to_label, judge
 from goodhart.recipes.rule import rule as rule_recipe
 from goodhart.report.findings import analyse
 from goodhart.report.report import write_report
-from goodhart.study.check import check
-from goodhart.study.check_data import check_pool
-from goodhart.study.check_models import models
-from goodhart.study.estimate import PROBE, Costs
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.check import check
+from goodhart.studies.check_data import check_pool
+from goodhart.studies.check_models import models
+from goodhart.studies.estimate import PROBE, Costs
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from goodhart.tasks.prompt_table import write_prompts
 from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.reward import Rule, rewards

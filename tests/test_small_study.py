@@ -18,7 +18,7 @@ from goodhart.cells.cell import closure
 from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
 from goodhart.report import theme
-from goodhart.study.spec import read_study
+from goodhart.studies.spec import read_study
 from micro_study import goodhart, make_cells, said, write_small_study, write_tables
 
 

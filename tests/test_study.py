@@ -17,9 +17,9 @@ from goodhart.cells.workplace import Workplace
 from goodhart.cli import main
 from goodhart.compute.kernels import using
 from goodhart.evaluation import schema
-from goodhart.study.engine import settle
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.engine import settle
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from micro_study import goodhart, said, write_micro_study
 
 

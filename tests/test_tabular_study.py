@@ -21,8 +21,8 @@ from goodhart.evaluation.enumerated import pairs, rows
 from goodhart.recipes import tabular_run
 from goodhart.recipes.tabular_run import read_law
 from goodhart.recipes.world import PROXY_FILE, WORLD_FILE, read_tables
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from goodhart.tasks.world import World
 from goodhart.tasks.world_tables import tables
 from test_tabular_world import equilibrium as by_iteration

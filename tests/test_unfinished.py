@@ -11,8 +11,8 @@ import yaml
 from goodhart.cells.cell import closure
 from goodhart.cells.store import Store
 from goodhart.report import theme
-from goodhart.study.graph import build_graph
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.spec import read_study
 from micro_study import make_cells, said, write_micro_study
 
 OWN = {"beta": [0.1], "lr": [0.01], "steps": 4, "batch": 8, "checkpoints": 1}

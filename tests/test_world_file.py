@@ -8,9 +8,9 @@ import yaml
 
 from goodhart.cli import main
 from goodhart.errors import GoodhartError
-from goodhart.study.graph import build_graph
-from goodhart.study.session import check_before
-from goodhart.study.spec import read_study
+from goodhart.studies.graph import build_graph
+from goodhart.studies.session import check_before
+from goodhart.studies.spec import read_study
 from goodhart.tasks.world import World
 from goodhart.tasks.world_tables import tables
 

@@ -19,8 +19,8 @@ from goodhart.printable import printable
 
 if TYPE_CHECKING:
     from goodhart.report.grid import Grid
-    from goodhart.study.session import Workers
-    from goodhart.study.spec import Study
+    from goodhart.studies.session import Workers
+    from goodhart.studies.spec import Study
     from goodhart.tasks.pair_rules import Rule
 
 
@@ -44,9 +44,9 @@ def run(
     """Run a study to its report. Raises GoodhartError, once that is written, if a cell could not be made."""
     from goodhart import rounds
     from goodhart.cells.store import Store
-    from goodhart.study import session
-    from goodhart.study.engine import settle
-    from goodhart.study.spec import origin_of, read_study
+    from goodhart.studies import session
+    from goodhart.studies.engine import settle
+    from goodhart.studies.spec import origin_of, read_study
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
@@ -76,8 +76,8 @@ def run(
 
 def _dry_run(study: Study, root: Path, workers: Workers, console: Console) -> None:
     from goodhart import rounds
-    from goodhart.study import session
-    from goodhart.study.engine import settle, settled
+    from goodhart.studies import session
+    from goodhart.studies.engine import settle, settled
 
     study = settled(study, root) or settle(study, root, keep=False)[0]
     _, cells = session.plan(study, root)
@@ -107,8 +107,8 @@ def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -
     """Where the cells of a study stand; returns 1 if any is damaged."""
     from goodhart.cells.screen import read_progress, shown
     from goodhart.cells.store import Store
-    from goodhart.study import session
-    from goodhart.study.engine import settle, settled
+    from goodhart.studies import session
+    from goodhart.studies.engine import settle, settled
 
     store, asked = Store(root), _asked(study_name, overrides, root)
     study = settled(asked, root) or settle(asked, root, keep=False)[0]
@@ -144,8 +144,8 @@ def why(cell: str, study_name: str, overrides: list[str], root: Path) -> None:
     """What differs between a cell of a study and the nearest finished one."""
     from goodhart.cells.difference import explain
     from goodhart.cells.store import Store
-    from goodhart.study import session
-    from goodhart.study.engine import settle, settled
+    from goodhart.studies import session
+    from goodhart.studies.engine import settle, settled
 
     asked = _asked(study_name, overrides, root)
     study = settled(asked, root) or settle(asked, root, keep=False)[0]
@@ -156,8 +156,8 @@ def why(cell: str, study_name: str, overrides: list[str], root: Path) -> None:
 
 def _asked(name: str, overrides: list[str], root: Path) -> Study:
     """The study of a file, a built-in one, or the one that was run under a name or into a folder."""
-    from goodhart.study import session
-    from goodhart.study.spec import builtin_studies, read_study
+    from goodhart.studies import session
+    from goodhart.studies.spec import builtin_studies, read_study
 
     if not overrides and name not in builtin_studies() and Path(name).suffix not in (".yaml", ".yml"):
         for folder in (root / "studies" / name, Path(name)):
@@ -181,7 +181,7 @@ def study_path(name: str, root: Path) -> Path:
 
 def report(name: str, overrides: list[str], root: Path) -> None:
     """Make a study's report again; of one that has not ended, from the cells that are done."""
-    from goodhart.study import session
+    from goodhart.studies import session
 
     folder = Path(name) if (Path(name) / "rows.parquet").is_file() else None
     if folder is None or (folder / session.STUDY_FILE).is_file():
@@ -195,9 +195,9 @@ def report(name: str, overrides: list[str], root: Path) -> None:
 def _refreshed(study: Study, root: Path) -> Path:
     """The study's folder, its tables made again where cells have been finished since."""
     from goodhart.cells.store import Store
-    from goodhart.study import session
-    from goodhart.study.engine import settle, settled
-    from goodhart.study.results import Unfinished, write_results
+    from goodhart.studies import session
+    from goodhart.studies.engine import settle, settled
+    from goodhart.studies.results import Unfinished, write_results
 
     store = Store(root)
     folder = store.study(study.name)
@@ -218,7 +218,7 @@ def _lacks(folder: Path) -> bool:
 def power(name: str, overrides: list[str], root: Path, *, like: str, workers: int, gpus_per_worker: int) -> None:
     """Say what a study could show, with 80% power, as it is written and at other sizes."""
     from goodhart import forecasts, variances
-    from goodhart.study import session
+    from goodhart.studies import session
 
     console, folder, general = _console(), _results(name, root), variances.shipped()
     study = forecasts.study_of(folder) if folder and not overrides else _asked(name, overrides, root)
@@ -298,7 +298,7 @@ def show_list() -> None:
     from goodhart.models.presets import PRESETS
     from goodhart.recipes.arm import Arm
     from goodhart.recipes.settings import Task
-    from goodhart.study.spec import PRESET_FOLDER, Preference, builtin_studies
+    from goodhart.studies.spec import PRESET_FOLDER, Preference, builtin_studies
     from goodhart.tasks.preference_layouts import LAYOUTS
     from goodhart.tasks.text_task import TEXT_TASKS
     from goodhart.tasks.world import World
@@ -338,7 +338,7 @@ def data(
     template: str,
 ) -> None:
     """Describe a preference data set. Raises GoodhartError for what needs a model and has none."""
-    from goodhart.study.check_data import default_needs
+    from goodhart.studies.check_data import default_needs
     from goodhart.tasks.data_description import Reading, describe, render_text
 
     limits = {"--max-prompt": max_prompt, "--max-response": max_response}
@@ -353,7 +353,7 @@ def data(
     reading: Reading | None = None
     if model:
         from goodhart.models.checkpoint import find, load_tokenizer
-        from goodhart.study.study_file import with_template
+        from goodhart.studies.study_file import with_template
 
         framed = with_template({"task": {"template": template}})["task"]["template"]
         reading = Reading(load_tokenizer(find(model).path), framed, max_prompt or None, max_response or None)

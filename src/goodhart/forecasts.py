@@ -16,10 +16,10 @@ from goodhart.errors import GoodhartError
 from goodhart.report.contents import read_contents
 from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.hypotheses import named
-from goodhart.study.estimate import Costs, duration, speed
-from goodhart.study.graph import build_graph
-from goodhart.study.session import Workers
-from goodhart.study.spec import Study
+from goodhart.studies.estimate import Costs, duration, speed
+from goodhart.studies.graph import build_graph
+from goodhart.studies.session import Workers
+from goodhart.studies.spec import Study
 from goodhart.variances import Known
 
 SEEDS = (3, 5, 8)

@@ -17,13 +17,13 @@ from goodhart.proposal_text import study_text
 from goodhart.recipes.people import load_people
 from goodhart.recipes.settings import Task
 from goodhart.report.grid import duration
-from goodhart.study.check import check
-from goodhart.study.check_models import LARGE, check_tokenizers
-from goodhart.study.data_fit import Limits, Sizes, choose_limits, choose_sizes, measure
-from goodhart.study.memory_fit import Need, Room
-from goodhart.study.session import Workers
-from goodhart.study.spec import Study, read_study
-from goodhart.study.study_file import PRESETS_SHIPPED
+from goodhart.studies.check import check
+from goodhart.studies.check_models import LARGE, check_tokenizers
+from goodhart.studies.data_fit import Limits, Sizes, choose_limits, choose_sizes, measure
+from goodhart.studies.memory_fit import Need, Room
+from goodhart.studies.session import Workers
+from goodhart.studies.spec import Study, read_study
+from goodhart.studies.study_file import PRESETS_SHIPPED
 from goodhart.tasks.data_source import find_source
 from goodhart.tasks.preference_data import Loaded
 from goodhart.tasks.preference_tokens import ChatTokenizer

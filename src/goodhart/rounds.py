@@ -15,11 +15,11 @@ from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
 from goodhart.report.findings import ruled
 from goodhart.report.grid import duration, listed
-from goodhart.study.engine import Engine
-from goodhart.study.graph import Graph, build_graph
-from goodhart.study.reach import Reach, onward, reach, undecided
-from goodhart.study.session import Outcome, Prospect, Workers, plan, prospect, run_study
-from goodhart.study.spec import Study
+from goodhart.studies.engine import Engine
+from goodhart.studies.graph import Graph, build_graph
+from goodhart.studies.reach import Reach, onward, reach, undecided
+from goodhart.studies.session import Outcome, Prospect, Workers, plan, prospect, run_study
+from goodhart.studies.spec import Study
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 

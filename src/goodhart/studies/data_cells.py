@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from goodhart.cells.cell import Cell
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import Checkpoint
-from goodhart.study.spec import Study
+from goodhart.studies.spec import Study
 from goodhart.tasks import docstrings
 from goodhart.tasks.data_digest import data_digest
 

@@ -20,7 +20,7 @@ from goodhart.compute.placement import gpu_name, may_have_gpus
 from goodhart.config import address, build, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import Checkpoint, find
-from goodhart.study.spec import Study
+from goodhart.studies.spec import Study
 
 if TYPE_CHECKING:
     from goodhart.models.precision import Batch, Precision

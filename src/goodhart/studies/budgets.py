@@ -12,8 +12,8 @@ import pyarrow as pa
 from goodhart.cells.cell import Cell, closure
 from goodhart.cells.store import Store
 from goodhart.evaluation import schema
-from goodhart.study.plan import Measured
-from goodhart.study.spec import Study
+from goodhart.studies.plan import Measured
+from goodhart.studies.spec import Study
 
 
 def spent(store: Store, study: Study, measured: Sequence[Measured]) -> pa.Table:

@@ -21,14 +21,14 @@ from goodhart.compute.placement import gpus, groups, may_have_gpus
 from goodhart.config import build, canonical, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.recipes.settings import PREFERENCES
-from goodhart.study.engine import Engine
-from goodhart.study.graph import Graph, build_graph
-from goodhart.study.reach import Reach
-from goodhart.study.reach import reach as reach_of
-from goodhart.study.spec import Study
+from goodhart.studies.engine import Engine
+from goodhart.studies.graph import Graph, build_graph
+from goodhart.studies.reach import Reach
+from goodhart.studies.reach import reach as reach_of
+from goodhart.studies.spec import Study
 
 if TYPE_CHECKING:
-    from goodhart.study.results import Unfinished
+    from goodhart.studies.results import Unfinished
 
 STUDY_FILE = "study.json"
 """What was asked for last under a study's name, and where that was written down."""
@@ -71,7 +71,7 @@ def prospect(study: Study, cells: list[tuple[Cell, bool]], workers: Workers, roo
 
     `keep` writes down what was measured.
     """
-    from goodhart.study.estimate import Costs, duration, speed, tabular_seconds
+    from goodhart.studies.estimate import Costs, duration, speed, tabular_seconds
 
     done = {cell.id for cell, is_done in cells if is_done}
     if study.world:
@@ -148,7 +148,7 @@ def check_before(study: Study, root: Path) -> None:
 
         tables(study.world)
         return
-    from goodhart.study.check import check
+    from goodhart.studies.check import check
 
     prepared: Path | None = None
     if study.task.kind == PREFERENCES:
@@ -179,7 +179,7 @@ def run_study(
     study: Study, graph: Graph, engine: Engine, root: Path, workers: Workers, console: Console, ahead: Prospect
 ) -> Outcome:
     """Make what is missing, then the study's tables of what is there; goes on where an earlier call stopped."""
-    from goodhart.study.results import Unfinished, write_results
+    from goodhart.studies.results import Unfinished, write_results
 
     store = Store(root)
     cells = closure(graph.targets)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from goodhart.analysis.hypotheses import Contrast
 from goodhart.cells.store import Store
-from goodhart.study.graph import Graph
-from goodhart.study.spec import Study
+from goodhart.studies.graph import Graph
+from goodhart.studies.spec import Study
 
 if TYPE_CHECKING:
     from goodhart.analysis.rulings import Ruling

@@ -18,12 +18,12 @@ from goodhart.cells.store import Store, write_atomically
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.evaluation import schema
-from goodhart.study.budgets import runs_of, spent
-from goodhart.study.engine import Engine
-from goodhart.study.graph import anchors
-from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured
-from goodhart.study.spec import Study
-from goodhart.study.tabular import UNREAD
+from goodhart.studies.budgets import runs_of, spent
+from goodhart.studies.engine import Engine
+from goodhart.studies.graph import anchors
+from goodhart.studies.plan import GOLDEN_POLICY, SFT, Graph, Measured
+from goodhart.studies.spec import Study
+from goodhart.studies.tabular import UNREAD
 
 
 @dataclass(frozen=True, slots=True)

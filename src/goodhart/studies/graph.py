@@ -11,11 +11,11 @@ from goodhart.cells.cell import Cell
 from goodhart.recipes.arm import SFT_WRITER, Arm, settings_of, written_by
 from goodhart.recipes.settings import Labels
 from goodhart.recipes.slots import START, inputs_of
-from goodhart.study.arms import shares_of
-from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk
-from goodhart.study.spec import Study, best_of_arm
-from goodhart.study.tabular import tabular_graph
-from goodhart.study.trunks import PANEL, Trunks
+from goodhart.studies.arms import shares_of
+from goodhart.studies.plan import GOLDEN_POLICY, SFT, Graph, Measured, Streamed, Trunk
+from goodhart.studies.spec import Study, best_of_arm
+from goodhart.studies.tabular import tabular_graph
+from goodhart.studies.trunks import PANEL, Trunks
 
 PAIRS = 128
 """Pairs of each split that every checkpoint classifies."""

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from goodhart.models.checkpoint import find
 from goodhart.recipes.settings import PREFERENCES
-from goodhart.study.check_data import check_pool, check_supply, supply, supply_of
-from goodhart.study.check_models import check_models, models
-from goodhart.study.spec import Study
+from goodhart.studies.check_data import check_pool, check_supply, supply, supply_of
+from goodhart.studies.check_models import check_models, models
+from goodhart.studies.spec import Study
 
 
 def check(study: Study, prepared: Path | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.model_files import config, context, parameters, vocabulary
-from goodhart.study.spec import Study
+from goodhart.studies.spec import Study
 
 LARGE = 50_000_000
 """Parameters up to which the defaults of `study_file.OF_SIZE` hold; they were set for models of 0.4 to 16 million."""

@@ -12,11 +12,11 @@ from goodhart.alignment.method import Method
 from goodhart.cells.cell import Cell
 from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import Arm, settings_of
-from goodhart.study.plan import GOLDEN_POLICY, SFT, Graph, Measured, Trunk
+from goodhart.studies.plan import GOLDEN_POLICY, SFT, Graph, Measured, Trunk
 from goodhart.tasks.world import CSV, World
 
 if TYPE_CHECKING:
-    from goodhart.study.spec import Study
+    from goodhart.studies.spec import Study
 
 UNREAD = (
     *("task", "policy", "sft", "pool", "golden", "proxy", "golden_policy"),

@@ -10,9 +10,9 @@ from goodhart.cells.cell import Cell
 from goodhart.models.checkpoint import find
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.settings import Labels, Pool
-from goodhart.study.data_cells import data_cells
-from goodhart.study.plan import GOLDEN_POLICY, SFT, Trunk, sft_of
-from goodhart.study.spec import Study, Variant
+from goodhart.studies.data_cells import data_cells
+from goodhart.studies.plan import GOLDEN_POLICY, SFT, Trunk, sft_of
+from goodhart.studies.spec import Study, Variant
 from goodhart.training.settings import Preference, Supervised
 
 PANEL = ("panel.evaluation", "panel.train")

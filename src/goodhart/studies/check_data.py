@@ -14,7 +14,7 @@ from goodhart.models.checkpoint import load_tokenizer
 from goodhart.recipes.people import load_people
 from goodhart.recipes.pool_kinds import kinds
 from goodhart.recipes.settings import Labels, Task
-from goodhart.study.spec import Study
+from goodhart.studies.spec import Study
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_tokens import Encoded, Framing, encode_examples
 from goodhart.tasks.prompt_table import held_out_number

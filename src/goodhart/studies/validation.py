@@ -10,12 +10,12 @@ from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import settings_of
 from goodhart.recipes.settings import PREFERENCES
 from goodhart.recipes.slots import records
-from goodhart.study.arms import validate_arms
-from goodhart.study.plan import GOLDEN_POLICY, SFT, sft_of
-from goodhart.study.tabular import refuse_arms
+from goodhart.studies.arms import validate_arms
+from goodhart.studies.plan import GOLDEN_POLICY, SFT, sft_of
+from goodhart.studies.tabular import refuse_arms
 
 if TYPE_CHECKING:
-    from goodhart.study.spec import Study
+    from goodhart.studies.spec import Study
 
 
 def validate(study: Study) -> None:

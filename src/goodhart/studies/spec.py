@@ -23,8 +23,8 @@ from goodhart.config import (
 from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.settings import BestOf, Labels, Measurement, Pool, Task
-from goodhart.study.arms import with_what_they_read
-from goodhart.study.study_file import (
+from goodhart.studies.arms import with_what_they_read
+from goodhart.studies.study_file import (
     inheriting,
     located,
     names_alone,
@@ -35,8 +35,8 @@ from goodhart.study.study_file import (
     with_seeds,
     with_template,
 )
-from goodhart.study.tabular import refuse_unread_beside_world
-from goodhart.study.validation import validate
+from goodhart.studies.tabular import refuse_unread_beside_world
+from goodhart.studies.validation import validate
 from goodhart.tasks.world import World
 from goodhart.training.settings import Preference, Supervised
 

@@ -21,7 +21,7 @@ from goodhart.models.model_files import parameters
 from goodhart.models.presets import CONTEXT, PRESETS, VOCABULARY, config_of
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.slots import work_of
-from goodhart.study.spec import Study
+from goodhart.studies.spec import Study
 
 FIXED, PER_MILLION = 22e-6, 21e-6
 """Seconds per token of a forward pass, and per million parameters: measured with 1.3 and 5.1 million parameters on
