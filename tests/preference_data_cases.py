@@ -1,6 +1,8 @@
 """Rows of every layout beside the comparisons that they stand for, and a writer for every kind of file."""
 
+import csv
 import gzip
+import io
 import json
 
 import pyarrow as pa
@@ -8,7 +10,7 @@ import pyarrow.parquet as pq
 
 from goodhart.tasks.preference import Message
 
-KINDS = ("jsonl", "json", "jsonl.gz", "json.gz", "parquet")
+KINDS = ("jsonl", "json", "jsonl.gz", "json.gz", "parquet", "csv", "tsv.gz")
 HTML = '<script>alert("é")</script>\n\u2028日本'
 
 
@@ -26,10 +28,32 @@ def write(path, rows):
         pq.write_table(pa.Table.from_pylist(rows), path)
         return path
     lines = ".jsonl" in path.name
+    if ".csv" in path.name or ".tsv" in path.name:
+        data = table(rows, "\t" if ".tsv" in path.name else ",").encode()
+        path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
+        return path
     text = "\n".join(json.dumps(r, ensure_ascii=False) for r in rows) if lines else json.dumps(rows, indent=1)
     data = text.encode()
     path.write_bytes(gzip.compress(data) if path.name.endswith(".gz") else data)
     return path
+
+
+def table(rows, separator):
+    """The rows below a header; what is no text is written as JSON."""
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["prompt"]
+    out = io.StringIO()
+    writer = csv.writer(out, delimiter=separator, lineterminator="\n")
+    cells = [[row.get(name) for name in names] for row in rows]
+    writer.writerows([names, *([_cell(value) for value in row] for row in cells)])
+    return out.getvalue()
+
+
+def _cell(value):
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
+def said(speaker, text):
+    return {"from": speaker, "value": text}
 
 
 def hh(*turns):
@@ -113,6 +137,62 @@ CASES = {
             (turns("r"), "x", "y", 0.5),
             (turns("s"), HTML, "y", 0.5),
         ],
+    ),
+    "sharegpt": (
+        [
+            {"conversations": [said("human", "p")], "chosen": said("gpt", HTML), "rejected": said("gpt", "n")},
+            {
+                "conversations": [said("system", "s"), said("human", "a"), said("gpt", "b"), said("human", "c")],
+                "chosen": said("gpt", "x"),
+                "rejected": said("gpt", "y"),
+            },
+        ],
+        [
+            (turns("p"), HTML, "n", 1.0),
+            ((Message("system", "s"), *turns("a", "b", "c")), "x", "y", 1.0),
+        ],
+    ),
+    "ranks": (
+        [
+            {"prompt": "p", "responses": ["b", HTML, "c"], "ranks": [2, 1, 3]},
+            {"prompt": "q", "responses": ["x", "y"], "ranks": [0, 1]},
+        ],
+        [("p", HTML, "c", 1.0), ("q", "x", "y", 1.0)],
+    ),
+    "ranking": (
+        [
+            {"prompt": "p", "responses": ["b", HTML, "c"], "ranking": [1, 0, 2]},
+            {"prompt": "q", "responses": ["x", "y"], "ranking": [1, 0]},
+        ],
+        [("p", HTML, "c", 1.0), ("q", "y", "x", 1.0)],
+    ),
+    "ratings": (
+        [
+            {"prompt": "p", "responses": ["b", HTML, "c"], "ratings": [4, 5, 1]},
+            {"prompt": "q", "responses": ["x", "y"], "ratings": [1.5, 2]},
+        ],
+        [("p", HTML, "c", 1.0), ("q", "y", "x", 1.0)],
+    ),
+    "ultrafeedback": (
+        [
+            {
+                "source": "s",
+                "instruction": HTML,
+                "completions": [
+                    {"model": "m", "response": "b", "overall_score": 4.0},
+                    {"model": "n", "response": "a", "overall_score": 7.5},
+                    {"model": "o", "response": "c", "overall_score": 1.0},
+                ],
+            },
+        ],
+        [(HTML, "a", "c", 1.0)],
+    ),
+    "marks": (
+        [
+            {"prompt": "p", "completion": "x", "label": False},
+            {"prompt": "p", "completion": HTML, "label": True},
+        ],
+        [("p", HTML, "x", 1.0)],
     ),
 }
 

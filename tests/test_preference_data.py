@@ -21,6 +21,7 @@ def test_every_layout_in_every_kind_of_file(tmp_path, layout, kind):
     loaded = load_preferences(write(tmp_path / f"train.{kind}", rows))
     assert [content(e) for e in loaded.examples] == expected
     assert (loaded.layout, loaded.split, loaded.rows, dict(loaded.filtered)) == (layout, "train", len(rows), {})
+    assert loaded.pairs == len(expected)
     assert set(loaded.columns) == set(rows[0])
     assert loaded.ties == sum(e[3] == 0.5 for e in expected)
 
@@ -80,7 +81,7 @@ def test_dates_stay_text(tmp_path):
 class TestFiltering:
     def filtered(self, path, rows):
         loaded = load_preferences(write(path / "d.jsonl", rows))
-        assert loaded.rows == len(loaded.examples) + sum(loaded.filtered.values())
+        assert loaded.rows == loaded.pairs == len(loaded.examples) + sum(loaded.filtered.values())
         return dict(loaded.filtered)
 
     def test_text(self, tmp_path):

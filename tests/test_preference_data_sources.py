@@ -102,12 +102,12 @@ class TestFaults:
         self.says(tmp_path / "no.jsonl", r"there is no file or folder .*no\.jsonl; check the path")
         self.says("prefs.jsonl", r"there is no file or folder prefs\.jsonl")
         self.says(tmp_path, r"holds no data file; put files with these endings there: \.jsonl")
-        (tmp_path / "d.csv").write_text("a,b")
-        self.says(tmp_path / "d.csv", r"d\.csv is of no known kind; convert it")
+        (tmp_path / "d.xlsx").write_text("a,b")
+        self.says(tmp_path / "d.xlsx", r"d\.xlsx is of no known kind; convert it")
 
     def test_layouts(self, tmp_path):
-        path = write(tmp_path / "d.jsonl", [{"question": "q", "good": "x", "bad": "y"}])
-        self.says(path, r"no known data layout; columns found: question, good, bad; .*text: prompt.*battle: conv")
+        path = write(tmp_path / "d.jsonl", [{"question": "q", "fine": "x", "foul": "y"}])
+        self.says(path, r"no known data layout; columns found: question, fine, foul; .*text: prompt.*battle: conv")
         path = write(tmp_path / "d.jsonl", [{"prompt": "q", "chosen": "x"}])
         self.says(path, r"column 'rejected' is missing\); columns found: prompt, chosen")
         self.says(path, r"column 'rejected' of layout 'text' is missing; columns found: prompt", layout="text")
@@ -152,7 +152,7 @@ class TestFaults:
             (CASES["chat"][0][0], GOOD, r"line 2 of .*: column 'chosen' holds str 'x', not a list of chat messages"),
             (
                 CASES["implicit-chat"][0][0],
-                {"chosen": [{"from": "human", "value": "p"}], "rejected": [user("p")]},
+                {"chosen": [{"speaker": "human", "text": "p"}], "rejected": [user("p")]},
                 r"column 'chosen' holds dict .* not a chat message with role and content",
             ),
             (CASES["tldr"][0][0], tldr(2, post="p"), r"column 'choice' holds int 2, not 0 or 1"),

@@ -163,10 +163,11 @@ def test_who_names_data_means_the_data(tmp_path):
     assert read_study(write(tmp_path), ["task.data=someone/data"]).task.kind == "preferences"
 
 
-@pytest.mark.parametrize("key", ["data", "layout", "data_split", "template"])
+@pytest.mark.parametrize("key", ["data", "layout", "columns", "pairs", "data_split", "template"])
 def test_a_built_in_task_reads_no_data(tmp_path, key):
-    path = write(tmp_path, task={"kind": "names", key: "plain"})
-    with pytest.raises(GoodhartError, match=rf"task\.{key} is '.*', which the built-in task 'names' does not read"):
+    value = {"columns": {"prompt": "q"}, "pairs": "all"}.get(key, "plain")
+    path = write(tmp_path, task={"kind": "names", key: value})
+    with pytest.raises(GoodhartError, match=rf"task\.{key} is .*, which the built-in task 'names' does not read"):
         read_study(path, [])
 
 

@@ -21,6 +21,7 @@ from goodhart.compute.memory import MIB, check_import, check_room
 from goodhart.errors import GoodhartError, is_out_of_memory
 from goodhart.models.presets import PRESETS
 from goodhart.printable import printable
+from goodhart.tasks.pair_rules import RULES, Rule
 
 Root = Annotated[Path, tyro.conf.arg(help="Folder that keeps cells and studies.")]
 
@@ -41,6 +42,8 @@ class Run:
     """GPUs in a group: a worker spreads every model over those of its group. Workers share groups in turn."""
     precision: Literal["auto", "float32", "bfloat16"] | None = None
     """What arms train in, whatever the study file says; auto measures what is faster. Measurements are float32."""
+    columns: str = ""
+    """What your data call a layout's columns, whatever the study file says: prompt=question,chosen=best."""
     only: tuple[str, ...] = ()
     """Run only what some hypotheses need, for example --only H3; it shares its cells with the whole study."""
     dry_run: bool = False
@@ -173,9 +176,13 @@ class Data:
     """Show what is recognised in a preference data set: layout, counts, lengths, what would be filtered."""
 
     path: tyro.conf.Positional[str]
-    """A file (JSONL, JSON.gz, Parquet), a folder, or a Hub id."""
+    """A file (JSONL, JSON, CSV, TSV, Parquet), a folder, or a Hub id."""
     layout: str = "auto"
     """The layout, if it is not to be recognised."""
+    columns: str = ""
+    """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
+    pairs: Rule = RULES[0]
+    """Which pairs are made where a row has several responses, as task.pairs."""
     model: str = ""
     """Count lengths in tokens of this model (preset, Hub id or path)."""
     max_prompt: int = 0
@@ -184,6 +191,34 @@ class Data:
     """Show what this limit, in tokens, would filter (0: none)."""
     template: str = "auto"
     """How prompts are framed for the model, as task.template: auto, none, plain, or the path of a Jinja file."""
+
+
+@dataclass(frozen=True)
+class Init:
+    """Write a study file that runs, for a preference data set: sizes by its lengths, this machine, and your time."""
+
+    data: tyro.conf.Positional[str]
+    """A file (JSONL, JSON, CSV, TSV, Parquet), a folder, or a Hub id."""
+    policy: str = ""
+    """The language model: a Hub id, a folder, or a preset; without it a model that ships, to try the path."""
+    golden: str = ""
+    """The judge: a larger model with the policy's tokenizer; without it a model like the policy."""
+    time: str = ""
+    """What the study may take, for example 2h, 90m or 1h30m; without it three seeds at full length."""
+    out: Path = Path("mine.yaml")
+    """The file to write."""
+    layout: str = "auto"
+    """The layout, if it is not to be recognised."""
+    columns: str = ""
+    """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
+    pairs: Rule = RULES[0]
+    """Which pairs are made where a row has several responses, as task.pairs."""
+    split: str = ""
+    """Which split of the data; needed where there are several and none is called train."""
+    force: bool = False
+    """Write over a file that is there."""
+    root: Root = Path("runs")
+    """Folder that keeps cells and studies; it may know how fast this machine is."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +246,7 @@ class Pretrain:
     """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
 
 
-Command = Run | Status | Why | Report | Power | Compare | Where | Export | List | Data | Pretrain
+Command = Run | Status | Why | Report | Power | Compare | Where | Export | List | Data | Init | Pretrain
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -288,7 +323,7 @@ def _check_memory(command: Command) -> None:
     check_room(_LEAST)
     if isinstance(command, Power):
         check_import("scipy", _STATISTICS)
-    elif isinstance(command, Run | Report | Compare | Export | Pretrain) or (
+    elif isinstance(command, Run | Report | Compare | Export | Init | Pretrain) or (
         isinstance(command, Data) and command.model
     ):
         check_import("torch", _MODELS)
@@ -302,7 +337,11 @@ def _dispatch(command: Command) -> int | None:
         case Run():
             return commands.run(
                 command.study,
-                [*command.overrides, *([f"precision={command.precision}"] if command.precision else [])],
+                [
+                    *command.overrides,
+                    *([f"precision={command.precision}"] if command.precision else []),
+                    *commands.columns_override(command.columns),
+                ],
                 command.root,
                 workers=command.workers,
                 gpus_per_worker=command.gpus_per_worker,
@@ -339,6 +378,8 @@ def _dispatch(command: Command) -> int | None:
             commands.show_methods(command.name) if command.what == "methods" else commands.show_list()
         case Data():
             commands.data(**dataclasses.asdict(command))
+        case Init():
+            commands.init(**dataclasses.asdict(command))
         case Pretrain():
             settings = dataclasses.asdict(command)
             commands.pretrain(Path(settings.pop("out")), Path(settings.pop("work")), settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from goodhart.report.grid import Grid
     from goodhart.studies.session import Workers
     from goodhart.studies.spec import Study
+    from goodhart.tasks.pair_rules import Rule
 
 
 def _console() -> Console:
@@ -338,7 +340,16 @@ def show_list() -> None:
     _console().print(table)
 
 
-def data(path: str, layout: str, model: str, max_prompt: int, max_response: int, template: str) -> None:
+def data(
+    path: str,
+    layout: str,
+    columns: str,
+    pairs: Rule,
+    model: str,
+    max_prompt: int,
+    max_response: int,
+    template: str,
+) -> None:
     """Describe a preference data set. Raises GoodhartError for what needs a model and has none."""
     from goodhart.studies.check_data import default_needs
     from goodhart.tasks.data_description import Reading, describe, render_text
@@ -360,10 +371,81 @@ def data(path: str, layout: str, model: str, max_prompt: int, max_response: int,
         framed = with_template({"task": {"template": template}})["task"]["template"]
         reading = Reading(load_tokenizer(find(model).path), framed, max_prompt or None, max_response or None)
     with _bar("tokenised") as say:
-        found = describe(path, reading, layout=None if layout == "auto" else layout, say=say)
+        found = describe(
+            path,
+            reading,
+            layout=None if layout == "auto" else layout,
+            columns=named_columns(columns),
+            rule=pairs,
+            say=say,
+        )
     _say(_console(), render_text(found))
     for split in found.splits:
         _say(_console(), f"split {split.name}: {default_needs(split.prompts, split.usable)}")
+
+
+def init(
+    data: str,
+    out: Path,
+    root: Path,
+    *,
+    policy: str,
+    golden: str,
+    time: str,
+    layout: str,
+    columns: str,
+    pairs: Rule,
+    split: str,
+    force: bool,
+) -> None:
+    """Write a study file for some data. Raises GoodhartError if it is there, or the data or the time do not do."""
+    import shlex
+
+    from goodhart.cells.store import write_atomically
+    from goodhart.proposal import Asked, checked, propose
+    from goodhart.recipes.settings import PREFERENCES, Task
+    from goodhart.report.grid import duration
+    from goodhart.rounds import seconds_of
+
+    if out.suffix not in (".yaml", ".yml") or not out.stem.replace("-", "").replace("_", "").isalnum():
+        raise GoodhartError(f"--out is {str(out)!r}", "name a .yaml file with letters, digits, '-' and '_'")
+    if out.exists() and not force:
+        raise GoodhartError(f"{out} is there already", "give another --out, or --force to write over it")
+    if not out.parent.is_dir():
+        raise GoodhartError(f"there is no folder {out.parent}", "make it first, or give another --out")
+    task = Task(PREFERENCES, data, layout, named_columns(columns), pairs, split)
+    seconds = seconds_of("--time", time) if time else None
+    with _bar("tokenised") as say:
+        proposal = propose(Asked(data, policy, golden, task, seconds, root), out.parent, say)
+    study = checked(proposal, out.parent)
+    write_atomically(out, proposal.text)
+    facts, console = proposal.facts, _console()
+    _say(console, f"{out}: {len(facts.limits.kept):,} of {len(facts.loaded.examples):,} usable pairs are within "
+         f"{facts.limits.prompt} and {facts.limits.response} tokens; {len(study.seeds)} seeds, {study.task.evaluation} "
+         f"held-out prompts")  # fmt: skip
+    if proposal.shortened < 1:
+        _say(console, f"so that it ends in time, every stage has {proposal.shortened:.0%} of the usual steps")
+    sees = "" if proposal.sees is None else f", and sees a difference of {proposal.sees:.3f} in golden win rate"
+    _say(console, f"it takes about {duration(proposal.seconds)} on this machine{sees}")
+    _say(console, f"goodhart run {shlex.quote(str(out))}")
+
+
+def named_columns(text: str) -> dict[str, str]:
+    """What `--columns` says. Raises GoodhartError for what is not name=column, or names one column twice."""
+    found: dict[str, str] = {}
+    for part in filter(None, (each.strip() for each in text.split(","))):
+        ours, equals, theirs = part.partition("=")
+        if not equals or not ours or not theirs or ours in found:
+            raise GoodhartError(
+                f"--columns: cannot understand {part!r}", "write prompt=question,chosen=best,rejected=worst"
+            )
+        found[ours] = theirs
+    return found
+
+
+def columns_override(text: str) -> list[str]:
+    """The same as what is set in a study's file; nothing where nothing is said."""
+    return [f"task.columns={json.dumps(named_columns(text), ensure_ascii=False)}"] if text else []
 
 
 @contextmanager

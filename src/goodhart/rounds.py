@@ -57,10 +57,15 @@ def limit(study: Study, *, until_decided: bool, within: str) -> float | None:
         return None
     if not until_decided:
         raise GoodhartError(f"--within {within} without --until-decided", "give both, or neither")
-    found = _TIME.fullmatch(within.replace(" ", ""))
+    return seconds_of("--within", within)
+
+
+def seconds_of(flag: str, text: str) -> float:
+    """The seconds of a time as a flag has it. Raises GoodhartError if it is none."""
+    found = _TIME.fullmatch(text.replace(" ", ""))
     seconds = sum(float(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
     if not seconds:
-        raise GoodhartError(f"--within is {within!r}", "give a time, for example 3h, 90m or 1h30m")
+        raise GoodhartError(f"{flag} is {text!r}", "give a time, for example 3h, 90m or 1h30m")
     return seconds
 
 

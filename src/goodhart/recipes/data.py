@@ -23,12 +23,12 @@ from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.randomness import permutation
 from goodhart.recipes.located import model_folder
+from goodhart.recipes.people import load_people
 from goodhart.recipes.settings import Task
 from goodhart.tasks import docstrings
 from goodhart.tasks.data_digest import check_digest
 from goodhart.tasks.docstring_text import prompt_frame
 from goodhart.tasks.preference import split_by_prompt
-from goodhart.tasks.preference_data import load_preferences
 from goodhart.tasks.preference_tokens import Framing, encode_examples
 from goodhart.tasks.prompt_table import HeldOut, held_out_number, ranks, read_held_out, write_prompts
 from goodhart.tasks.prompts import Prompt
@@ -180,15 +180,10 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(model_folder(work, "tokenizer"))
     planned = {"name": work.places["data"], **work.settings["data"]}
-    loaded = load_preferences(
-        planned["name"],
-        split=task.data_split or None,
-        layout=None if task.layout == "auto" else task.layout,
-        revision=planned.get("commit"),
-    )
+    loaded = load_people(task, planned["name"], planned.get("commit"))
     check_digest(planned)
     framing = Framing.of(task.template, tokenizer, loaded.layout)
-    reasons: Counter[str] = Counter(dict(loaded.filtered))
+    reasons: Counter[str] = Counter({**loaded.filtered, **loaded.left_out})
     rows: list[dict[str, Any]] = []
     sides = zip(("train", "held_out"), split_by_prompt(loaded.examples, task.held_out, seed=0), strict=True)
     for side, examples in sides:

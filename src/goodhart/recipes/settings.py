@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
 from typing import Annotated, Literal
 
 from goodhart.config import MOST, Count, Positive, Range, Share, Whole, named_elsewhere
 from goodhart.errors import GoodhartError
+from goodhart.tasks.pair_rules import RULES, Rule
 
 PREFERENCES = "preferences"
 """The task of a user's own data."""
@@ -21,9 +22,14 @@ class Task:
     kind: Literal["docstrings", "names", "preferences"] = "docstrings"
     """A built-in task (write the summary line, or the name in words), or a preference data set of people."""
     data: str = named_elsewhere("")
-    """For `preferences`: a Hub id, a file (JSONL, JSON.gz, Parquet) or a folder of such files."""
+    """For `preferences`: a Hub id, a file (JSONL, JSON, CSV, TSV, also with .gz; Parquet) or a folder of them."""
     layout: str = "auto"
     """For `preferences`: the data's layout; `goodhart data PATH` shows what is recognised."""
+    columns: dict[str, str] = field(default_factory=dict[str, str])
+    """For `preferences`: what the data call a layout's columns, `{prompt: question, chosen: best}`."""
+    pairs: Rule = RULES[0]
+    """For `preferences` with several responses in a row: which pairs are made of them. `best and worst`; `best and
+    other`, the other one drawn from those that are worse; or `all`, where equal ones are ties."""
     data_split: str = ""
     """For `preferences`: which split of the data; needed where there are several."""
     held_out: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.2
@@ -50,9 +56,9 @@ class Task:
             if not self.data:
                 raise GoodhartError("task.data is empty", "name a Hub id, a file or a folder")
             return
-        for name in ("data", "layout", "data_split", "held_out", "template"):
-            value = getattr(self, name)
-            if value != Task.__dataclass_fields__[name].default:
+        for name in ("data", "layout", "columns", "pairs", "data_split", "held_out", "template"):
+            value, own = getattr(self, name), Task.__dataclass_fields__[name]
+            if value != ({} if own.default is MISSING else own.default):
                 raise GoodhartError(
                     f"task.{name} is {value!r}, which the built-in task {self.kind!r} does not read",
                     f"set task.kind={PREFERENCES}, or leave task.{name} out",

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
+from goodhart.recipes.people import load_people
 from goodhart.recipes.pool_kinds import kinds
 from goodhart.recipes.settings import Labels, Task
 from goodhart.studies.spec import Study
 from goodhart.tasks.preference import split_by_prompt
-from goodhart.tasks.preference_data import load_preferences
 from goodhart.tasks.preference_tokens import Encoded, Framing, encode_examples
 from goodhart.tasks.prompt_table import held_out_number
 
@@ -52,8 +52,7 @@ def supply(study: Study, policy: Path) -> Supply:
     Raises GoodhartError for data that cannot be read, and for chat turns without a template.
     """
     task, tokenizer = study.task, load_tokenizer(policy)
-    layout = None if task.layout == "auto" else task.layout
-    loaded = load_preferences(task.data, split=task.data_split or None, layout=layout)
+    loaded = load_people(task, task.data)
     framing = Framing.of(task.template, tokenizer, loaded.layout)
     train, held_out = (
         encode_examples(side, tokenizer, framing, task.max_prompt, task.max_response)

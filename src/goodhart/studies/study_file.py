@@ -11,6 +11,7 @@ from goodhart.errors import GoodhartError
 from goodhart.models.model_files import BASE_MODELS
 from goodhart.recipes.arm import with_row
 from goodhart.recipes.settings import PREFERENCES
+from goodhart.tasks.data_files import SUFFIXES
 
 TEMPLATES = ("auto", "none", "plain")
 """What `task.template` is unless it is a template or names the file of one."""
@@ -59,7 +60,7 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _beside(name: str, folder: Path) -> str:
     path = _below(folder, name)
-    file = name.startswith((".", "~")) or name.endswith((".jsonl", ".json", ".gz", ".parquet"))
+    file = name.startswith((".", "~")) or name.endswith(SUFFIXES)
     return str(path) if name and (file or path.exists()) else name
 
 

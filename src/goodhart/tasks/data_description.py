@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from goodhart.tasks.data_source import find_source
+from goodhart.tasks.pair_rules import Rule
 from goodhart.tasks.preference import Preference, prompt_text
 from goodhart.tasks.preference_data import Loaded, load_split
 from goodhart.tasks.preference_layouts import LAYOUTS, unread_verdicts
@@ -48,6 +49,11 @@ class SplitDescription:
     template: str
     """How prompts are framed for the model; empty without one."""
     rows: int
+    rule: str
+    """How rows of several responses became pairs; empty where a row is a pair."""
+    pairs: int
+    left_out: Mapping[str, int]
+    """What no pair was made of."""
     usable: int
     prompts: int
     """Distinct ones among the usable rows; a study splits the data by them."""
@@ -83,16 +89,20 @@ def describe(
     layout: str | None = None,
     subset: str | None = None,
     cache: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    rule: Rule | None = None,
     say: Say = lambda _, __: None,
 ) -> DataDescription:
     """Every split of a file, folder or Hub data set, with lengths in characters, and in tokens as a model reads them.
 
     With a `reading`, what it would filter is counted too; `say` gets the comparisons that are tokenised and the number
     of all in a split. Raises GoodhartError as `load_preferences` does, except that a split without one usable row is
-    described.
+    described. `columns` and `rule` are those of `load_preferences`.
     """
     source = find_source(name, subset)
-    splits = [_described(load_split(source, split, layout, cache), reading, say) for split in source.splits]
+    splits = [
+        _described(load_split(source, split, layout, cache, columns, rule), reading, say) for split in source.splits
+    ]
     return DataDescription(source.name, tuple(splits))
 
 
@@ -112,6 +122,9 @@ def _described(loaded: Loaded, reading: Reading | None, say: Say) -> SplitDescri
         unread=unread_verdicts(loaded.columns, LAYOUTS[loaded.layout]),
         template=framing,
         rows=loaded.rows,
+        rule=loaded.rule,
+        pairs=loaded.pairs,
+        left_out=loaded.left_out,
         usable=len(usable),
         prompts=len({prompt_text(example.prompt) for example in usable}),
         ties=sum(example.label == 0.5 for example in usable),
@@ -171,6 +184,7 @@ def _split_lines(split: SplitDescription) -> list[str]:
         *([f"  not read    {_printable(', '.join(split.unread))} ({_HEARD})"] if split.unread else []),
         *([f"  template    {split.template}"] if split.template else []),
         f"  rows        {split.rows:,}",
+        *(_pair_lines(split) if split.rule else []),
         f"  usable      {split.usable:,}",
         f"  prompts     {split.prompts:,} distinct",
         f"  ties        {split.ties:,} (kept with label 0.5)",
@@ -186,6 +200,14 @@ def _split_lines(split: SplitDescription) -> list[str]:
     for example in split.samples:
         lines += _sample_lines(example)
     return lines
+
+
+def _pair_lines(split: SplitDescription) -> list[str]:
+    """How the rule turned several responses into pairs, and what it made none of."""
+    return [
+        f"  pairs       {split.pairs:,} by the rule '{split.rule}' (task.pairs), unreadable rows counted as one",
+        *(f"    {count:>9,}  {what}" for what, count in split.left_out.items()),
+    ]
 
 
 def _sample_lines(example: Preference) -> list[str]:

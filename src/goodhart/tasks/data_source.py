@@ -7,23 +7,18 @@ and its Parquet reader fails on a file without rows.
 
 from __future__ import annotations
 
-import codecs
-import gzip
-import json
 import re
-import zlib
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from goodhart.errors import GoodhartError
-from goodhart.tasks.preference_layouts import COLUMNS, Row
+from goodhart.tasks.data_files import SUFFIXES, file_rows, first_line
+from goodhart.tasks.preference_layouts import COLUMNS, check_columns
+from goodhart.tasks.preference_rows import SPOKEN, Row
 
-SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
-"""The endings of files that are read."""
 _BOOKKEEPING = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 
@@ -55,7 +50,16 @@ class Rows:
     """One split's rows: every column's name, and the values of the columns that some layout reads."""
 
     columns: tuple[str, ...]
+    """As the files have them."""
     rows: tuple[Row, ...]
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Columns of layouts by what the files call them, where that is another name."""
+
+    @property
+    def read_as(self) -> tuple[str, ...]:
+        """The columns by the names that the rows have them under."""
+        ours = tuple(self.names)
+        return (*ours, *(column for column in self.columns if column not in self.names.values() and column not in ours))
 
 
 def find_source(name: str | Path, subset: str | None = None, revision: str | None = None) -> Source:
@@ -95,96 +99,41 @@ def _is_data(path: Path) -> bool:
 
 
 def _split_name(file: Path) -> str:
-    name = _SHARD.sub("", re.sub(r"\.(jsonl|json|parquet)(\.gz)?$", "", file.name))
+    name = _SHARD.sub("", re.sub(r"\.(jsonl|json|csv|tsv|parquet)(\.gz)?$", "", file.name))
     converted = re.fullmatch(r"\d{4}\.parquet", file.name)
     return file.resolve().parent.name if converted else name
 
 
-def read_rows(source: Source, split: str, cache: Path | None = None) -> Rows:
+def read_rows(source: Source, split: str, cache: Path | None = None, names: Mapping[str, str] | None = None) -> Rows:
     """Every row of a split. Raises GoodhartError if a file is malformed, or the Hub cannot be reached.
 
     Local files are read without a cache. Hub data goes into the `datasets` cache `cache`, or into the user's
-    own, so that it is downloaded once.
+    own, so that it is downloaded once. `names` says of columns of layouts what the data call them.
     """
+    names = names or {}
+    wanted = (COLUMNS - set(names)) | set(names.values())
+    spoken = {names.get(column, column) for column in SPOKEN}
     columns: dict[str, None] = {}
     rows: list[Row] = []
     if source.on_hub:
         table = _hub_table(source, split, cache)
-        known = table.select_columns([name for name in table.column_names if name in COLUMNS])
-        hub_rows = (Row(f"row {n} of {split} of {source.name}", row) for n, row in enumerate(known, start=1))
-        return Rows(tuple(table.column_names), tuple(hub_rows))
+        columns |= dict.fromkeys(table.column_names)
+        known = table.select_columns([name for name in table.column_names if name in wanted])
+        rows += (Row(f"row {n} of {split} of {source.name}", row) for n, row in enumerate(known, start=1))
     for file in source.splits[split]:
-        if file.name.endswith(".parquet"):
-            names, found = _parquet_rows(file)
-            columns |= dict.fromkeys(names)
-            rows += found
-            continue
-        for row in _json_rows(file):
-            columns |= dict.fromkeys(row.values)
-            rows.append(Row(row.where, {name: row.values[name] for name in COLUMNS if name in row.values}))
-    return Rows(tuple(columns), tuple(rows))
+        found, more = file_rows(file, wanted, spoken)
+        columns |= dict.fromkeys(found)
+        rows += more
+    if columns:
+        check_columns(names, list(columns))
+    return Rows(tuple(columns), tuple(_renamed(row, names) for row in rows) if names else tuple(rows), names)
 
 
-def _json_rows(file: Path) -> Iterator[Row]:
-    """The objects of a JSON list, or of JSON lines, whichever the file turns out to hold."""
-    lines = ((n, line) for n, line in _lines(file) if line.strip())
-    first = next(lines, None)
-    if first is None:
-        return
-    if first[1].lstrip().startswith("["):
-        text = "".join(line for _, line in _lines(file))
-        records: Iterable[tuple[str, object]] = (
-            (f"row {n}", value) for n, value in enumerate(_parsed(text, file, 1), start=1)
-        )
-    else:
-        records = ((f"line {n}", _parsed(line, file, n)) for n, line in chain([first], lines))
-    for where, value in records:
-        if not isinstance(value, dict):
-            raise GoodhartError(
-                f"{where} of {file} is {type(value).__name__}, not an object", 'write every row as {"column": value}'
-            )
-        yield Row(f"{where} of {file}", value)
-
-
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    r"""The numbered lines of a file, one at a time; only "\n" ends one, text may hold other line ends unescaped."""
-    place = 0
-    try:
-        with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as data:
-            for n, line in enumerate(data, start=1):
-                text = line.removeprefix(codecs.BOM_UTF8) if n == 1 else line
-                place += len(line) - len(text)
-                yield n, text.decode()
-                place += len(text)
-    except UnicodeDecodeError as fault:
-        raise GoodhartError(f"{file} is not UTF-8 at byte {place + fault.start}", "save it as UTF-8") from fault
-    except (OSError, EOFError, zlib.error) as fault:
-        raise GoodhartError(f"{file} cannot be read: {fault}", "check the file, or make it again") from fault
-
-
-def _parsed(text: str, file: Path, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as fault:
-        place = f"line {line + fault.lineno - 1}, column {fault.colno}"
-        raise GoodhartError(f"{file} is not valid JSON at {place}: {fault.msg}", "mend that line") from fault
-    except RecursionError as fault:
-        raise GoodhartError(f"line {line} of {file} is nested too deeply", "mend that line") from fault
-    except ValueError as fault:  # a number of more digits than Python reads
-        raise GoodhartError(f"line {line} of {file} cannot be read: {_first_line(fault)}", "mend that line") from fault
-
-
-def _parquet_rows(file: Path) -> tuple[list[str], list[Row]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(file) as table:
-            names: list[str] = table.schema_arrow.names
-            values = table.read(columns=[name for name in names if name in COLUMNS]).to_pylist()
-    except (OSError, ValueError, pyarrow.ArrowException) as fault:
-        raise GoodhartError(f"{file} is not valid Parquet: {_first_line(fault)}", "make the file again") from fault
-    return names, [Row(f"row {n} of {file}", row) for n, row in enumerate(values, start=1)]
+def _renamed(row: Row, names: Mapping[str, str]) -> Row:
+    """The row with its columns under the names of layouts."""
+    given = {ours: row.values[theirs] for ours, theirs in names.items() if theirs in row.values}
+    other = {name: value for name, value in row.values.items() if name not in names.values()}
+    return Row(row.where, {**other, **given}, names)
 
 
 def _hub_splits(name: str, subset: str | None, revision: str | None) -> list[str]:
@@ -213,13 +162,9 @@ def _hub_table(source: Source, split: str, cache: Path | None) -> Any:
 
 def _unreachable(name: str, fault: Exception) -> GoodhartError:
     return GoodhartError(
-        f"{name} is no local path, and from the Hugging Face Hub it cannot be read: {_first_line(fault)}",
+        f"{name} is no local path, and from the Hugging Face Hub it cannot be read: {first_line(fault)}",
         "check the name and the network, log in if it is gated, or download it and give the local path",
     )
-
-
-def _first_line(fault: BaseException) -> str:
-    return str(fault).strip().partition("\n")[0] or type(fault).__name__
 
 
 @contextmanager

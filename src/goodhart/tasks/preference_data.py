@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,24 +11,21 @@ from pathlib import Path
 
 from goodhart.errors import GoodhartError
 from goodhart.tasks.data_source import Source, find_source, read_rows
+from goodhart.tasks.pair_rules import RULES, Rule
 from goodhart.tasks.preference import Preference, content_id, prompt_text
-from goodhart.tasks.preference_layouts import (
-    Comparison,
-    Layout,
-    Row,
-    Unusable,
-    named_layout,
-    recognised_layout,
-    with_verdict,
-)
+from goodhart.tasks.preference_layouts import MARKS, Layout, named_layout, recognised_layout, with_verdict
+from goodhart.tasks.preference_rows import Comparison, Row, Unusable
+from goodhart.tasks.several_responses import Graded, by_prompt, comparisons
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """One split of a data set: `rows` rows are `examples`, or counted by reason in `filtered`.
+    """One split of a data set: its rows make `pairs` comparisons, which are `examples`, or counted in `filtered`.
 
-    Ties stay among the examples, with label 0.5; so do duplicates, which are rows whose prompt, responses
-    and label all stood in an earlier row.
+    A row makes one, except where it has several responses: there a rule makes them, and what it makes none of is
+    counted in `left_out`. A row that cannot be read as comparisons counts as one that is filtered. Ties stay among the
+    examples, with label 0.5; so do duplicates, which are comparisons whose prompt, responses and label all stood in an
+    earlier one.
     """
 
     source: str
@@ -35,8 +33,12 @@ class Loaded:
     layout: str
     columns: tuple[str, ...]
     rows: int
+    pairs: int
+    rule: str
+    """By which rule rows of several responses became pairs; empty for other layouts."""
     examples: tuple[Preference, ...]
     filtered: Mapping[str, int]
+    left_out: Mapping[str, int]
     ties: int
     duplicates: int
     digest: str
@@ -51,16 +53,19 @@ def load_preferences(
     subset: str | None = None,
     revision: str | None = None,
     cache: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    rule: Rule | None = None,
 ) -> Loaded:
     """One split of a file, folder or Hub data set (`subset` is the Hub's configuration name, `revision` its commit).
 
-    Without a `split` it is the only one, or `train`; without a `layout` it is recognised from the columns.
+    Without a `split` it is the only one, or `train`; without a `layout` it is recognised from the columns. `columns`
+    says of a layout's columns what the data call them, and `rule` how rows of several responses become pairs.
     Hub data goes into the `datasets` cache `cache`, or into the user's own.
     Raises GoodhartError if anything is missing or malformed, if the split is empty, or if every row of it
     is filtered.
     """
     source = find_source(name, subset, revision)
-    loaded = load_split(source, source.chosen_split(split), layout, cache)
+    loaded = load_split(source, source.chosen_split(split), layout, cache, columns, rule)
     if not loaded.examples:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in loaded.filtered.items())
         raise GoodhartError(
@@ -70,21 +75,33 @@ def load_preferences(
     return loaded
 
 
-def load_split(source: Source, split: str, layout: str | None = None, cache: Path | None = None) -> Loaded:
+def load_split(
+    source: Source,
+    split: str,
+    layout: str | None = None,
+    cache: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    rule: Rule | None = None,
+) -> Loaded:
     """One split of a source that is already found; unlike `load_preferences` it may come out without examples.
 
     Raises GoodhartError as `load_preferences` does.
     """
-    table = read_rows(source, split, cache)
+    table = read_rows(source, split, cache, columns)
     if not table.rows:
         others = ", ".join(other for other in source.splits if other != split)
         raise GoodhartError(
             f"split {split!r} of {source.name} is empty; other splits: {others or 'none'}",
             "name another split, or put rows into it",
         )
-    form = recognised_layout(table.columns, table.rows) if layout is None else named_layout(layout, table.columns)
-    comparisons, reasons = _sift(table.rows, form)
-    examples, duplicates = _identified(comparisons)
+    known = table.read_as, table.columns
+    form = recognised_layout(known[0], table.rows, known[1]) if layout is None else named_layout(layout, *known)
+    if rule not in (None, RULES[0]) and not form.several:
+        raise GoodhartError(
+            f"pairs is {rule!r}, and layout {form.name!r} of {source.name} has one pair in each row", "leave pairs out"
+        )
+    sifted = _sift(by_prompt(table.rows) if form.name == MARKS else table.rows, form, rule or RULES[0])
+    examples, duplicates = _identified(sifted.kept)
     ids = "\n".join(sorted(example.id for example in examples))
     return Loaded(
         source=source.name,
@@ -92,31 +109,58 @@ def load_split(source: Source, split: str, layout: str | None = None, cache: Pat
         layout=form.name,
         columns=table.columns,
         rows=len(table.rows),
+        pairs=len(examples) + sifted.reasons.total(),
+        rule=(rule or RULES[0]) if form.several else "",
         examples=examples,
-        filtered=dict(reasons.most_common()),
+        filtered=dict(sifted.reasons.most_common()),
+        left_out={what: number for what, number in sifted.left_out.most_common() if number},
         ties=sum(example.label == 0.5 for example in examples),
         duplicates=duplicates,
         digest=hashlib.blake2b(ids.encode(), digest_size=16).hexdigest(),
     )
 
 
-def _sift(rows: Sequence[Row], layout: Layout) -> tuple[list[Comparison], Counter[str]]:
-    comparisons: list[Comparison] = []
-    reasons: Counter[str] = Counter()
+@dataclass(frozen=True, slots=True)
+class _Sifted:
+    """The usable comparisons, why others are not, and what no comparison was made of."""
+
+    kept: list[Comparison]
+    reasons: Counter[str]
+    left_out: Counter[str]
+
+
+def _sift(rows: Sequence[Row], layout: Layout, rule: Rule) -> _Sifted:
+    sifted = _Sifted([], Counter(), Counter())
     for row in rows:
         try:
-            comparisons.append(_usable(row, layout))
+            made = _made(row, layout, rule, sifted.left_out)
         except Unusable as reason:
-            reasons[str(reason)] += 1
-    return comparisons, reasons
+            sifted.reasons[str(reason)] += 1
+            continue
+        for comparison in made:
+            try:
+                sifted.kept.append(_usable(with_verdict(comparison, row, layout)))
+            except Unusable as reason:
+                sifted.reasons[str(reason)] += 1
+    return sifted
 
 
-def _usable(row: Row, layout: Layout) -> Comparison:
-    """The row as a comparison that says something. Raises Unusable with the reason why it does not."""
+def _made(row: Row, layout: Layout, rule: Rule, left_out: Counter[str]) -> list[Comparison]:
+    """The comparisons that a row says, counting what it leaves out. Raises Unusable if it says none."""
     for column in layout.columns:
         if row.values.get(column) is None:
-            raise Unusable(f"no value in column {column!r}")
-    comparison = with_verdict(layout.read(row), row, layout)
+            raise Unusable(f"no value in column {row.named(column)!r}")
+    found = layout.read(row)
+    if not isinstance(found, Graded):
+        return [found]
+    made = comparisons(found, rule)
+    left_out["pairs of responses that the rule does not make"] += math.comb(len(found.responses), 2) - len(made)
+    left_out["responses that nobody has graded"] += found.ungraded
+    return made
+
+
+def _usable(comparison: Comparison) -> Comparison:
+    """The comparison if it says something. Raises Unusable with the reason why it does not."""
     prompt = prompt_text(comparison.prompt)
     if not prompt.strip():
         raise Unusable("empty prompt")

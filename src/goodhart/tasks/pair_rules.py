@@ -1,0 +1,10 @@
+"""The rules by which several responses to a prompt become comparisons of two, by name; nothing is imported for that."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Rule = Literal["best and worst", "best and other", "all"]
+"""best and worst: one pair of a row; best and other: one pair, the best and one drawn from those that are worse; all:
+every pair of the row's responses, where equal ones are ties."""
+RULES: tuple[Rule, ...] = get_args(Rule)

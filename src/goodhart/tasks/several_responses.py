@@ -1,0 +1,188 @@
+"""Layouts with several responses to a prompt in each row, and the rule by which they become comparisons of two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from goodhart.randomness import key
+from goodhart.tasks.pair_rules import Rule
+from goodhart.tasks.preference import Message, prompt_text
+from goodhart.tasks.preference_rows import Comparison, Row, Unusable, prompt_in, records_in, text_of, wrong_type
+
+_TEXTS = ("response", "text", "answer", "content", "value", "completion")
+"""What a record calls the text of a response."""
+_RATINGS = ("overall_score", "rating", "score", "reward")
+"""What a record calls its rating; the first that it has is read."""
+_YES_NO = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """What a row says of several responses, best where the grade is highest."""
+
+    prompt: str | tuple[Message, ...]
+    responses: tuple[str, ...]
+    grades: tuple[float, ...]
+    ungraded: int = 0
+    """Further responses that nobody has graded."""
+
+
+def read_ranks(row: Row) -> Graded:
+    """`prompt`, `responses` and `ranks`: the smaller the rank, the better the response; equal ones are ties."""
+    responses = _responses(row)
+    return _graded(row, responses, [-rank for rank in _numbers(row, "ranks", len(responses))])
+
+
+def read_ranking(row: Row) -> Graded:
+    """`prompt`, `responses` and `ranking`: the responses' places in their list, from 0, the best one's first."""
+    responses, order = _responses(row), row.values.get("ranking")
+    places = list(order) if isinstance(order, list | tuple) else []
+    if sorted(place for place in places if isinstance(place, int)) != list(range(len(responses))):
+        wanted = f"the places 0 to {len(responses) - 1} of the responses, the best one's first"
+        raise wrong_type(row, "ranking", order, f"{wanted} (what holds a rank for each is the column 'ranks')")
+    return _graded(row, responses, [-float(places.index(place)) for place in range(len(responses))])
+
+
+def read_ratings(row: Row) -> Graded:
+    """`prompt`, `responses` and `ratings`: the higher the rating, the better the response."""
+    responses = _responses(row)
+    return _graded(row, responses, _numbers(row, "ratings", len(responses)))
+
+
+def read_ultrafeedback(row: Row) -> Graded:
+    """`instruction` and `completions`, records of a response with its rating (UltraFeedback) or its rank (Nectar)."""
+    found = _list(row, "completions")
+    responses = [_record_text(row, "completions", each) for each in found]
+    grades = [_record_grade(row, each) for each in found]
+    return _graded(row, responses, grades, "instruction")
+
+
+def read_marks(row: Row) -> Graded:
+    """`prompt`, `completion` and `label` of all rows with one prompt (`by_prompt`): good is over bad."""
+    responses = [text_of(row, "completion", each) for each in _list(row, "completion")]
+    marks = _list(row, "label")
+    return _graded(row, responses, [_mark(row, each) for each in marks])
+
+
+def by_prompt(rows: Sequence[Row]) -> list[Row]:
+    """The rows of marks with lists of all completions and labels of a prompt, in the order of the prompts' first rows.
+
+    A row that lacks one of the three stays by itself, and is counted as such later.
+    """
+    found: list[Row] = []
+    together: dict[tuple[bool, str], tuple[list[object], list[object]]] = {}
+    for row in rows:
+        prompt, completion, mark = (row.values.get(column) for column in ("prompt", "completion", "label"))
+        if prompt is None or completion is None or mark is None:
+            found.append(row)
+            continue
+        name = isinstance(prompt, str), str(prompt)
+        if name not in together:
+            together[name] = [], []
+            found.append(
+                replace(row, values={**row.values, "completion": together[name][0], "label": together[name][1]})
+            )
+        together[name][0].append(completion)
+        together[name][1].append(mark)
+    return found
+
+
+def _list(row: Row, column: str) -> Sequence[object]:
+    value = records_in(row.values.get(column))
+    if not isinstance(value, list | tuple):
+        raise wrong_type(row, column, value, "a list of responses")
+    return value
+
+
+def _responses(row: Row) -> list[str]:
+    """The texts of `responses`, each a string or a record with one."""
+    found = _list(row, "responses")
+    return [each if isinstance(each, str) else _record_text(row, "responses", each) for each in found]
+
+
+def _record_text(row: Row, column: str, record: object) -> str:
+    names = [name for name in _TEXTS if isinstance(record, Mapping) and name in record]
+    if not isinstance(record, Mapping) or not names:
+        raise wrong_type(row, column, record, f"a response (a record with {', '.join(_TEXTS[:3])} or the like)")
+    return text_of(row, column, record[names[0]])
+
+
+def _record_grade(row: Row, record: object) -> float | None:
+    """A record's rating, or its rank turned round; the rows of a data set have one of the two."""
+    assert isinstance(record, Mapping)
+    for name in _RATINGS:
+        if name in record:
+            return _number(row, "completions", record[name])
+    if "rank" in record:
+        rank = _number(row, "completions", record["rank"])
+        return None if rank is None else -rank
+    raise wrong_type(row, "completions", record, f"a record with a rating ({', '.join(_RATINGS)}) or a rank")
+
+
+def _numbers(row: Row, column: str, number: int) -> list[float]:
+    """A grade for each response, NaN where there is none."""
+    value = row.values.get(column)
+    if not isinstance(value, list | tuple) or len(value) != number:
+        raise wrong_type(row, column, value, f"a list of numbers, one for each of the {number} responses")
+    found = [_number(row, column, each) for each in value]
+    return [math.nan if each is None else each for each in found]
+
+
+def _number(row: Row, column: str, value: object) -> float | None:
+    """A grade; None where there is none, which data also write as "N/A" and NaN."""
+    if value is None or (isinstance(value, str) and value.strip().casefold() in ("", "n/a", "na", "none", "nan")):
+        return None
+    try:
+        number = float(value) if isinstance(value, int | float | str) else None
+    except (ValueError, OverflowError):
+        number = None
+    if number is None or math.isinf(number):
+        raise wrong_type(row, column, value, "a number")
+    return None if math.isnan(number) else number
+
+
+def _mark(row: Row, value: object) -> float:
+    """1 for a good response, 0 for a bad one."""
+    mark = _YES_NO.get(value.strip().casefold()) if isinstance(value, str) else value
+    if not isinstance(mark, int | float) or mark not in (0, 1):
+        raise wrong_type(row, "label", value, "true or false: whether the completion is good")
+    return float(mark)
+
+
+def _graded(row: Row, responses: Sequence[str], grades: Sequence[float | None], prompt: str = "prompt") -> Graded:
+    """The graded ones of the responses. Raises Unusable if there are fewer than two of them."""
+    pairs = zip(responses, grades, strict=True)
+    kept = [(text, grade) for text, grade in pairs if grade is not None and not math.isnan(grade)]
+    if len(kept) < 2:
+        raise Unusable("fewer than two responses with a grade")
+    texts, numbers = zip(*kept, strict=True)
+    return Graded(prompt_in(row, prompt), texts, numbers, len(responses) - len(kept))
+
+
+def comparisons(graded: Graded, rule: Rule) -> list[Comparison]:
+    """The pairs that a rule makes of a row's responses, the better one first.
+
+    What is drawn depends on the texts alone, never on the order of rows or responses. Raises Unusable where a rule
+    that wants a better and a worse one finds all alike.
+    """
+    prompt = prompt_text(graded.prompt)
+    found = sorted(
+        zip(graded.responses, graded.grades, strict=True), key=lambda each: (-each[1], _draw(prompt, each[0]))
+    )
+    if rule == "all":
+        return [
+            Comparison(graded.prompt, first, second, 1.0 if better > worse else 0.5)
+            for (first, better), (second, worse) in combinations(found, 2)
+        ]
+    (best, highest), lowest = found[0], found[-1][1]
+    if highest == lowest:
+        raise Unusable("all responses graded alike")
+    worse = [text for text, grade in found if (grade == lowest if rule == "best and worst" else grade < highest)]
+    return [Comparison(graded.prompt, best, min(worse, key=lambda text: _draw(prompt, text, "second")), 1.0)]
+
+
+def _draw(prompt: str, response: str, place: str = "first") -> int:
+    return key(0, "pairs of several responses", place, prompt, response)
