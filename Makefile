@@ -19,8 +19,15 @@ lint: $(STAMP)
 check-types: $(STAMP)
 	$(BIN)/basedpyright
 
+# whole studies take twice as long where every call is checked for its types and shapes; the other tests check them
+WHOLE := $(patsubst %,tests/test_%.py,growth method_runs tabular_study small_study recorded league training_loop study \
+	unfinished recipes rounds map precision init interface merging threads campaign encoder_decoder_study rule_study \
+	new_method world_file executor for_papers report report_hypotheses check)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 tests: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST) $(addprefix --ignore=,$(WHOLE))
+	$(PYTEST) --override-ini addopts="-q -rs --strict-markers" $(WHOLE)
 
 campaign: $(STAMP)
 	$(BIN)/python -m campaign
