@@ -19,9 +19,10 @@ lint: $(STAMP)
 check-types: $(STAMP)
 	$(BIN)/basedpyright
 
-# whole studies take twice as long where every call is checked for its types and shapes; the other tests check them
-WHOLE := $(patsubst %,tests/test_%.py,growth method_runs tabular_study small_study recorded league training_loop study \
-	unfinished recipes rounds map precision init interface merging threads campaign encoder_decoder_study rule_study \
+# whole studies take twice as long where every call is checked for its types and shapes; a study with every source, runs
+# of every method and all other tests have that check
+WHOLE := $(patsubst %,tests/test_%.py,growth tabular_study small_study recorded league training_loop \
+	unfinished rounds map precision init interface merging threads campaign encoder_decoder_study rule_study \
 	new_method world_file executor for_papers report report_hypotheses check)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
