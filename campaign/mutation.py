@@ -102,7 +102,7 @@ class Subject:
         count = {name: self.ends[name] for name in ("killed", "equivalent", "survived", "not tried")}
         judged = count["killed"] + count["survived"]
         share = count["killed"] / judged if judged else 1.0
-        size = {"possible": self.every, "mutants": self.ends.total(), "stopped": self.stopped}
+        size = {"possible": self.every, "tried": self.ends.total() - count["not tried"], "stopped": self.stopped}
         return {"file": self.name, **size, **count, "share": share}
 
 
@@ -204,11 +204,12 @@ def save(subjects: Sequence[Subject], work: Path, seconds: float, quick: bool) -
         "lines": [
             {
                 "what": f"{line['file']}.py",
-                "times": line["mutants"],
+                "times": line["tried"],
                 "right": line["killed"] + line["equivalent"],
                 "happened": (
                     f"{line['killed']} noticed ({line['stopped']} of them by a crash or by no end), "
                     f"{line['survived']} not, {line['equivalent']} change nothing: {line['share']:.0%} of those that do"
+                    + (f"; {line['not tried']} of the sample not tried in the time" if line["not tried"] else "")
                 ),
             }
             for line in lines
@@ -244,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     save(subjects, given.work, time.monotonic() - start, given.sample < 10)
     for line in (each.line for each in subjects):
         print(
-            "{file:22} {possible:4} possible {mutants:4} tried {killed:4} noticed {equivalent:3} equivalent "
+            "{file:22} {possible:4} possible {tried:4} tried {killed:4} noticed {equivalent:3} equivalent "
             "{survived:3} survived {share:.0%}".format(**line)
         )
     return int(any(each.line["share"] < WANTED for each in subjects))
