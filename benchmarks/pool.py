@@ -14,7 +14,7 @@ import sys
 import time
 from multiprocessing.synchronize import Barrier
 
-from goodhart.cells.worker import ENVIRONMENT
+from goodhart.cells.work import ENVIRONMENT
 
 if __name__ == "__main__" and os.environ.get("MALLOC_MMAP_MAX_") is None:
     os.environ.update(ENVIRONMENT)  # glibc reads its settings at the start only

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from goodhart.cells.worker import ENVIRONMENT
+from goodhart.cells.work import ENVIRONMENT
 
 if __name__ == "__main__" and os.environ.get("MALLOC_MMAP_MAX_") is None:
     os.environ.update(ENVIRONMENT)  # glibc reads its settings at the start only; both sides profit from them

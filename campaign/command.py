@@ -140,7 +140,7 @@ def _redirect(out: Path, err: Path) -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    from goodhart.cells.worker import ENVIRONMENT
+    from goodhart.cells.work import ENVIRONMENT
     from goodhart.cli import main
 
     # a worker that is forked has imported the lab too; threads of a tokenizer would not survive the fork

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goodhart.cells import executor
+from goodhart.cells import executor, local
 from goodhart.cells.cell import Cell, closure
 from goodhart.errors import GoodhartError
 from goodhart.studies.estimate import PROBE, Costs, duration, millions, probe
@@ -34,7 +34,7 @@ def chain(*labels, kind="run"):
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):
-    monkeypatch.setattr(executor, "cores", lambda: 2)
+    monkeypatch.setattr(local, "cores", lambda: 2)
 
 
 def test_the_quick_study_is_expected_to_take_what_it_took():

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from goodhart import cli
-from goodhart.cells import executor, worker
+from goodhart.cells import work, worker
 from goodhart.cells.cell import Cell
-from goodhart.cells.executor import Failure, Progress, execute
+from goodhart.cells.executor import Progress, execute
+from goodhart.cells.local import local
 from goodhart.cells.store import Store
+from goodhart.cells.work import Failure
 from goodhart.errors import GoodhartError, is_out_of_memory
 
 
@@ -45,14 +47,15 @@ def scripted(root: str, cell: Cell, _: int) -> bool | Failure:
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Execute cells with two light workers; gives the progress and what was watched."""
-    monkeypatch.setattr(executor, "_work", scripted)
+    monkeypatch.setattr(work, "work", scripted)
     monkeypatch.setattr(worker, "_start", light_start)
 
     def go(*cells: Cell, workers: int = 2) -> tuple[Progress, list[str]]:
         seen: list[str] = []
-        progress = execute(
-            Store(tmp_path), list(cells), workers, lambda _, cell: seen.append(cell.label) if cell else None
-        )
+        with local(tmp_path, workers, "default") as executor:
+            progress = execute(
+                Store(tmp_path), list(cells), executor, lambda _, cell: seen.append(cell.label) if cell else None
+            )
         return progress, seen
 
     return go
@@ -100,7 +103,7 @@ def test_a_process_that_is_killed_every_time_fails_its_cell_alone(run):
     progress, _ = run(cell("victim", "die"), cell("good"))
     assert [each.label for each in progress.done] == ["good"]
     ((_, failure),) = progress.failed.values()
-    assert "victim: the process that made it was killed 2 times" in str(failure)
+    assert "victim: the process that made it was killed, perhaps for want of memory (2 times)" in str(failure)
     assert "--workers" in failure.remedy
 
 

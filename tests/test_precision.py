@@ -265,7 +265,7 @@ def test_auto_measures_once_and_keeps_it(study, tmp_path, monkeypatch):
 def test_another_machine_keeps_the_precision_says_so_and_measures_its_own_kernels(study, tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "measure", lambda *_: Choice("bfloat16", "it is faster"))
     engine.settle(study, tmp_path, keep=True)
-    monkeypatch.setattr(engine, "_here", lambda: ("Another Processor", "9.9"))
+    monkeypatch.setattr(engine, "here", lambda: ("Another Processor", "9.9"))
     monkeypatch.setattr(kernels, "measure", lambda *_: Choice("onednn", "it is faster here"))
     monkeypatch.setattr(precision, "measure", lambda *_: pytest.fail("measured again"))
     found = engine.settle(study, tmp_path, keep=True)[1]

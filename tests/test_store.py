@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from goodhart.cells import digest, executor
+from goodhart.cells import digest, work
 from goodhart.cells.cell import Cell, closure
 from goodhart.cells.make import make
 from goodhart.cells.registry import RECIPES
@@ -420,8 +420,8 @@ def test_a_full_disk_is_one_line_and_loses_nothing(store, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     recipe(monkeypatch, "full", full)
-    found = executor._work(str(store.root), Cell("full", {}, label="the big one"), 1)
-    assert isinstance(found, executor.Failure)
+    found = work.work(str(store.root), Cell("full", {}, label="the big one"), 1)
+    assert isinstance(found, work.Failure)
     assert found.everywhere
     assert "disk is full while making the big one" in str(found)
     assert "\n" not in str(found)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from goodhart.alignment.judge import ModelJudge
-from goodhart.cells import executor
+from goodhart.cells import executor, local
 from goodhart.cells.cell import Cell
-from goodhart.cells.executor import share
+from goodhart.cells.local import share
 from goodhart.cells.store import Store
 from goodhart.cells.worker import Worker
 from goodhart.compute.meter import Stopwatch
@@ -225,7 +225,7 @@ def test_the_account_does_not_depend_on_threads():
     ("workers", "cells", "threads"), [(1, 1, 1), (2, 1, 2), (2, 2, 1), (8, 3, 2), (8, 0, 6), (2, 9, 1), (4, 1, 4)]
 )
 def test_cells_share_the_cores_of_idle_workers(monkeypatch, workers, cells, threads):
-    monkeypatch.setattr(executor, "cores", lambda: 6)
+    monkeypatch.setattr(local, "cores", lambda: 6)
     assert share(workers, cells) == threads
 
 
@@ -251,10 +251,11 @@ def test_the_cells_that_all_others_wait_for_have_all_cores_but_not_beside_gpus(m
     last = [Cell("run", {"seed": i}, {"sft": second}, f"last {i}") for i in range(4)]
     kept, threads = set(), {}
     workers = [Inline(kept, threads) for _ in range(3)]
-    monkeypatch.setattr(executor, "cores", lambda: 8)
+    monkeypatch.setattr(local, "cores", lambda: 8)
     monkeypatch.setattr(Store, "has", lambda _, cell: cell in kept)
-    monkeypatch.setattr(executor, "started", lambda *_: nullcontext(workers))
-    monkeypatch.setattr(executor, "finished", lambda at, _: list(at))
-    executor.execute(Store(tmp_path), [*last, second, first], 3, lambda *_: None, groups=groups)
+    monkeypatch.setattr(local, "started", lambda *_: nullcontext(workers))
+    monkeypatch.setattr(local, "finished", lambda at, _: list(at))
+    with local.local(tmp_path, 3, "default", groups) as threes:
+        executor.execute(Store(tmp_path), [*last, second, first], threes, lambda *_: None)
     assert threads["first"] == threads["second"] == alone
     assert [threads[f"last {i}"] for i in range(3)] == [1, 1, 1]

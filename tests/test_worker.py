@@ -12,8 +12,9 @@ from multiprocessing import forkserver
 import pyarrow
 import pytest
 
-from goodhart.cells import worker
-from goodhart.cells.worker import Failure, Worker, finished, started
+from goodhart.cells import work, worker
+from goodhart.cells.work import Failure
+from goodhart.cells.worker import Worker, finished, started
 from goodhart.errors import GoodhartError
 
 BEGINNING = worker._start
@@ -195,7 +196,7 @@ def test_a_process_that_makes_cells_reads_a_model_without_threads(monkeypatch, t
     load_model(tmp_path)
     assert begun, "the library reads without threads of itself: the setting can go"
     begun.clear()
-    for name, value in worker.ENVIRONMENT.items():
+    for name, value in work.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     load_model(tmp_path)
     assert not begun

@@ -18,7 +18,7 @@ from goodhart.report.grid import duration, listed
 from goodhart.studies.engine import Engine
 from goodhart.studies.graph import Graph, build_graph
 from goodhart.studies.reach import Reach, onward, reach, undecided
-from goodhart.studies.session import Outcome, Prospect, Workers, plan, prospect, run_study
+from goodhart.studies.session import MANY, Outcome, Prospect, Workers, plan, prospect, run_study
 from goodhart.studies.spec import Study
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -134,5 +134,6 @@ def _not_begun(now: Round, later: Round, left: float | None) -> str:
 def ahead(found: Prospect, cells: int, workers: Workers) -> str:
     """How many cells are done, and how long the others take."""
     line = f"{cells - found.missing} of {cells} cells are done"
-    about = f"; the others take about {duration(found.wall)} with {workers.number} workers on this machine"
+    number = f"{workers.number} workers on this machine" if workers.number < MANY else "every core that they can use"
+    about = f"; the others take about {duration(found.wall)} with {number}"
     return line + (about if found.missing else "")

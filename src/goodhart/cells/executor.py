@@ -1,25 +1,48 @@
-"""Runs cells in processes; every cell is an idempotent piece of work in the store, and one that fails fails alone."""
+"""Makes the cells of a study where an executor has room; each is idempotent, and one that fails fails alone."""
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from goodhart.cells.cell import Cell
 from goodhart.cells.store import Store
-from goodhart.cells.worker import Failure, Groups, Worker, finished, started
-from goodhart.errors import GoodhartError, is_out_of_memory
+from goodhart.cells.work import Ended, Failure, Lost
+from goodhart.errors import GoodhartError
 
 POLL_SECONDS = 0.5
-ATTEMPTS = 2
-"""How often a cell is begun whose process is killed from outside."""
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Faults of the file system, which every other cell would meet too."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Where cells are made. It begins each once; whether one is tried again is decided here, and by no worker."""
+
+    tries: int
+    """How often a cell is begun at most whose maker is lost."""
+    pause: float
+    """Seconds after which a cell that another process makes is asked for again."""
+
+    def room(self) -> int:
+        """How many more cells it takes now."""
+        ...
+
+    def begin(self, cells: Sequence[Cell]) -> None:
+        """Begin to make cells whose inputs are done, not more than there is room for.
+
+        Raises GoodhartError if it can begin none at all.
+        """
+        ...
+
+    def ended(self, seconds: float) -> list[tuple[Cell, Ended]]:
+        """The cells whose making has ended, and how; waits for one, but not longer than so many seconds."""
+        ...
+
+    def place(self, cell: Cell) -> str:
+        """Where a cell is made or waits to be made, for people; empty for this machine."""
+        ...
 
 
 @dataclass(slots=True)
@@ -37,62 +60,54 @@ class Progress:
     """Cells that were not begun, because they read one that could not be made."""
     elsewhere: dict[str, str] = field(default_factory=dict[str, str])
     """Who makes the cells that another process makes."""
+    places: dict[str, str] = field(default_factory=dict[str, str])
+    """Where the running cells are made, of those that are not made on this machine."""
 
 
 Watch = Callable[[Progress, Cell | None], None]
 """Called at every poll, with the cell that has just been finished, or has failed, or None."""
 
 
-def execute(
-    store: Store,
-    cells: list[Cell],
-    workers: int,
-    watch: Watch,
-    kernels: str = "default",
-    groups: Groups = (),
-    log: Path | None = None,
-) -> Progress:
+def execute(store: Store, cells: list[Cell], executor: Executor, watch: Watch) -> Progress:
     """Make all cells, inputs first. Finished ones are reused; ones that another process makes are waited for.
 
-    `kernels` are those that all workers multiply matrices with (`goodhart.compute.kernels`). Every worker sees one of
-    the `groups` of GPUs; they are dealt in turn, so that more workers share them. What workers print on standard error
-    goes into `log`. A cell that fails is left out, with all that read it, and the others go on.
+    A cell that fails is left out, with all that read it, and the others go on.
 
-    Raises GoodhartError if the file system takes nothing more, or the machine no other process; what is done is kept,
+    Raises GoodhartError if the file system takes nothing more, or the executor no other cell; what is done is kept,
     and the next call goes on.
     """
     waiting = {cell.id: cell for cell in cells if not store.has(cell.id)}
     progress = Progress(len(cells), cached=len(cells) - len(waiting))
-    if not waiting:
-        return progress
-    going = _Execution(store, watch, waiting, progress)
-    with started(workers, kernels, groups, log) as processes:
-        while going.waiting or going.at:
-            _block(going.waiting, progress)
-            if going.fatal is None:
-                going.begin(processes, alone=bool(groups))
-            if not going.at:
-                break
-            ended = finished(going.at, POLL_SECONDS)
-            watch(progress, None)
-            for worker in ended:
-                going.end(worker)
-    if going.fatal:
-        raise GoodhartError(going.fatal.problem, going.fatal.remedy)
+    execution = _Execution(store, executor, watch, waiting, progress)
+    while execution.waiting or progress.running:
+        _block(execution.waiting, progress)
+        if execution.fatal is None:
+            execution.begin()
+        if not progress.running and not execution.to_ask_again():
+            break
+        ended = executor.ended(POLL_SECONDS)
+        progress.places = {id_: place for id_, (cell, _) in progress.running.items() if (place := executor.place(cell))}
+        watch(progress, None)
+        for cell, end in ended:
+            execution.end(cell, end)
+    if execution.fatal:
+        raise GoodhartError(execution.fatal.problem, execution.fatal.remedy)
     return progress
 
 
 @dataclass(slots=True)
 class _Execution:
-    """Which worker makes which cell, and which cells wait."""
+    """Which cells wait, and what becomes of those that were begun."""
 
     store: Store
+    executor: Executor
     watch: Watch
     waiting: dict[str, Cell]
     progress: Progress
-    at: dict[Worker, Cell] = field(default_factory=dict[Worker, Cell])
-    killed: Counter[str] = field(default_factory=Counter[str])
-    """How often the process was killed that made a cell."""
+    lost: Counter[str] = field(default_factory=Counter[str])
+    """How often what made a cell was lost."""
+    asked_again: dict[str, float] = field(default_factory=dict[str, float])
+    """When cells that another process makes are asked for again (`time.monotonic`)."""
     fatal: Failure | None = None
     """Why no other cell is begun."""
     done: _Done = field(init=False)
@@ -100,41 +115,43 @@ class _Execution:
     def __post_init__(self) -> None:
         self.done = _Done(self.store)
 
-    def begin(self, workers: list[Worker], *, alone: bool) -> None:
-        """Give the idle workers cells; `alone` says that each cell has one thread."""
-        free = [worker for worker in workers if worker not in self.at]
-        begun = in_turn(self.waiting.values(), self.done)[: len(free)]
-        threads = 1 if alone else share(len(workers), len(self.at) + len(begun))
-        for cell, worker in zip(begun, free, strict=False):
+    def begin(self) -> None:
+        """Give the executor as many cells as it has room for."""
+        now = time.monotonic()
+        free = [cell for cell in self.waiting.values() if self.asked_again.get(cell.id, 0.0) <= now]
+        begun = in_turn(free, self.done)[: self.executor.room()]
+        for cell in begun:
             del self.waiting[cell.id]
-            self.progress.running[cell.id] = (cell, time.monotonic())
-            worker.submit(cell.label or cell.id, _work, str(self.store.root), cell, threads)
-            self.at[worker] = cell
+            self.progress.running[cell.id] = (cell, now)
+        if begun:
+            self.executor.begin(begun)
 
-    def end(self, worker: Worker) -> None:
-        """Take what came of a worker's cell."""
-        cell = self.at.pop(worker)
+    def to_ask_again(self) -> bool:
+        """Whether there is a cell that another process makes, which is waited for."""
+        return self.fatal is None and any(cell in self.asked_again for cell in self.waiting)
+
+    def end(self, cell: Cell, end: Ended) -> None:
+        """Take what came of a cell."""
         self.progress.running.pop(cell.id)
-        result = worker.result()
-        if result is None:
-            self.killed[cell.id] += 1
-            if self.killed[cell.id] < ATTEMPTS:
+        if isinstance(end, Lost):
+            self.lost[cell.id] += 1
+            if self.lost[cell.id] < self.executor.tries:
                 self.waiting[cell.id] = cell
                 return
-            result = _killed(cell)
-        if isinstance(result, Failure):
-            self.fatal = self.fatal or (result if result.everywhere else None)
-            self.progress.failed[cell.id] = (cell, result)
-            self.store.fail(cell.id, result.problem, result.remedy)
+            end = _given_up(cell, end, self.executor.tries)
+        if isinstance(end, Failure):
+            self.fatal = self.fatal or (end if end.everywhere else None)
+            self.progress.failed[cell.id] = (cell, end)
+            self.store.fail(cell.id, end.problem, end.remedy)
             self.watch(self.progress, cell)
-        elif result:
+        elif end:
             self.progress.elsewhere.pop(cell.id, None)
             self.progress.done.append(cell)
             self.watch(self.progress, cell)
         else:
             self.progress.elsewhere[cell.id] = self.store.holder(cell.id) or "another process"
+            self.asked_again[cell.id] = time.monotonic() + self.executor.pause
             self.waiting[cell.id] = cell
-            time.sleep(POLL_SECONDS)
 
 
 def _block(waiting: dict[str, Cell], progress: Progress) -> None:
@@ -148,11 +165,8 @@ def _block(waiting: dict[str, Cell], progress: Progress) -> None:
             progress.blocked[cell.id] = waiting.pop(cell.id)
 
 
-def _killed(cell: Cell) -> Failure:
-    return Failure(
-        f"{cell.label or cell.id}: the process that made it was killed {ATTEMPTS} times, perhaps for want of memory",
-        "run again to go on; lower batch sizes or --workers if it happens again",
-    )
+def _given_up(cell: Cell, end: Lost, tries: int) -> Failure:
+    return Failure(f"{cell.label or cell.id}: {end.why} ({tries} times)", end.remedy)
 
 
 @dataclass(slots=True)
@@ -177,37 +191,3 @@ def in_turn(waiting: Iterable[Cell], done: Container[str]) -> list[Cell]:
 def comes_later(cell: Cell) -> bool:
     """Whether a cell measures, so that it waits for those that train."""
     return cell.kind in ("evaluation", "quality")
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def share(workers: int, cells: int) -> int:
-    """Threads for each cell that begins now, when so many run: of those that are alone, one for every idle worker.
-
-    A cell keeps them until it ends, also if others begin.
-    """
-    return max(1, min(workers, cores()) // max(1, cells))
-
-
-def _work(root: str, cell: Cell, threads: int) -> bool | Failure:
-    from goodhart.cells.make import make
-    from goodhart.compute.threads import use_threads
-
-    use_threads(threads)
-    what = cell.label or cell.id
-    try:
-        return make(Store(Path(root)), cell)
-    except GoodhartError as error:
-        if is_out_of_memory(error):
-            raise
-        return Failure(f"{what}: {error.problem}", error.remedy)
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        read_only = error.errno == errno.EROFS
-        fault = "cannot be written to" if read_only else "is full"
-        remedy = f"make {root} writable" if read_only else f"free space below {root}"
-        return Failure(f"the disk {fault} while making {what}", f"{remedy} and run again", everywhere=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from goodhart.compute.placement import may_have_gpus
+from goodhart.compute.placement import gpu_name, may_have_gpus
 
 _LIBRARIES = ("goodhart", "torch", "transformers", "tokenizers", "numpy", "scipy", "pyarrow", "sacrebleu")
 
@@ -47,6 +47,11 @@ def machine() -> dict[str, Any]:
         "memory GiB": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def here() -> tuple[str, str]:
+    """What decides how this machine computes: the GPU's or the processor's name, and the version of PyTorch."""
+    return gpu_name() or processor(), versions()["torch"]
 
 
 def processor() -> str:

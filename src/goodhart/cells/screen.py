@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ from goodhart.printable import printable
 
 QUIET_SECONDS = 30.0
 """Without a terminal, so long is nothing said at most while cells run."""
+MOST_NAMED = 8
+"""Running cells that one such line names at most."""
 
 
 class Screen:
@@ -76,7 +79,9 @@ class Screen:
         if self.live:
             self.live.update(self._picture(progress))
         elif time.monotonic() - self.said > QUIET_SECONDS and progress.running:
-            running = "; ".join(self._line(cell, since) for cell, since in progress.running.values())
+            lines = [self._line(cell, since) for cell, since in progress.running.values()]
+            more = f"; {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
+            running = "; ".join(lines[:MOST_NAMED]) + more
             self._tell(f"[{len(progress.done) + progress.cached}/{progress.total}] running: {running}{self._left()}")
 
     def _ended(self, progress: Progress, cell: Cell) -> str:
@@ -108,26 +113,50 @@ class Screen:
                 file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
 
     def _picture(self, progress: Progress) -> Group:
-        table = Table(box=None, padding=(0, 1), show_header=False)
-        for cell, since in progress.running.values():
-            state = read_progress(self.store, cell)
-            bar = ProgressBar(total=max(1, state.get("total", 1)), completed=state.get("done", 0), width=24)
-            seconds = f"{time.monotonic() - since:.0f} s"
-            name, note = printable(cell.label or cell.id), printable(state.get("note", ""))
-            table.add_row(Text(name, style="bold"), bar, seconds, Text(note))
+        now = time.monotonic()
+        rows = [
+            Row(cell.label or cell.id, read_progress(self.store, cell), now - since, progress.places.get(cell.id, ""))
+            for cell, since in progress.running.values()
+        ]
         count = len(progress.done) + progress.cached
         lost = f", {len(progress.failed)} failed" if progress.failed else ""
-        head = f"{count} of {progress.total} cells{lost}, {time.monotonic() - self.began:.0f} s{self._left()}"
-        return Group(Text(head, style="cyan"), table, *(Text(line, style="dim") for line in self.news))
+        head = f"{count} of {progress.total} cells{lost}, {now - self.began:.0f} s{self._left()}"
+        return picture(head, rows, list(self.news), self.console.height)
 
     def _line(self, cell: Cell, since: float) -> str:
-        state = read_progress(self.store, cell)
-        return f"{cell.label or cell.id} {shown(state)} since {time.monotonic() - since:.0f} s"
+        said = shown(read_progress(self.store, cell))
+        return f"{cell.label or cell.id} {said} since {time.monotonic() - since:.0f} s"
 
     def _left(self) -> str:
         """The expected seconds of what is missing, times what finished cells took of theirs."""
         rate = self.spent / self.expected if self.expected else 1.0
-        return f", about {rate * sum(self.waiting.values()) / self.workers / 60:.1f} min left"
+        at_once = max(1, min(self.workers, len(self.waiting)))
+        return f", about {rate * sum(self.waiting.values()) / at_once / 60:.1f} min left"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A cell that is being made."""
+
+    name: str
+    said: Mapping[str, Any]
+    """What it has said of itself (`read_progress`)."""
+    seconds: float
+    """Since it was begun."""
+    place: str = ""
+    """Where it is made, if not by a worker of this process."""
+
+
+def picture(head: str, rows: Sequence[Row], news: Sequence[str], height: int) -> Group:
+    """A screen of at most `height` lines: those that have said most of themselves first, the others as a number."""
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    room = max(1, height - len(news) - 3)
+    for row in sorted(rows, key=lambda row: "total" not in row.said)[:room]:
+        bar = ProgressBar(total=max(1, row.said.get("total", 1)), completed=row.said.get("done", 0), width=24)
+        note = " ".join(part for part in (row.place, str(row.said.get("note", ""))) if part)
+        table.add_row(Text(printable(row.name), style="bold"), bar, f"{row.seconds:.0f} s", Text(printable(note)))
+    more = [Text(f"and {len(rows) - room} more")] if len(rows) > room else []
+    return Group(Text(head, style="cyan"), table, *more, *(Text(line, style="dim") for line in news))
 
 
 def read_progress(store: Store, cell: Cell) -> dict[str, Any]:

@@ -22,21 +22,11 @@ from typing import Any
 import psutil
 
 from goodhart.cells.registry import RECIPES
+from goodhart.cells.work import ENVIRONMENT, Failure, attempt
 from goodhart.compute.memory import MIB, check_room
 from goodhart.compute.placement import VISIBLE
 from goodhart.errors import GoodhartError, is_out_of_memory
 
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "true",  # the one cell that tokenizes much runs when nothing else can
-    "RUST_BACKTRACE": "0",  # to print one a tokenizer needs memory, and waits for ever where there is none
-    "HF_DEACTIVATE_ASYNC_LOAD": "1",  # a model is read without threads, one of which may have no memory to begin
-    # glibc gives large blocks back to the kernel at every free; keeping them saves a quarter of a step
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**36),
-    "MALLOC_TOP_PAD_": str(2**26),
-}
-"""What the processes that make cells are begun with."""
 BEGINNINGS = 2
 """How often a process is begun that cannot begin, or is dead when it is given something."""
 END_SECONDS = 20.0
@@ -50,21 +40,6 @@ _REMEDY = "free some, or run again with fewer --workers; the study's log has wha
 
 Groups = Sequence[Sequence[str]]
 """The names of GPUs that belong together (`goodhart.compute.placement`)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a cell could not be made."""
-
-    problem: str
-    remedy: str
-    trace: str = ""
-    """The traceback of a fault that has no sentence of its own."""
-    everywhere: bool = False
-    """Whether every other cell would fail for the same reason."""
-
-    def __str__(self) -> str:
-        return f"{self.problem}; {self.remedy}"
 
 
 @dataclass(slots=True, eq=False)
@@ -219,19 +194,7 @@ def _serve(connection: Connection[Any, Any], log: Path | None, start: Callable[.
             _redirect(log)  # what it is a fork of may write into the log of an earlier study
         problem = _fault_of(start, given)
         while (told := connection.recv()) is not None:
-            connection.send(problem or _result_of(*told))
-
-
-def _result_of(what: str, work: Callable[..., Any], arguments: Sequence[object]) -> Any:
-    try:
-        return work(*arguments)
-    except Exception as error:
-        words = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        if is_out_of_memory(error):
-            remedy = "lower batch sizes, set micro_batch, or lower --workers"
-            return Failure(f"not enough memory for {what} ({words})", remedy, traceback.format_exc())
-        remedy = "the traceback is in the study's log; run again once its cause is mended"
-        return Failure(f"{what}: {words}", remedy, traceback.format_exc())
+            connection.send(problem or attempt(*told))
 
 
 def _fault_of(start: Callable[..., object], given: Any) -> Failure | None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from goodhart.cells.record import processor, versions
+from goodhart.cells.record import here
 from goodhart.compute.choice import Choice
-from goodhart.compute.placement import gpu_name, may_have_gpus
+from goodhart.compute.placement import may_have_gpus
 from goodhart.config import address, build, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import Checkpoint, find
@@ -42,7 +42,7 @@ class Kept:
     @property
     def elsewhere(self) -> bool:
         """Whether another machine chose, or another PyTorch."""
-        return (self.processor, self.torch) != _here()
+        return (self.processor, self.torch) != here()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +82,16 @@ def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Stud
     """The study with its training precision, and the engine; measures for some seconds what `root` does not know.
 
     `keep` writes down what was measured; `gpus` is how many a worker has. Raises GoodhartError if this machine cannot
-    train in the study's precision.
+    train in the study's precision, or if it is to choose one for the machines of a cluster.
     """
     if study.world:
         return study, _OF_TABLES
+    trains_here = study.executor.kind == "local"
+    if not trains_here and not settled(study, root):
+        raise GoodhartError(
+            f"precision: auto measures the machine that trains, and the executor {study.executor.kind!r} has others",
+            "give --precision float32 or --precision bfloat16",
+        )
     policy = find(study.policy)
     held: list[Any] = []
 
@@ -103,7 +109,7 @@ def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Stud
 
         return kernels.measure(kernels.layer_shapes(model()), kernels.products())
 
-    fast = _kept(root / "engine" / f"kernels-{policy.digest}-{address(_here())}", fastest, keep)
+    fast = _kept(root / "engine" / f"kernels-{policy.digest}-{address(here())}", fastest, keep)
     slim = _precision(study, root, policy, lambda: _timed(study, model(), fast.choice.chosen), keep)
     if held and may_have_gpus():
         import torch
@@ -111,7 +117,7 @@ def settle(study: Study, root: Path, *, keep: bool, gpus: int = 1) -> tuple[Stud
         held.clear()
         torch.cuda.empty_cache()  # this process waits while others make the cells
     chosen = cast("Precision", slim.choice.chosen)
-    if chosen == "bfloat16":
+    if chosen == "bfloat16" and trains_here:
         from goodhart.models.precision import check_supported
 
         check_supported(chosen)
@@ -156,13 +162,8 @@ def _batch(study: Study, model: Any) -> Batch:
     return Batch(max(1, min(_PAIRS, int(_OPERATIONS / each))), prompt, response)
 
 
-def _here() -> tuple[str, str]:
-    """What a choice depends on beside the model: the GPU's or the processor's name, and the version of PyTorch."""
-    return gpu_name() or processor(), versions()["torch"]
-
-
 def _made(choice: Choice) -> Kept:
-    return Kept(choice, *_here())
+    return Kept(choice, *here())
 
 
 _FILE = "choice.json"

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from goodhart.cells.cell import Cell
-from goodhart.cells.executor import comes_later, share
+from goodhart.cells.executor import comes_later
+from goodhart.cells.local import share
 from goodhart.cells.record import processor
 from goodhart.cells.store import write_atomically
 from goodhart.config import address

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from goodhart.cells.cell import Cell, closure
-from goodhart.cells.executor import Progress, cores, execute
+from goodhart.cells.executor import Progress, execute
+from goodhart.cells.launch import Launch, executor_of
+from goodhart.cells.local import cores
 from goodhart.cells.screen import Screen
 from goodhart.cells.store import Store, write_atomically
 from goodhart.cells.worker import Groups
@@ -30,6 +32,9 @@ from goodhart.studies.spec import Study, builtin_studies, read_study
 if TYPE_CHECKING:
     from goodhart.studies.results import Unfinished
 
+LOG_FILE = "log.txt"
+MANY = 1000
+"""Cells that a cluster makes at once, where nothing bounds them."""
 STUDY_FILE = "study.json"
 """What was asked for last under a study's name, and where that was written down."""
 
@@ -96,11 +101,14 @@ class Workers:
     """GPUs by worker, in turn."""
 
     @classmethod
-    def of(cls, workers: int, gpus_per_worker: int) -> Workers:
+    def of(cls, workers: int, gpus_per_worker: int, launch: Launch | None = None) -> Workers:
         """As many as are asked for, or for 0 one for each group of GPUs, without GPUs one for each core.
 
-        Raises GoodhartError if the machine has no such group.
+        On a cluster as many as its `launch` has at once, for the expected time. Raises GoodhartError if the machine has
+        no such group.
         """
+        if launch and launch.kind != "local":
+            return cls(launch.at_once or MANY)
         if workers < 0:
             raise GoodhartError(f"--workers is {workers}", "give a number of processes, or 0 for one for each core")
         found = groups(gpus() if may_have_gpus() else [], gpus_per_worker)
@@ -213,9 +221,13 @@ def run_study(
     cells = closure(graph.targets)
     began = time.monotonic()
     folder = store.study(study.name)
-    log, kernels = folder / "log.txt", engine.kernels.choice.chosen
-    with Screen(store, cells, workers.number, console, ahead.seconds, log) as screen:
-        progress = execute(store, cells, workers.number, screen, kernels, workers.groups, log)
+    kernels = engine.kernels.choice.chosen
+    with Screen(store, cells, workers.number, console, ahead.seconds, folder / LOG_FILE) as screen:
+        if any(not store.has(cell.id) for cell in cells):
+            with executor_of(study.executor, root, workers.number, kernels, folder, workers.groups) as executor:
+                progress = execute(store, cells, executor, screen)
+        else:
+            progress = Progress(len(cells), cached=len(cells))
     cost = {
         "seconds of this call": round(time.monotonic() - began, 1),
         "seconds expected": round(ahead.wall, 1),

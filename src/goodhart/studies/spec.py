@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from goodhart.alignment.extensions import load
 from goodhart.alignment.method import Method
 from goodhart.analysis.hypotheses import Axis, Hypothesis, League, Looks, Map
+from goodhart.cells.launch import Launch
 from goodhart.config import (
     MOST,
     NOT_READ,
@@ -122,6 +123,8 @@ class Study:
     """When the study is looked at: with how many of its seeds; without, once, with all of them."""
     resamples: Annotated[int, Range(FEWEST_RESAMPLES, MOST)] = 1000
     """Of the bootstrap."""
+    executor: Launch = Launch()
+    """Where the cells are made. It decides no result, and no address knows of it."""
     unnamed: tuple[str, ...] = field(default=(), metadata=NOT_READ)
     """Not in study files: the keys of `study_file.OF_SIZE` that the file leaves at their defaults."""
 
@@ -210,8 +213,9 @@ def study_of(data: dict[str, Any], overrides: Sequence[str] = (), named: dict[st
     as_written, named = data, data if named is None else named
     for assignment in overrides:
         data, named = override(data, assignment, Study), override(named, assignment, Study)
-    if data != as_written and not any(assignment.startswith("name=") for assignment in overrides):
-        data = {**data, "name": _named_after(str(data["name"]), overrides)}
+    deciding = [assignment for assignment in overrides if not assignment.startswith("executor")]
+    if data != as_written and deciding and not any(assignment.startswith("name=") for assignment in deciding):
+        data = {**data, "name": _named_after(str(data["name"]), deciding)}
     refuse_unread(data)
     for file in data.get("methods") or ():
         load(str(file))

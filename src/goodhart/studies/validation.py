@@ -30,6 +30,7 @@ def validate(study: Study) -> None:
     if study.world:
         refuse_arms(study)
     validate_arms(study.arms, set(study.variants))
+    study.executor.validate()
     if study.looks:
         study.looks.validate(len(study.seeds))
     for name, hypothesis in study.hypotheses.items():
