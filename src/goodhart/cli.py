@@ -44,6 +44,8 @@ class Run:
     """What arms train in, whatever the study file says; auto measures what is faster. Measurements are float32."""
     columns: str = ""
     """What your data call a layout's columns, whatever the study file says: prompt=question,chosen=best."""
+    executor: Literal["local", "slurm", "ray"] | None = None
+    """Where cells are made, whatever the study file says: here, by jobs of Slurm, by tasks of Ray (docs/scale.md)."""
     only: tuple[str, ...] = ()
     """Run only what some hypotheses need, for example --only H3; it shares its cells with the whole study."""
     dry_run: bool = False
@@ -69,6 +71,26 @@ class Status:
     """Folder that keeps cells and studies."""
     verify: bool = False
     """Read every file of finished cells; else only those that have changed since."""
+    watch: bool = False
+    """Show the cells as they are made, whoever makes them, until all are done."""
+
+
+@dataclass(frozen=True)
+class Make:
+    """Make one cell of a study whose inputs are there, for a launcher of your own.
+
+    Exit code 0: it is there; 1: it failed; 75: another process makes it. The same command goes on where it stopped.
+    """
+
+    study: tyro.conf.Positional[str]
+    """A built-in study, the path of a YAML file, or the name or folder of a study that was run."""
+    cell: tyro.conf.Positional[str]
+    """The cell's id or its beginning, as --dry-run and status print it."""
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The settings that the study is run with."""
+    root: Root = Path("runs")
+    """Folder that keeps cells and studies."""
+    threads: Annotated[int, tyro.conf.arg(help="Cores that it may use.")] = 1
 
 
 @dataclass(frozen=True)
@@ -246,7 +268,7 @@ class Pretrain:
     """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
 
 
-Command = Run | Status | Why | Report | Power | Compare | Where | Export | List | Data | Init | Pretrain
+Command = Run | Status | Make | Why | Report | Power | Compare | Where | Export | List | Data | Init | Pretrain
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -323,7 +345,7 @@ def _check_memory(command: Command) -> None:
     check_room(_LEAST)
     if isinstance(command, Power):
         check_import("scipy", _STATISTICS)
-    elif isinstance(command, Run | Report | Compare | Export | Init | Pretrain) or (
+    elif isinstance(command, Run | Make | Report | Compare | Export | Init | Pretrain) or (
         isinstance(command, Data) and command.model
     ):
         check_import("torch", _MODELS)
@@ -345,6 +367,7 @@ def _dispatch(command: Command) -> int | None:
                 command.root,
                 workers=command.workers,
                 gpus_per_worker=command.gpus_per_worker,
+                executor=command.executor,
                 only=command.only,
                 dry_run=command.dry_run,
                 repair=command.repair,
@@ -352,7 +375,14 @@ def _dispatch(command: Command) -> int | None:
                 within=command.within,
             )
         case Status():
-            return commands.status(command.study, list(command.overrides), command.root, verify=command.verify)
+            overrides = list(command.overrides)
+            if command.watch:
+                return commands.watch(command.study, overrides, command.root)
+            return commands.status(command.study, overrides, command.root, verify=command.verify)
+        case Make():
+            return commands.make(
+                command.study, command.cell, list(command.overrides), command.root, threads=command.threads
+            )
         case Why():
             commands.why(command.cell, command.study, list(command.overrides), command.root)
         case Report():

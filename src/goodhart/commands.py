@@ -18,6 +18,7 @@ from goodhart.errors import GoodhartError
 from goodhart.printable import printable
 
 if TYPE_CHECKING:
+    from goodhart.cells.launch import Kind
     from goodhart.report.grid import Grid
     from goodhart.studies.session import Workers
     from goodhart.studies.spec import Study
@@ -35,6 +36,7 @@ def run(
     *,
     workers: int,
     gpus_per_worker: int,
+    executor: Kind | None = None,
     only: Sequence[str],
     dry_run: bool,
     repair: bool,
@@ -48,8 +50,9 @@ def run(
 
     study = read_study(study_name, overrides)
     study = study.only(only) if only else study
+    study = session.launched(study, executor)
     limit = rounds.limit(study, until_decided=until_decided, within=within)
-    console, processes = _console(), session.Workers.of(workers, gpus_per_worker)
+    console, processes = _console(), session.Workers.of(workers, gpus_per_worker, study.executor)
     if dry_run:
         session.check_before(study, root)
         _dry_run(study, root, processes, console)
@@ -140,6 +143,38 @@ def status(study_name: str, overrides: list[str], root: Path, *, verify: bool) -
     if broken:
         _say(console, "run the study with --repair to make the damaged cells anew")
     return 1 if broken else 0
+
+
+def watch(study_name: str, overrides: list[str], root: Path) -> int:
+    """Show the cells of a study as they are made, by whoever makes them; returns 1 if some are not done in the end."""
+    from goodhart.cells.store import Store
+    from goodhart.studies import session, watching
+    from goodhart.studies.engine import settle, settled
+
+    asked = session.asked(study_name, overrides, root)
+    study = settled(asked, root) or settle(asked, root, keep=False)[0]
+    _, cells = session.plan(study, root)
+    ahead = session.prospect(study, cells, session.Workers.of(0, 1), root, keep=False)
+    watching.watch(Store(root), [cell for cell, _ in cells], ahead.seconds, _console())
+    return 0 if all(Store(root).has(cell.id) for cell, _ in cells) else 1
+
+
+def make(study_name: str, cell: str, overrides: list[str], root: Path, *, threads: int) -> int:
+    """Make one cell of a study; the exit code says how it ended. Raises GoodhartError as `make_cell` does."""
+    from goodhart.cells.difference import named
+    from goodhart.studies import session
+    from goodhart.studies.engine import settle
+    from goodhart.studies.one_cell import make_cell
+
+    if threads < 1:
+        raise GoodhartError(f"--threads is {threads}", "give the number of cores that it may use")
+    study, engine = settle(session.asked(study_name, overrides, root), root, keep=True)
+    _, cells = session.plan(study, root)
+    chosen = named(cell, [each for each, _ in cells])
+    code = make_cell(chosen, root, threads, engine.kernels.choice.chosen)
+    state = "is there" if code == 0 else "is made by another process now"
+    _say(_console(), f"{chosen.id} ({chosen.label or chosen.kind}) {state}")
+    return code
 
 
 def why(cell: str, study_name: str, overrides: list[str], root: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from goodhart import rounds
+from goodhart.cells.launch import Kind
 from goodhart.cells.store import Store
 from goodhart.config import essential, plain_data
 from goodhart.printable import printable
@@ -47,6 +48,7 @@ def run(
     *,
     workers: int = 0,
     gpus_per_worker: int = 1,
+    executor: Kind | None = None,
     only: Sequence[str] = (),
     repair: bool = False,
     until_decided: bool = False,
@@ -55,13 +57,15 @@ def run(
 ) -> Result:
     """Run a study to its report, or go on where it stopped; as `goodhart run`, with a progress bar unless `quiet`.
 
+    `executor` says where cells are made, whatever the study says: "local", "slurm", "ray".
+
     A cell that cannot be made is warned of, and what does not need it is there. Raises GoodhartError for what can be
     told before the first cell, and where too little could be made for a report.
     """
     asked = study(source)
-    asked = asked.only(list(only)) if only else asked
+    asked = session.launched(asked.only(list(only)) if only else asked, executor)
     console = Console(quiet=quiet, soft_wrap=True, markup=False, emoji=False)
-    processes = Workers.of(workers, gpus_per_worker)
+    processes = Workers.of(workers, gpus_per_worker, asked.executor)
     limit = rounds.limit(asked, until_decided=until_decided, within=within)
     origin = origin_of(str(source)) if isinstance(source, str | Path) else PYTHON
 

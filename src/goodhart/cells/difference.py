@@ -21,7 +21,7 @@ def explain(name: str, cells: Sequence[Cell], store: Store) -> list[str]:
 
     Raises GoodhartError if there is none or more than one.
     """
-    cell = _find(name, cells)
+    cell = named(name, cells)
     head = f"{cell.id} ({cell.label or cell.kind})"
     if store.has(cell.id):
         return [f"{head} is done"]
@@ -70,7 +70,11 @@ def _finished(store: Store) -> Iterator[tuple[str, Spec]]:
             continue
 
 
-def _find(name: str, cells: Sequence[Cell]) -> Cell:
+def named(name: str, cells: Sequence[Cell]) -> Cell:
+    """The cell of that id, of that beginning of an id, or of that label.
+
+    Raises GoodhartError if there is none or more than one.
+    """
     found = [cell for cell in cells if cell.id.startswith(name) or cell.label == name]
     if len(found) == 1:
         return found[0]

@@ -20,10 +20,15 @@ POLL_SECONDS = 0.5
 class Executor(Protocol):
     """Where cells are made. It begins each once; whether one is tried again is decided here, and by no worker."""
 
-    tries: int
-    """How often a cell is begun at most whose maker is lost."""
-    pause: float
-    """Seconds after which a cell that another process makes is asked for again."""
+    @property
+    def tries(self) -> int:
+        """How often a cell is begun at most whose maker is lost."""
+        ...
+
+    @property
+    def pause(self) -> float:
+        """Seconds after which a cell that another process makes is asked for again."""
+        ...
 
     def room(self) -> int:
         """How many more cells it takes now."""

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -15,10 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from goodhart.cells.digest import sha256, signature
 from goodhart.errors import GoodhartError
 
 _FAILED = "failed.json"
+_SILENCE_SECONDS = 900.0
+"""After so long without a change nobody is taken to make a cell on another machine."""
 State = Literal["done", "damaged", "begun", "missing"]
 """done: complete, as far as was looked; damaged: there, but not what was written; begun: half made, to be resumed."""
 
@@ -194,6 +199,22 @@ class Store:
         finally:
             owner.unlink(missing_ok=True)
             held.release()
+
+    def held_since(self, cell: str) -> float | None:
+        """When a cell was begun (seconds of the clock) that somebody makes now; None if nobody is known to.
+
+        Of a process of this machine it is asked whether it lives; one of another machine is believed for as long as the
+        cell's folder changes now and then.
+        """
+        path = self.root / "locks" / f"{cell}.json"
+        try:
+            owner, since = json.loads(path.read_text()), path.stat().st_mtime
+            if owner["host"] == socket.gethostname():
+                return since if psutil.pid_exists(int(owner["pid"])) else None
+            files = [path, self.partial(cell), *self.partial(cell).glob("*")]
+            return since if time.time() - max(file.stat().st_mtime for file in files) < _SILENCE_SECONDS else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def holder(self, cell: str) -> str:
         """Who makes a cell, for people; empty if that is not known."""

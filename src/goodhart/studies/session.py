@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from goodhart.cells.cell import Cell, closure
 from goodhart.cells.executor import Progress, execute
-from goodhart.cells.launch import Launch, executor_of
+from goodhart.cells.launch import Kind, Launch, executor_of
 from goodhart.cells.local import cores
 from goodhart.cells.screen import Screen
 from goodhart.cells.store import Store, write_atomically
@@ -25,6 +25,7 @@ from goodhart.errors import GoodhartError
 from goodhart.recipes.settings import PREFERENCES
 from goodhart.studies.engine import Engine
 from goodhart.studies.graph import Graph, build_graph
+from goodhart.studies.links import link_cells
 from goodhart.studies.reach import Reach
 from goodhart.studies.reach import reach as reach_of
 from goodhart.studies.spec import Study, builtin_studies, read_study
@@ -211,6 +212,11 @@ def damaged_cells(cells: list[Cell], store: Store, *, repair: bool) -> list[str]
     return [cell.label or cell.id for cell in broken]
 
 
+def launched(study: Study, kind: Kind | None) -> Study:
+    """The study, made by an executor of another kind than its file says, where one is given."""
+    return replace(study, executor=replace(study.executor, kind=kind)).validate() if kind else study
+
+
 def run_study(
     study: Study, graph: Graph, engine: Engine, root: Path, workers: Workers, console: Console, ahead: Prospect
 ) -> Outcome:
@@ -235,6 +241,7 @@ def run_study(
         **({"GPUs per worker": len(workers.groups[0])} if workers.groups else {}),
         **spent(store, cells, progress),
     }
+    link_cells(store, folder, graph)
     unfinished = Unfinished.of(store, graph)
     return Outcome(write_results(store, study, graph, engine, cost, unfinished), graph, cost, unfinished)
 

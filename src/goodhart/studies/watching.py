@@ -1,0 +1,109 @@
+"""The live screen of a study that somebody else runs, from what lies in the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+from rich.console import Console, Group
+from rich.live import Live
+
+from goodhart.cells.cell import Cell
+from goodhart.cells.screen import Row, picture, read_progress, shown
+from goodhart.cells.store import Store
+from goodhart.printable import printable
+
+_SECONDS = 2.0
+"""Between two looks."""
+_QUIET_SECONDS = 30.0
+"""Between two lines where there is no terminal."""
+PATIENCE = 60.0
+"""Seconds in which nobody makes a cell, after which nobody is taken to come: jobs may wait in a queue."""
+_NEWS = 8
+
+
+def watch(store: Store, cells: Sequence[Cell], seconds: Callable[[Cell], float], console: Console) -> None:
+    """Show who makes which cell until all are done, or nobody has made any for a minute; it only reads.
+
+    `seconds` is the expected time of a cell.
+    """
+    watched = Watched(store, cells, seconds)
+    live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+    said = float("-inf")
+    with live or nullcontext():
+        while True:
+            watched.look()
+            if live:
+                live.update(watched.picture(console.height))
+            elif time.monotonic() - said > _QUIET_SECONDS or watched.over:
+                said = time.monotonic()
+                console.print(printable(watched.line()), highlight=False)
+                console.file.flush()
+            if watched.over:
+                break
+            time.sleep(_SECONDS)
+    if live:
+        console.print(printable(watched.line()), highlight=False)
+
+
+class Watched:
+    """What a look at the store shows of a study."""
+
+    def __init__(self, store: Store, cells: Sequence[Cell], seconds: Callable[[Cell], float]) -> None:
+        self.store = store
+        self.total = len(cells)
+        self.missing = {cell.id: cell for cell in cells}
+        self.seconds = seconds
+        self.rows: list[Row] = []
+        self.failed = 0
+        self.news: list[str] = []
+        self.busy = time.monotonic()
+        self.looked = False
+
+    def look(self) -> None:
+        """Read where the cells stand."""
+        ended = [cell for cell in self.missing.values() if self.store.has(cell.id)]
+        for cell in ended:
+            del self.missing[cell.id]
+        if self.looked:
+            told = [f"done: {cell.label or cell.id}" for cell in ended]
+            self.news = [*self.news, *map(printable, told)][-_NEWS:]
+        self.looked = True
+        self.rows = []
+        self.failed = 0
+        for cell in self.missing.values():
+            since = self.store.held_since(cell.id)
+            if since is not None:
+                said = read_progress(self.store, cell)
+                place = f"by {self.store.holder(cell.id)}"
+                self.rows.append(Row(cell.label or cell.id, said, max(0.0, time.time() - since), place))
+            elif self.store.failure(cell.id):
+                self.failed += 1
+        if self.rows:
+            self.busy = time.monotonic()
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return not self.missing or time.monotonic() - self.busy > PATIENCE
+
+    def line(self) -> str:
+        """What a look showed, in a line."""
+        head = self._head()
+        if not self.missing:
+            return head
+        if not self.rows:
+            return f"{head}; nobody makes any of the others now"
+        return f"{head}; " + "; ".join(f"{row.name} {shown(dict(row.said))} {row.place}" for row in self.rows[:_NEWS])
+
+    def picture(self, height: int) -> Group:
+        """What a look showed, for a terminal."""
+        return picture(self._head(), self.rows, self.news, height)
+
+    def _head(self) -> str:
+        done = self.total - len(self.missing)
+        failed = f", {self.failed} failed" if self.failed else ""
+        left = sum(map(self.seconds, self.missing.values())) / max(1, len(self.rows)) / 60
+        about = f", {len(self.rows)} being made, about {left:.1f} min left" if self.rows else ""
+        return f"{done} of {self.total} cells are done{failed}{about}"
