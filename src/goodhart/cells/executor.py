@@ -91,7 +91,8 @@ def execute(store: Store, cells: list[Cell], executor: Executor, watch: Watch) -
         if not progress.running and not execution.to_ask_again():
             break
         ended = executor.ended(POLL_SECONDS)
-        progress.places = {id_: place for id_, (cell, _) in progress.running.items() if (place := executor.place(cell))}
+        still = progress.running.keys() - {cell.id for cell, _ in ended}
+        progress.places = {id_: executor.place(progress.running[id_][0]) for id_ in still}
         watch(progress, None)
         for cell, end in ended:
             execution.end(cell, end)
