@@ -97,7 +97,7 @@ def test_a_cell_that_another_process_makes_is_asked_for_again_after_the_pause_an
     began = time.monotonic()
     executor, progress, _ = go(tmp_path, cell("a"), ends={"a": [False, False]}, pause=0.3)
     assert executor.begun == ["a"] * 3
-    assert 0.6 <= time.monotonic() - began
+    assert time.monotonic() - began >= 0.6
     assert [each.label for each in progress.done] == ["a"]
     assert not progress.elsewhere
 
@@ -311,10 +311,12 @@ def test_ray_makes_cells_and_one_whose_process_is_killed_is_begun_again(tmp_path
 
     monkeypatch.setenv("RAY_worker_niceness", "0")
     monkeypatch.setattr(module, "_made", made_by_ray)
-    with pytest.raises(GoodhartError, match="no machine of the Ray cluster has 4096 cores"):
-        greedy = Launch("ray", address="local", resources={"run": Resources(cpus=4096)})
-        with ray_cluster(tmp_path, greedy, "default", ("a", "b")):
-            pass
+    greedy = Launch("ray", address="local", resources={"run": Resources(cpus=4096)})
+    with (
+        pytest.raises(GoodhartError, match="no machine of the Ray cluster has 4096 cores"),
+        ray_cluster(tmp_path, greedy, "default", ("a", "b")),
+    ):
+        pass
     assert not ray.is_initialized()
     first = cell("first")
     cells = [first, cell("die once", first=first), cell("die"), cell("raise"), cell("after", first=first)]
