@@ -40,11 +40,11 @@ def run(work: Path, quick: bool) -> Outcome:
             for number, (what, disturb) in enumerate(_disturbances(host, quick)):
                 _slurm(made, folder / f"slurm-{number}", tally, what, disturb)
     tried = (
-        "The tests' small study with its cells made by a Ray cluster (two `ray start` on one machine, a core each) and by "
-        "a Slurm cluster (Debian's controller, node and accounting daemons on one machine). One of Ray's nodes gets "
-        "SIGKILL with all its processes once cells are being made; jobs of Slurm get the signal of a preemption, or are "
-        "killed, and so is Slurm's node with its jobs. Tables and cells are compared, bit for bit, with those of a run "
-        "by processes of this machine."
+        "The tests' small study with its cells made by a Ray cluster (two `ray start` on one machine, a core each) and "
+        "by a Slurm cluster (Debian's controller, node and accounting daemons on one machine). One of Ray's nodes gets "
+        "SIGKILL with all its processes once cells are being made; jobs of Slurm get the signal of a preemption, or "
+        "are killed, and so is Slurm's node with its jobs. Tables and cells are compared, bit for bit, with those of a "
+        "run by processes of this machine."
     )
     return Outcome("clusters", tried, tally.lines, tuple(tally.faults), time.monotonic() - began, quick)
 
