@@ -120,8 +120,8 @@ class Method:
     policy of another variant."""
     external: str = named_elsewhere("")
     """For an external reference: the variant."""
-    checkpoint: Literal["policy", "average"] = "policy"
-    """What is kept and measured: the policy, or the moving average of its weights by the parameter `average_rate`."""
+    average: bool = False
+    """What is kept and measured is the moving average of the policy's weights by the parameter `average_rate`."""
     epochs: Count = 1
     """Optimiser steps on what is drawn in a step."""
     merge: Literal["none", "slerp", "linear"] = "none"
@@ -159,7 +159,7 @@ class Method:
         result |= {"prefix", "replay"} & set(self.parameters)
         result |= {"reference_rate", "reference_every"} if self.reference == "moving" else set()
         result |= {"keep"} if self.merge != "none" else set()
-        return frozenset(result | ({"average_rate"} if self.checkpoint == "average" else set()))
+        return frozenset(result | ({"average_rate"} if self.average else set()))
 
     def validate(self, where: str) -> None:
         """Raises GoodhartError for slots that do not fit one another."""

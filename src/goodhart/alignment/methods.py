@@ -402,7 +402,7 @@ METHODS: dict[str, Row] = {
         tests=("loss_forms", "merging", "method_runs"),
     ),
     "averaged-dpo": Row(
-        replace(DPO, checkpoint="average", parameters={"average_rate": 0.01}),
+        replace(DPO, average=True, parameters={"average_rate": 0.01}),
         "averaged DPO",
         "the moving average of the weights of a run of DPO is what is kept",
         "evaluation-time averaging; the default is that of 2406.16768's anchor",

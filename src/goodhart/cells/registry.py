@@ -41,6 +41,7 @@ RECIPES: dict[str, Recipe] = {
     "labels": Recipe("goodhart.recipes.models", "golden_labels", 1),
     "test labels": Recipe("goodhart.recipes.models", "test_labels", 1),
     "run": Recipe("goodhart.recipes.run", "alignment_run", 1),
+    "adopted": Recipe("goodhart.recipes.adopt", "adopted", 1),
     "merge": Recipe("goodhart.recipes.merge", "merged", 1),
     "written": Recipe("goodhart.recipes.run", "written_pairs", 1),
     "opponents": Recipe("goodhart.recipes.opponents", "opponents", 2),

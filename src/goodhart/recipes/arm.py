@@ -13,6 +13,8 @@ from goodhart.config import FLAT, Count, Positive, Whole, build, essential, name
 from goodhart.errors import GoodhartError
 from goodhart.training.settings import Optimisation, Rate
 
+AS_IT_IS = "as it is"
+"""The setting of an arm that is a finished checkpoint."""
 SFT_WRITER = "sft"
 """The writer of responses that is no arm's checkpoint."""
 
@@ -36,6 +38,9 @@ class Arm:
     start: str = named_elsewhere("")
     """Where the run begins: ARM@STEP, that arm's checkpoint at its first setting and the same seed; empty for the SFT
     policy, from which KL is measured whatever the start."""
+    checkpoint: tuple[str, ...] = named_elsewhere(())
+    """A finished policy that is measured as it is, in place of all else: a folder or a Hub id, or several, to be the
+    checkpoints of one arm. It needs the study's tokenizer; KL is measured from the study's SFT policy."""
     parts: dict[str, Positive] = field(default_factory=dict[str, Positive], metadata={"decides": False})
     """For `mixture`: arms and their shares of every batch; each part keeps its own source and labeller."""
     steps: Count = 60
@@ -61,6 +66,8 @@ class Arm:
 
     def validate(self, name: str, judge_may_train: bool = False) -> None:
         """Raises GoodhartError for a combination that has no meaning or breaks the separation of roles."""
+        if self.checkpoint:
+            return
         source, labeller = self.method.source, self.method.labeller
         if (source != "policy") != (labeller == "data"):
             raise GoodhartError(
@@ -131,6 +138,8 @@ class Arm:
     @property
     def kept(self) -> list[int]:
         """The numbers of what is kept and measured: steps of a run, or points on the way to merged runs."""
+        if self.checkpoint:
+            return list(range(1, len(self.checkpoint) + 1))
         return self.checkpoint_steps() if self.method.merge == "none" else list(range(1, self.checkpoints + 1))
 
     @property
@@ -146,7 +155,7 @@ class Arm:
             method.merge != "none"
             or method.refresh != 1
             or method.reference == "moving"
-            or method.checkpoint == "average"
+            or method.average
             or method.buffer
         )
         return not held and method.kind.learner == "none"
@@ -171,6 +180,8 @@ def with_row(arm: Any, where: str) -> Any:
 
     Raises GoodhartError for an unknown method.
     """
+    if isinstance(arm, dict) and "checkpoint" in arm:
+        return _with_checkpoint(arm, where)
     if not isinstance(arm, dict) or "method" not in arm:
         return arm
     own: dict[str, Any] = {key: value for key, value in arm.items() if key != "method"}
@@ -185,11 +196,29 @@ def with_row(arm: Any, where: str) -> Any:
     return {**base, **own}
 
 
+def _with_checkpoint(arm: dict[str, Any], where: str) -> dict[str, Any]:
+    """The keys of an arm that is measured as it is."""
+    named = arm["checkpoint"]
+    several = [named] if isinstance(named, str) else named
+    if several in (["policy"], ["average"]):  # what this key once said
+        raise GoodhartError(f"{where} has checkpoint {several[0]!r}", "write average: true, or leave it out")
+    beside = sorted(set(arm) - {"checkpoint", "variant", "beta", "lr"})
+    if beside:
+        raise GoodhartError(
+            f"{where} has a checkpoint and {', '.join(beside)}", "a checkpoint is measured as it is: leave out the rest"
+        )
+    return {"checkpoint": several, "variant": arm.get("variant", ""), "beta": [], "lr": []}
+
+
 def settings_of(arm: Arm) -> Iterator[tuple[str, Arm]]:
     """The points of an arm's sweep: a name, and the arm at one value of each of its parameters.
 
-    A parameter of one value that is neither beta nor lr is no part of the name.
+    A parameter of one value that is neither beta nor lr is no part of the name. A checkpoint that is measured as it is
+    has one point.
     """
+    if arm.checkpoint:
+        yield AS_IT_IS, arm
+        return
     swept = list(arm.sweep.items())
     for beta in arm.beta or (None,):
         for lr in arm.lr:

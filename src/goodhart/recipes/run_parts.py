@@ -139,7 +139,7 @@ def parts_of(
     extras = [_extra(term, parameters, seed, sft) for term in method.terms]
     objective = objective_of(method, parameters, extras, _learner(method, parameters, master, sft, arm, seed))
     parts = Parts(source, labeller, reference, objective, followers)
-    if method.checkpoint == "average":
+    if method.average:
         parts.averaging(master.frozen(), master, method.parameters["average_rate"])
     return parts
 

@@ -79,7 +79,7 @@ def parts_of(arm: Arm, given: Given, policy: TablePolicy) -> Parts:
     if given.exact and method.source == "policy":
         objective = enumeration.in_expectation(objective)
     parts = Parts(source, labeller, reference, objective, followers)
-    if method.checkpoint == "average":
+    if method.average:
         parts.averaging(policy.frozen(), policy, method.parameters["average_rate"])
     return parts
 

@@ -24,6 +24,17 @@ def validate_arms(arms: Mapping[str, Arm], variants: Collection[str]) -> None:
             _validate_start(name, arm, arms)
         if arm.method.source == "mixture":
             _validate_parts(name, arm, arms)
+        _validate_read(name, arm, arms)
+
+
+def _validate_read(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
+    """Nothing is known of how an adopted policy was trained, and its files may be of any seed."""
+    for other in with_what_they_read(arms, [name]) - {name}:
+        if other in arms and arms[other].checkpoint:
+            raise GoodhartError(
+                f"arm {name!r} reads the run of {other!r}, which is a checkpoint that the study has not trained",
+                "name an arm that is trained",
+            )
 
 
 def _validate_stream(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:

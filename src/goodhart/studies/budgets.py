@@ -18,8 +18,13 @@ from goodhart.studies.spec import Study
 
 def spent(store: Store, study: Study, measured: Sequence[Measured]) -> pa.Table:
     """The table of `schema.BUDGETS` for the study's arms."""
-    rows = [_row(store, study, item) for item in measured if item.run is not None and item.arm in study.arms]
+    rows = [_row(store, study, item) for item in measured if _is_trained(item) and item.arm in study.arms]
     return pa.Table.from_pylist(rows, schema=schema.BUDGETS)
+
+
+def _is_trained(item: Measured) -> bool:
+    """Whether the study trained it; what an adopted policy took nobody knows."""
+    return item.run is not None and item.run.kind != "adopted"
 
 
 def _row(store: Store, study: Study, item: Measured) -> dict[str, Any]:

@@ -22,6 +22,8 @@ def models(study: Study) -> dict[str, str]:
     for name, variant in study.variants.items():
         if variant.policy:
             named[f"variants.{name}.policy"] = variant.policy
+    for name, arm in study.arms.items():
+        named |= {f"arms.{name}.checkpoint[{number}]": model for number, model in enumerate(arm.checkpoint)}
     return named
 
 

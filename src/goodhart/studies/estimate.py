@@ -187,6 +187,10 @@ class Costs:
         copies = len(cell.inputs) + cell.settings["checkpoints"]
         return copies * _COPY * self.millions[_policy(cell.inputs["sft"])]
 
+    def adopted(self, cell: Cell) -> float:
+        """Reading and writing the weights of policies, of about the SFT policy's size."""
+        return len(cell.settings["models"]) * _COPY * self.millions[_policy(cell.inputs["sft"])]
+
     def evaluation(self, cell: Cell) -> float:
         """Samples, two scorings, two judges against their opponents, and the classified pairs."""
         policy = self.forward(_policy(cell.inputs["sft"]))
@@ -286,6 +290,7 @@ _WORK = {
     "test labels": Costs.test_labels,
     "written": Costs.written,
     "merge": Costs.merge,
+    "adopted": Costs.adopted,
     "opponents": Costs.opponents,
     "stream": Costs.stream,
 }

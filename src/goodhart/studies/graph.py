@@ -8,6 +8,7 @@ from typing import Any
 
 from goodhart.analysis.hypotheses import PROXY
 from goodhart.cells.cell import Cell
+from goodhart.models.checkpoint import find
 from goodhart.recipes.arm import SFT_WRITER, Arm, settings_of, written_by
 from goodhart.recipes.settings import Labels
 from goodhart.recipes.slots import START, inputs_of
@@ -83,18 +84,27 @@ class _Builder:
 
     def _seeds(self, arms: Iterable[str]) -> tuple[int, ...]:
         """The seeds that all of the arms have."""
-        every = self.study.seeds
-        return every[: min(self.reach.get(arm, len(every)) for arm in arms)]
+        every, own = self.study.seeds, self.study.arms
+        numbers = (1 if arm in own and own[arm].checkpoint else self.reach.get(arm, len(every)) for arm in arms)
+        return every[: min(numbers)]
 
     def _run(self, name: str, setting: str, arm: Arm, seed: int) -> Cell:
         """The training run of an arm at one setting and seed, or what its runs are merged to."""
         at, label = (name, setting, seed), f"{name} {setting} seed {seed}"
+        if at not in self.runs and arm.checkpoint:
+            self.runs[at] = self._adopted(name, arm)
         if at not in self.runs:
             several = arm.method.merge != "none"
             self.runs[at] = (
                 self._merged(arm, setting, seed, label) if several else self._single(arm, setting, seed, label)
             )
         return self.runs[at]
+
+    def _adopted(self, name: str, arm: Arm) -> Cell:
+        """Finished policies under the digests of their files, which have no seed."""
+        models = [find(checkpoint).digest for checkpoint in arm.checkpoint]
+        places = {f"models.{number}": checkpoint for number, checkpoint in enumerate(arm.checkpoint)}
+        return Cell("adopted", {"models": models}, {"sft": self.trunks[arm.variant].sft}, name, places)
 
     def _single(self, arm: Arm, setting: str, seed: int, label: str, draws: int = 0, start: Cell | None = None) -> Cell:
         """A run with the runs that it reads; `draws` names its random numbers where a seed has several runs."""
@@ -210,7 +220,7 @@ class _Builder:
             spec |= {"responses": self.study.measurement.responses}
             label, grows = f"measure {run.label} step {step}", (*PANEL, "responses")
             cell = Cell("evaluation", spec, inputs, label, grows=grows, follows=("policy", "opponents"))
-            lr = None if arm is None else arm.lr[0]
+            lr = arm.lr[0] if arm is not None and arm.lr else None
             found.append(Measured(cell, name, setting, beta, lr, seed, step, run=None if arm is None else run))
         return found
 

@@ -50,6 +50,12 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         found = _changed(found, keys, model)
     if isinstance(found.get("methods"), list):
         found = {**found, "methods": [str(_below(folder, str(name))) for name in found["methods"]]}
+    arms = found.get("arms")
+    for name, arm in arms.items() if isinstance(arms, dict) else ():
+        if isinstance(arm, dict) and "checkpoint" in arm:
+            several = arm["checkpoint"] if isinstance(arm["checkpoint"], list) else [arm["checkpoint"]]
+            paths = [model(each) if isinstance(each, str) else each for each in several]
+            found = {**found, "arms": {**found["arms"], name: {**arm, "checkpoint": paths}}}
     variants = found.get("variants")
     for name in variants if isinstance(variants, dict) else ():
         found = _changed(found, ["variants", name, "policy"], model)
@@ -197,6 +203,9 @@ def unnamed(data: dict[str, Any], arms: list[str]) -> tuple[str, ...]:
     sections = {name: data.get(name) for name in ("sft", "golden", "proxy", "golden_policy")}
     keys = {where: OF_SIZE[where] for where in sections}
     for arm in arms:
+        own = given.get(f"arms.{arm}")
+        if isinstance(own, dict) and "checkpoint" in own:
+            continue
         sections[f"arms.{arm}"], keys[f"arms.{arm}"] = given.get(f"arms.{arm}"), OF_SIZE["arms"]
     for where, variant in _named(data, "variants"):
         for part in ("sft", *JUDGES):
