@@ -29,7 +29,7 @@ OWN = {
     "semi-online-dpo": {"refresh": 3},
     "warp": {"rounds": 1},
     "dice": {"refresh": 2, "start": "dpo@2", "parameters": {"reference_every": 2}},
-    "averaged": {"method": "online-ipo", "checkpoint": "average", "parameters": {"average_rate": 0.3}},
+    "averaged": {"method": "online-ipo", "average": True, "parameters": {"average_rate": 0.3}},
     "accumulated": {"method": "kto", "optimisation": {"micro_batch": 2}},
 }
 """What makes a short run use what it has."""

@@ -53,7 +53,7 @@ def refuse_in_tables(name: str, method: Method) -> None:
     if method.merge != "none":
         raise GoodhartError(
             f"{where} merges runs in weight space, and a table has no layers",
-            "take another method, or checkpoint: average",
+            "take another method, or average: true",
         )
     if method.reference in ("prior", "external"):
         what = "the policy without the prompt" if method.reference == "prior" else "another variant's SFT policy"

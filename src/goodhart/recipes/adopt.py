@@ -22,10 +22,8 @@ def adopted(work: Workplace) -> dict[str, Any]:
         folder = locate({"name": name, "digest": digest})
         tokenizer = load_tokenizer(folder)
         if tokenizer.get_vocab() != own.get_vocab() or tokenizer.eos_token_id != own.eos_token_id:
-            raise GoodhartError(
-                f"the policy {name!r} has another tokenizer than the study's",
-                "adopt one that was trained from its model",
-            )
+            problem = f"the policy {name!r} has another tokenizer than the study's"
+            raise GoodhartError(problem, "adopt one that was trained from the study's model")
         # the study's tokenizer is saved with it: prompts and responses are token ids of that one
         save_policy(load_model(folder), own, work.folder / f"step-{number}", work, f"Adopted policy {name}")
         names.append(name)

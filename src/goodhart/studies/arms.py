@@ -24,10 +24,10 @@ def validate_arms(arms: Mapping[str, Arm], variants: Collection[str]) -> None:
             _validate_start(name, arm, arms)
         if arm.method.source == "mixture":
             _validate_parts(name, arm, arms)
-        _validate_read(name, arm, arms)
+        _validate_read(name, arms)
 
 
-def _validate_read(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
+def _validate_read(name: str, arms: Mapping[str, Arm]) -> None:
     """Nothing is known of how an adopted policy was trained, and its files may be of any seed."""
     for other in with_what_they_read(arms, [name]) - {name}:
         if other in arms and arms[other].checkpoint:

@@ -50,18 +50,22 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         found = _changed(found, keys, model)
     if isinstance(found.get("methods"), list):
         found = {**found, "methods": [str(_below(folder, str(name))) for name in found["methods"]]}
-    arms = found.get("arms")
-    for name, arm in arms.items() if isinstance(arms, dict) else ():
-        if isinstance(arm, dict) and "checkpoint" in arm:
-            several = arm["checkpoint"] if isinstance(arm["checkpoint"], list) else [arm["checkpoint"]]
-            paths = [model(each) if isinstance(each, str) else each for each in several]
-            found = {**found, "arms": {**found["arms"], name: {**arm, "checkpoint": paths}}}
+    if isinstance(found.get("arms"), dict):
+        found = {**found, "arms": {name: _adopting(arm, model) for name, arm in found["arms"].items()}}
     variants = found.get("variants")
     for name in variants if isinstance(variants, dict) else ():
         found = _changed(found, ["variants", name, "policy"], model)
         found = _changed(found, ["variants", name, "proxy", "model"], model)
         found = _changed(found, ["variants", name, "golden", "model"], model)
     return found
+
+
+def _adopting(arm: Any, model: Callable[[str], str]) -> Any:
+    """An arm with the folders of its checkpoints."""
+    if not isinstance(arm, dict) or "checkpoint" not in arm:
+        return arm
+    several = arm["checkpoint"] if isinstance(arm["checkpoint"], list) else [arm["checkpoint"]]
+    return {**arm, "checkpoint": [model(each) if isinstance(each, str) else each for each in several]}
 
 
 def _beside(name: str, folder: Path) -> str:

@@ -48,9 +48,8 @@ def refuse_arms(study: Study) -> None:
     for name, arm in study.arms.items():
         refuse_in_tables(name, arm.method)
         if arm.checkpoint:
-            raise GoodhartError(
-                f"arm {name!r} is a checkpoint, and policies of a tabular world are tables", "leave it out"
-            )
+            problem = f"arm {name!r} is a checkpoint, and the policies of a tabular world are tables"
+            raise GoodhartError(problem, "leave it out")
         if arm.start:
             raise GoodhartError(
                 f"arm {name!r} has start {arm.start!r}, and the policies of a tabular world begin at the reference",
