@@ -50,8 +50,9 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         found = _changed(found, keys, model)
     if isinstance(found.get("methods"), list):
         found = {**found, "methods": [str(_below(folder, str(name))) for name in found["methods"]]}
-    if isinstance(found.get("arms"), dict):
-        found = {**found, "arms": {name: _adopting(arm, model) for name, arm in found["arms"].items()}}
+    arms: Any = found.get("arms")
+    if isinstance(arms, dict):
+        found = {**found, "arms": {name: _adopting(arm, model) for name, arm in arms.items()}}
     variants = found.get("variants")
     for name in variants if isinstance(variants, dict) else ():
         found = _changed(found, ["variants", name, "policy"], model)
