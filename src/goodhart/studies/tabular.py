@@ -47,6 +47,11 @@ def refuse_arms(study: Study) -> None:
     """Raises GoodhartError for a method that a finite world has not, by its name, and for contrasts of streams."""
     for name, arm in study.arms.items():
         refuse_in_tables(name, arm.method)
+        if arm.adapter:
+            raise GoodhartError(
+                f"arm {name!r} trains an adapter, and the policies of a finite world are tables",
+                f"leave arms.{name}.adapter out",
+            )
         if arm.start:
             raise GoodhartError(
                 f"arm {name!r} has start {arm.start!r}, and the policies of a tabular world begin at the reference",
