@@ -24,7 +24,7 @@ from goodhart.models.adapter import (
     with_saved_adapter,
 )
 from goodhart.models.adapter_settings import Adapter
-from goodhart.models.checkpoint import read_model, read_whole
+from goodhart.models.checkpoint import find, read_model, read_whole
 from goodhart.models.logprobs import choose_layout, response_laws, sequence_logps
 from goodhart.models.precision import in_precision
 from goodhart.models.preference import PreferenceModel
@@ -190,6 +190,13 @@ def test_an_adapter_over_an_adapter_is_laid_over_what_that_one_makes(tmp_path):
         assert torch.equal(scored(read_model(tmp_path / "run-2" / "step-5"), "plain"), scored(second, "plain"))
 
 
+def test_an_adapter_alone_is_no_model_to_begin_with(tmp_path):
+    save_adapter(adapted(llama(), ADAPTER, 0), tmp_path / "a", "elsewhere")
+    with pytest.raises(GoodhartError, match="is an adapter alone") as caught:
+        find(str(tmp_path / "a"))
+    assert "--merged" in caught.value.remedy
+
+
 def test_an_adapter_of_another_model_is_refused(tmp_path):
     save_adapter(adapted(llama(hidden=24), ADAPTER, 0), tmp_path / "a", "elsewhere")
     with pytest.raises(GoodhartError, match="cannot be laid over LlamaForCausalLM"):
@@ -261,8 +268,6 @@ def test_in_bfloat16_the_base_is_held_once_and_the_adapter_has_a_float32_master(
 
 @pytest.mark.parametrize("kind", ["pairwise", "bradley-terry"])
 def test_a_preference_model_keeps_its_adapter_with_its_whole_head(kind, tmp_path):
-    from goodhart.models.checkpoint import find
-
     llama(vocabulary=16).save_pretrained(tmp_path / "base")
     base = find(str(tmp_path / "base"))
     model = PreferenceModel(read_model(base.path), kind, 2, PAD, "shared prompt").eval()

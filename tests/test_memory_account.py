@@ -15,7 +15,8 @@ from goodhart.studies.graph import build_graph
 from goodhart.studies.memory_fit import Holds, Shape, Text
 from goodhart.studies.spec import read_study
 from goodhart.training.settings import Optimisation
-from micro_study import write_micro_study
+from micro_study import said as printed
+from micro_study import write_micro_study, write_small_study
 
 TEXT, ROWS = Text(40, 2, 20), 3
 ADAPTER = Adapter(rank=4)
@@ -68,13 +69,14 @@ def test_an_adapters_weights_are_counted_as_peft_has_them():
 
 def test_the_parts_of_an_account():
     shape, settings = shape_of("tiny"), Optimisation()
-    whole, low = (shape.trained([TEXT], 8, settings, each) for each in (None, ADAPTER))
+    whole, low = (shape.trained([TEXT], 8, settings, each, cut=True) for each in (None, ADAPTER))
     number, few = shape.parameters, shape.adapter(ADAPTER)
     assert (whole.weights, whole.gradients, whole.optimiser) == (4 * number, 4 * number, 8 * number)
     assert (low.weights, low.gradients, low.optimiser) == (4 * (number + few), 4 * few, 8 * few)
-    assert shape.trained([TEXT], 16, settings, None).activations == 2 * whole.activations
+    assert shape.trained([TEXT], 16, settings, None, cut=True).activations == 2 * whole.activations
     less = shape.trained([TEXT], 8, Optimisation(gradient_checkpointing=True), None)
     assert less.activations < whole.activations
+    assert shape.trained([TEXT], 8, settings, None).gradients == 4 * shape.vocabulary * shape.width
     assert (whole + low).total == whole.total + low.total
 
 
@@ -120,3 +122,18 @@ def test_the_remedy_is_against_the_largest_part(planned, holds, remedy):
     _, cells = planned
     sft = next(cell for cell in cells if cell.kind == "sft")
     assert remedy in cell_memory._remedy(sft, holds, memory_fit.Room(1, 1))
+
+
+def test_a_dry_run_prints_it_and_refuses_what_will_not_fit(tmp_path, capfd, monkeypatch):
+    path, root = write_small_study(tmp_path), str(tmp_path / "runs")
+    asked = ("run", str(path), "--root", root, "--workers", "1", "--dry-run")
+    shown = printed(capfd, *asked)
+    assert shown.returncode in (0, None)
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    titles = next(line for line in lines if line[:2] == ["cell", "weights"])
+    assert titles == ["cell", "weights", "gradients", "optimiser", "activations", "logits", "in", "all"]
+    assert any(line[:1] == ["evaluation"] and len(line) == 7 for line in lines)
+    monkeypatch.setattr(memory_fit, "_machine", lambda: 2**20)
+    refused = printed(capfd, *asked)
+    assert refused.returncode == 1
+    assert "will hold about" in refused.stderr

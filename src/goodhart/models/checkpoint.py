@@ -45,6 +45,11 @@ def find(name: str) -> Checkpoint:
         ) from error
     folder = folder if there else _snapshot(name)
     weights = sorted(folder.glob("*.safetensors"))
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise GoodhartError(
+            f"model {name!r} is an adapter alone, which is no model to begin with",
+            "merge it into its base first: goodhart where STUDY ARM --merged FOLDER",
+        )
     if not (folder / "config.json").is_file() or not weights:
         raise GoodhartError(
             f"model {name!r} has no config.json with *.safetensors weights in {folder}",

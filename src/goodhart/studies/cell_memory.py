@@ -22,7 +22,7 @@ _SAMPLED, _SCORED = 256, 32
 _TOLERANCE = 1.25
 """Of the account: a study is refused only where it is over by more than that."""
 _PROCESS = 700 * 2**20
-"""Bytes of a worker on a CPU that has imported all that it needs, and holds no model."""
+"""Bytes of a worker that has imported all that it needs, and holds no model."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def check_memory(study: Study, cells: Sequence[Cell], workers: int, groups: Sequ
     memory, room = Memory(study), Room.whole(workers, len(groups[0]) if groups else 0)
     for cell in cells:
         holds = memory.holds(cell)
-        need = (holds.total if holds else 0) + (_PROCESS if room.workers > 1 else 0)
+        need = (holds.total if holds else 0) + _PROCESS
         if holds is None or need <= _TOLERANCE * room.each:
             continue
         parts = ", ".join(

@@ -245,10 +245,10 @@ class Need:
     @classmethod
     def of(cls, folder: Path, beside: dict[Path, int], prompt: int, response: int) -> Need:
         """Of a model in a folder, on pairs, beside copies of others that are only read, by the limits of tokens."""
-        step = Shape.of(folder).trained([Text(prompt, 2, response)], 1, Optimisation(), None)
+        shape, text = Shape.of(folder), Text(prompt, 2, response)
+        one, two = (shape.trained([text], rows, Optimisation(), None, cut=True).total for rows in (1, 2))
         held = sum(Shape.of(other).held().total * copies for other, copies in beside.items())
-        row = step.activations + step.logits
-        return cls(step.total - row + held, row)
+        return cls(one - (two - one) + held, two - one)
 
     def rows(self, room: Room, batch: int) -> int:
         """The largest power of two of pairs that has room, at most half the batch, so that two cores can share it."""
