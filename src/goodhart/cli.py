@@ -165,6 +165,8 @@ class Where:
     """A seed; by default the study's first."""
     step: tyro.conf.Positional[int] = 0
     """The checkpoint's step; by default the last."""
+    merged: Path = Path()
+    """Write the checkpoint there as well, as a plain Hugging Face one: an adapter is merged into its base's weights."""
     root: Root = Path("runs")
     """Folder that keeps cells and studies."""
 
@@ -399,7 +401,8 @@ def _dispatch(command: Command) -> int | None:
         case Compare():
             commands.compare(command.study, command.first, command.second, command.root)
         case Where():
-            commands.where(command.study, command.arm, command.setting, command.seed, command.step, command.root)
+            at = command.setting, command.seed, command.step
+            commands.where(command.study, command.arm, *at, command.root, merged=command.merged)
         case Export():
             commands.export(command.study, command.out, command.width, command.root)
         case List():

@@ -18,6 +18,7 @@ from goodhart.errors import GoodhartError
 from goodhart.printable import printable
 
 if TYPE_CHECKING:
+    from goodhart.cells.cell import Cell
     from goodhart.cells.launch import Kind
     from goodhart.report.grid import Grid
     from goodhart.studies.session import Workers
@@ -89,6 +90,27 @@ def _dry_run(study: Study, root: Path, workers: Workers, console: Console) -> No
     for cell, done in cells:
         _say(console, f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}")
     _say(console, rounds.ahead(session.prospect(study, cells, workers, root, keep=False), len(cells), workers))
+    if study.world:
+        return
+    from goodhart.studies.cell_memory import check_memory
+
+    missing = [cell for cell, done in cells if not done]
+    if missing:
+        console.print("", _table(_memory(study, missing)))
+    check_memory(study, missing, workers.number, workers.groups)
+
+
+def _memory(study: Study, cells: Sequence[Cell]) -> Grid:
+    """What cells will hold, by what they are."""
+    from goodhart.compute.memory import MIB
+    from goodhart.report.grid import Grid
+    from goodhart.studies.cell_memory import said
+    from goodhart.studies.memory_fit import PARTS
+
+    rows = [
+        (name, *(f"{part / MIB:,.0f}" for part in (*holds.parts, holds.total))) for name, holds in said(study, cells)
+    ]
+    return Grid("Memory of a worker at the largest moment of a cell, MiB", ("cell", *PARTS, "in all"), tuple(rows))
 
 
 def _say(console: Console, sentence: str) -> None:
@@ -276,8 +298,11 @@ def compare(name: str, first: str, second: str, root: Path) -> None:
             _say(_console(), f"{title}: {gap_line(found.gap)}")
 
 
-def where(name: str, arm: str, setting: str, seed: int, step: int, root: Path) -> None:
-    """Print a checkpoint's folder. Raises GoodhartError for one that is not there, with those that are."""
+def where(name: str, arm: str, setting: str, seed: int, step: int, root: Path, *, merged: Path = Path()) -> None:
+    """Print a checkpoint's folder, or write it whole into `merged` and print that.
+
+    Raises GoodhartError for one that is not there, with those that are, and for a folder that holds something else.
+    """
     from goodhart.cells.store import Store
     from goodhart.studies import session
     from goodhart.studies.engine import settle, settled
@@ -302,6 +327,12 @@ def where(name: str, arm: str, setting: str, seed: int, step: int, root: Path) -
     if not store.has(cell.id):
         raise GoodhartError(f"{cell.label or cell.id} is not finished", f"run 'goodhart run {name}' first")
     folder = store.open(cell.id) / f"step-{step or steps[-1]}"
+    if merged != Path():
+        from goodhart.models.checkpoint import write_whole
+
+        store.open(cell.inputs["sft"].id)  # what an adapter is over is checked as the adapter is
+        write_whole(folder, merged)
+        folder = merged
     _console().print(Text(str(folder)), soft_wrap=True)
 
 

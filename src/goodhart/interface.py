@@ -18,6 +18,7 @@ from goodhart.printable import printable
 from goodhart.report.report import write_report
 from goodhart.result import Result
 from goodhart.studies import session
+from goodhart.studies.cell_memory import check_memory
 from goodhart.studies.engine import settle
 from goodhart.studies.session import Outcome, Workers
 from goodhart.studies.spec import Study, origin_of, read_study, study_of
@@ -101,6 +102,7 @@ def perform(
     for sentence in engine.sentences():
         say(sentence)
     _, cells = session.plan(study, root)
+    check_memory(study, [cell for cell, done in cells if not done], workers.number, workers.groups)
     for what in session.damaged_cells([cell for cell, _ in cells], Store(root), repair=repair):
         say(f"damaged, to be made anew: {what}")
     job = rounds.Job(study, engine, root, workers, console, say)

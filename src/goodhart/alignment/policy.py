@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import pad
 
+from goodhart.models.adapter import adapted
+from goodhart.models.adapter_settings import Adapter
 from goodhart.models.logprobs import Layout, choose_layout, response_laws, sequence_logps
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision, in_precision
@@ -44,8 +46,12 @@ class LanguagePolicy:
         return replace(self, model=model, name=f"{self.name} in {precision}" if self.name else "")
 
     def parameters(self) -> Iterator[Parameter]:
-        """What the optimiser moves."""
-        return self.model.parameters()
+        """What the optimiser moves: all weights, or those of the adapter."""
+        return (p for p in self.model.parameters() if p.requires_grad)
+
+    def adapted(self, adapter: Adapter, seed: int) -> LanguagePolicy:
+        """A policy with a fresh adapter over this one's weights, which this one goes on having and which rest now."""
+        return replace(self, model=adapted(self.model, adapter, seed), name="")
 
     def sample(
         self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int | Sequence[int] = 0
@@ -55,8 +61,9 @@ class LanguagePolicy:
         return self.sampler(self.model, [p.tokens for p in prompts], samples, draws)
 
     def frozen(self) -> LanguagePolicy:
-        """A copy that training does not move."""
-        return replace(self, model=copy.deepcopy(self.model).eval())
+        """A copy that training does not move; it shares what training does not move either, the base of an adapter."""
+        resting = {id(p): p for p in self.model.parameters() if not p.requires_grad}
+        return replace(self, model=copy.deepcopy(self.model, resting).eval())
 
     def log_probs(
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]

@@ -45,6 +45,11 @@ def find(name: str) -> Checkpoint:
         ) from error
     folder = folder if there else _snapshot(name)
     weights = sorted(folder.glob("*.safetensors"))
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise GoodhartError(
+            f"model {name!r} is an adapter alone, which is no model to begin with",
+            "merge it into its base first: goodhart where STUDY ARM --merged FOLDER",
+        )
     if not (folder / "config.json").is_file() or not weights:
         raise GoodhartError(
             f"model {name!r} has no config.json with *.safetensors weights in {folder}",
@@ -101,9 +106,26 @@ def _why(error: Exception) -> str:
 def read_model(path: str | Path) -> Any:
     """A causal or encoder-decoder language model on the CPU, in float32 and in evaluation mode.
 
-    Training leaves it in that mode: dropout would draw from a generator that no key decides. Raises GoodhartError if
-    the folder holds no model that can be read.
+    Training leaves it in that mode: dropout would draw from a generator that no key decides. An adapter's folder gives
+    its base model with the adapter over it. Raises GoodhartError if the folder holds no model that can be read.
     """
+    from goodhart.models.adapter import base_of, is_adapter, with_saved_adapter
+
+    if is_adapter(path):
+        base = base_of(path)
+        return with_saved_adapter(read_whole(base if Path(base).is_dir() else find(base).path), Path(path))
+    return _read(path)
+
+
+def read_whole(path: str | Path) -> Any:
+    """The same with the adapter, if there is one, merged into the weights of its base."""
+    from goodhart.models.adapter import has_adapter, merged
+
+    model = read_model(path)
+    return merged(model) if has_adapter(model) else model
+
+
+def _read(path: str | Path) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -129,6 +151,26 @@ def read_model(path: str | Path) -> Any:
 def load_model(path: str | Path, gpus: int | None = None) -> Any:
     """What `read_model` reads, where `place` puts it."""
     return place(read_model(path), gpus)
+
+
+def load_whole(path: str | Path) -> Any:
+    """What `read_whole` reads, where `place` puts it."""
+    return place(read_whole(path))
+
+
+def write_whole(path: Path, into: Path) -> None:
+    """A plain Hugging Face checkpoint of what `read_whole` reads, with its tokenizer and card.
+
+    Raises GoodhartError if the folder is there and not empty.
+    """
+    if into.exists() and (not into.is_dir() or any(into.iterdir())):
+        raise GoodhartError(f"{into} is there and not empty", "name a folder that is not there yet")
+    read_whole(path).save_pretrained(into)
+    load_tokenizer(path).save_pretrained(into)
+    card = path / "README.md"
+    if card.is_file():
+        text = card.read_text(encoding="utf-8").replace("library_name: peft", "library_name: transformers", 1)
+        (into / card.name).write_text(text, encoding="utf-8")
 
 
 def load_tokenizer(path: str | Path) -> Any:

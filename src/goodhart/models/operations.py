@@ -18,7 +18,8 @@ def count(model: Any, tokens: int, predicted: int, attended: float) -> None:
     2 N tokens + 2 H V predicted + 4 L A attended operations, with N the parameters that are neither embeddings nor
     output layer, H the hidden size, V the vocabulary, L the layers, A the width of attention (the heads' sizes added
     up) and `attended` the (token, earlier token) pairs; three times as much with the backward pass (arXiv 2204.02311,
-    appendix B, whose 6N + 12 L A T per token this is). Of an encoder-decoder it is the decoder's part.
+    appendix B, whose 6N + 12 L A T per token this is). Weights that rest below an adapter have no gradient of their
+    own, so theirs are twice as much. Of an encoder-decoder it is the decoder's part.
     """
     vocabulary, hidden = model.get_input_embeddings().weight.shape
     config = getattr(model, "config", None)
@@ -26,9 +27,8 @@ def count(model: Any, tokens: int, predicted: int, attended: float) -> None:
     if is_encoder_decoder(model):
         layers = _decoder_layers(model)
         trunk -= _weights(model, model.get_encoder()) + _prompt_weights(model)
-    charge(
-        tokens, 2.0 * trunk * tokens + 2.0 * hidden * vocabulary * predicted + 4.0 * layers * _width(model) * attended
-    )
+    weighed = 2.0 * trunk * tokens + 2.0 * hidden * vocabulary * predicted
+    _charge(model, tokens, weighed, 4.0 * layers * _width(model) * attended)
 
 
 def count_encoding(model: Any, lengths: Sequence[int], copies: int = 1) -> None:
@@ -40,7 +40,7 @@ def count_encoding(model: Any, lengths: Sequence[int], copies: int = 1) -> None:
     encoder = model.get_encoder()
     tokens, attended = sum(lengths), sum(n * n for n in lengths)
     weights = _weights(model, encoder) + copies * _prompt_weights(model)
-    charge(tokens, 2.0 * weights * tokens + 4.0 * encoder.config.num_hidden_layers * _width(model) * attended)
+    _charge(model, tokens, 2.0 * weights * tokens, 4.0 * encoder.config.num_hidden_layers * _width(model) * attended)
 
 
 def count_responses(
@@ -68,9 +68,25 @@ def count_responses(
         unread = sum(len(prompt) - 1 for prompt in prompts)
         kept = 2 * _key_width(model) * model.get_input_embeddings().weight.shape[1]
         pairs = sum((len(prompt) - 1) ** 2 / 2 for prompt in prompts)
-        charge(0, -2.0 * (_weights(model, last) - kept) * unread - 4.0 * _width(model) * pairs)
+        _charge(model, 0, -2.0 * (_weights(model, last) - kept) * unread, -4.0 * _width(model) * pairs)
 
 
+def _charge(model: Any, tokens: int, weighed: float, attended: float) -> None:
+    """Operations of a forward pass: products with weights, and those of attention."""
+    rest = _resting(model) if torch.is_grad_enabled() else 0.0
+    charge(tokens, weighed * (1 - rest / 3) + attended)
+
+
+def _resting(model: Any) -> float:
+    """The share of a model's weights that have no gradient, where some have one."""
+    if model not in _RESTING:
+        sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+        trained = sum(size for size, moves in sizes if moves)
+        _RESTING[model] = 1 - trained / sum(size for size, _ in sizes) if trained else 0.0
+    return _RESTING[model]
+
+
+_RESTING: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 _SIZES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 """Of parts that were counted: going through a small model's modules takes as long as one of its layers."""
 

@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from goodhart.compute.choice import Candidate, Choice, choose, median_seconds, one_thread
 from goodhart.errors import GoodhartError
+from goodhart.models.adapter import has_adapter
 from goodhart.models.logprobs import choose_layout, sequence_logps
 
 Precision = Literal["float32", "bfloat16"]
@@ -24,13 +25,24 @@ _REPEATS, _BUDGET = 3, 1.0
 def in_precision(model: Any, precision: Precision) -> Any:
     """The model itself in float32; else a copy with bfloat16 parameters.
 
-    Buffers stay as they are: rotary frequencies and positions of many tokens do not survive eight bits.
+    Buffers stay as they are: rotary frequencies and positions of many tokens do not survive eight bits. The weights
+    below an adapter need no float32 master, since they rest: they are lowered where they are, for all that share them.
     """
     if precision == FLOAT32:
         return model
+    if has_adapter(model):
+        return _lowered_over_base(model)
     # a parameter that deepcopy is told about is not copied in float32 first, and stays tied where it was
     lowered = {id(p): Parameter(p.detach().to(torch.bfloat16), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, lowered)
+
+
+def _lowered_over_base(model: Any) -> Any:
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    kept = {id(p): Parameter(p.detach().to(torch.bfloat16)) if p.requires_grad else p for p in model.parameters()}
+    return copy.deepcopy(model, kept)
 
 
 def check_supported(precision: Precision) -> None:

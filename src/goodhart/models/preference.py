@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from goodhart.compute.placement import place
-from goodhart.models.checkpoint import read_model
+from goodhart.models.adapter import adapted, save_adapter, with_saved_adapter
+from goodhart.models.adapter_settings import Adapter
+from goodhart.models.checkpoint import locate, read_model
 from goodhart.models.logprobs import Layout, response_laws
 from goodhart.models.packing import Tokens
 
@@ -41,9 +43,18 @@ class PreferenceModel(nn.Module):
     for y2) and 0 elsewhere: before any training, the response that its prompt makes likelier is preferred.
     """
 
-    def __init__(self, language_model: Any, kind: Kind, separator: int, pad: int, layout: Layout) -> None:
+    def __init__(
+        self,
+        language_model: Any,
+        kind: Kind,
+        separator: int,
+        pad: int,
+        layout: Layout,
+        base: dict[str, str] | None = None,
+    ) -> None:
+        """`base` is the {name, digest} of the model that an adapter is over."""
         super().__init__()
-        self.language_model = language_model
+        self.language_model, self.base = language_model, base
         self.kind: Kind = kind
         self.separator = separator
         self.pad = pad
@@ -62,6 +73,10 @@ class PreferenceModel(nn.Module):
     ) -> PreferenceModel:
         """Start from a language model's weights and its judgement of mutual information."""
         return cls(read_model(checkpoint), kind, separator, pad, layout)
+
+    def adapt(self, adapter: Adapter, seed: int, base: dict[str, str]) -> None:
+        """Train an adapter in place of the language model's weights; `base` is {name, digest} of these."""
+        self.language_model, self.base = adapted(self.language_model, adapter, seed), base
 
     def logits(
         self, prompts: Sequence[Tokens], first: Sequence[Tokens], second: Sequence[Tokens]
@@ -128,17 +143,28 @@ class PreferenceModel(nn.Module):
         return [_readings(logp, state, [row[j] for row in branches]) for j, (logp, state) in slots]
 
     def save(self, folder: Path) -> None:
-        """Write the language model as a Hugging Face checkpoint, with the head and its settings beside it."""
-        self.language_model.save_pretrained(folder)
+        """Write the language model as a Hugging Face checkpoint, with the head and its settings beside it.
+
+        Of a language model with an adapter it is the adapter alone.
+        """
+        if self.base is None:
+            self.language_model.save_pretrained(folder)
+        else:
+            save_adapter(self.language_model, folder, self.base["name"])
         save_file({k: v.detach().contiguous() for k, v in self.head.state_dict().items()}, folder / "head.safetensors")
-        settings = {"kind": self.kind, "separator": self.separator, "pad": self.pad, "layout": self.layout}
+        settings: dict[str, Any] = {"kind": self.kind, "separator": self.separator}
+        settings |= {"pad": self.pad, "layout": self.layout, **({"base": self.base} if self.base else {})}
         (folder / "preference.json").write_text(json.dumps(settings))
 
     @classmethod
     def load(cls, folder: Path) -> PreferenceModel:
-        """Read what `save` wrote, in evaluation mode."""
+        """Read what `save` wrote, in evaluation mode.
+
+        Raises GoodhartError if the model that its adapter is over is not there any more, or is another one.
+        """
         settings = json.loads((folder / "preference.json").read_text())
-        model = cls(read_model(folder), **settings)
+        base = settings.get("base")
+        model = cls(with_saved_adapter(read_model(locate(base)), folder) if base else read_model(folder), **settings)
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
         return model.eval()
 

@@ -11,6 +11,7 @@ from goodhart.alignment.method import Method, Parameter
 from goodhart.alignment.methods import row
 from goodhart.config import FLAT, Count, Positive, Whole, build, essential, named_elsewhere, plain_data
 from goodhart.errors import GoodhartError
+from goodhart.models.adapter_settings import Adapter
 from goodhart.training.settings import Optimisation, Rate
 
 AS_IT_IS = "as it is"
@@ -63,6 +64,8 @@ class Arm:
     """Other parameters of the method to sweep, by name: each point of the sweep is a setting."""
     optimisation: Optimisation = Optimisation()
     """The optimiser; its learning rate is taken from `lr`."""
+    adapter: Adapter | None = None
+    """What is trained in place of the weights, over those of the policy that the run begins with."""
 
     def validate(self, name: str, judge_may_train: bool = False) -> None:
         """Raises GoodhartError for a combination that has no meaning or breaks the separation of roles."""
@@ -92,6 +95,25 @@ class Arm:
                 f"give positive numbers, and an empty beta for methods without one (this one has {has})",
             )
         self._validate_sweep(name)
+        if self.adapter:
+            self._validate_adapter(name, self.adapter)
+
+    def _validate_adapter(self, name: str, adapter: Adapter) -> None:
+        """An average of two adapters is no average of two policies: (A + A')/2 times (B + B')/2 has other products."""
+        adapter.validate(f"arm {name!r}: adapter")
+        rates = self.sweep.get("reference_rate", (self.method.parameters.get("reference_rate", 1.0),))
+        if self.method.reference == "moving" and set(rates) != {1.0}:
+            raise GoodhartError(
+                f"arm {name!r} trains an adapter, and its reference follows the policy at reference_rate "
+                f"{', '.join(f'{rate:g}' for rate in rates)}: averages of weights are not those of low-rank factors",
+                "set reference_rate to 1, which copies the policy, or leave out the arm's `adapter`",
+            )
+        if self.method.average:
+            raise GoodhartError(
+                f"arm {name!r} trains an adapter and keeps the average of its weights, which is not that of their "
+                "low-rank factors",
+                "set checkpoint: policy, or leave out the arm's `adapter`",
+            )
 
     def _validate_sweep(self, name: str) -> None:
         for parameter, values in self.sweep.items():

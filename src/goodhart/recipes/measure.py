@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,30 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.pair_table import read_pairs
 from goodhart.analysis.hypotheses import PROXY
 from goodhart.cells.workplace import Workplace
 from goodhart.evaluation import schema
 from goodhart.evaluation.checkpoint import Answers, Columns, Hidden, classify, judged, verdicts, written
-from goodhart.evaluation.verdicts import OPPONENTS
+from goodhart.evaluation.verdicts import OPPONENTS, Opponents
+from goodhart.models.logprobs import Layout
 from goodhart.recipes.earlier import Earlier, inputs_of, same_files
-from goodhart.recipes.models import judge, load_policy, load_reference, reference_name, scored, with_reference
-from goodhart.recipes.opponents import read_judges, read_opponents, same_opponents
-from goodhart.recipes.panel import DRAWS, Panel, pieces
+from goodhart.recipes.models import (
+    judge,
+    load_beside,
+    load_policy,
+    load_reference,
+    reference_name,
+    scored,
+    with_reference,
+)
+from goodhart.recipes.opponents import JUDGES, read_opponents, same_opponents
+from goodhart.recipes.panel import DRAWS, Panel, Piece, pieces
 from goodhart.recipes.run_state import STREAM
+from goodhart.tasks.prompt_table import PromptRow
+from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.similarity import similarity
 
 
@@ -32,35 +44,68 @@ def evaluation(work: Workplace) -> dict[str, Any]:
     """`rows.parquet` and `pairs.parquet` of one checkpoint, without the names that a study gives it."""
     step = int(work.settings["step"])
     below = f"step-{step}" if step else "final"
-    policy, tokenizer = load_policy(work.inputs["policy"] / below, work.settings["max_response"])
     panel = Panel.read(work)
-    judges, theirs = read_judges(work), read_opponents(work, panel)
+    theirs = read_opponents(work, panel)
     earlier = Earlier.read([folder / ROWS_FILE for folder in _of_same_policy(work, below)], "sample")
-    work.watch.start()
-    write = partial(
-        written,
-        policy,
-        load_policy(work.inputs["sft"] / "final", work.settings["max_response"])[0],
-        eos=tokenizer.eos_token_id,
-        decode=lambda tokens: tokenizer.decode(list(tokens), skip_special_tokens=True),
-        seed=int(work.settings["seed"]),
-    )
-    parts: list[pa.Table] = []
-    for piece in pieces(panel.sizes, int(work.settings["responses"])):
-        rows = panel.of(piece)
-        prompts = [row.prompt for row in rows]
-        known = earlier.find(piece, [p.id for p in prompts])
-        hidden = hidden_measure([row.reference for row in rows for _ in piece.draws])
-        columns: Columns = known.to_pydict() if known else write(prompts, piece.draws, hidden=hidden)
-        answers: dict[str, Answers] = {}
-        for name, each in judges.by_name.items():
-            opposing = theirs[name][panel.place(piece)]
-            before = {w: _whole(columns[f"{name}_{w}"], opposing.number) for w in OPPONENTS} if known else None
-            answers[name] = judged(each, [p.tokens for p in prompts], columns["response"], opposing, before)
-        columns |= verdicts(answers) | {f"{n}_{w}": each for n, own in answers.items() for w, each in own.items()}
-        parts.append(pa.table({**columns, "split": [piece.split] * len(piece.rows)}, schema=_ROWS))
-    table = pa.concat_tables(parts)
+    asked = [
+        _Asked(piece, panel.of(piece), panel.place(piece))
+        for piece in pieces(panel.sizes, int(work.settings["responses"]))
+    ]
+    known = [earlier.find(each.piece, each.ids) for each in asked]
+    parts = [found.to_pydict() if found else {} for found in known]
+    layout, classified = _by_policy(work, below, asked, parts)
+    answers = {name: _by_judge(work, name, asked, parts, theirs[name]) for name in JUDGES}
+    tables: list[pa.Table] = []
+    for number, (each, columns) in enumerate(zip(asked, parts, strict=True)):
+        own = {name: by_piece[number] for name, by_piece in answers.items()}
+        columns |= verdicts(own) | {f"{n}_{w}": margins for n, mine in own.items() for w, margins in mine.items()}
+        tables.append(pa.table({**columns, "split": [each.piece.split] * len(each.piece.rows)}, schema=_ROWS))
+    table = pa.concat_tables(tables)
     pq.write_table(table, work.folder / ROWS_FILE)
+    pq.write_table(classified, work.folder / "pairs.parquet")
+    return {"means": _means(table), "layout": layout}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A piece of the panel."""
+
+    piece: Piece
+    rows: list[PromptRow]
+    place: slice
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Its prompts."""
+        return [row.prompt for row in self.rows]
+
+    @property
+    def ids(self) -> list[str]:
+        """Of its prompts."""
+        return [row.prompt.id for row in self.rows]
+
+
+def _by_policy(work: Workplace, below: str, asked: Sequence[_Asked], parts: list[Columns]) -> tuple[Layout, pa.Table]:
+    """Fills the pieces that are not known with what the policy writes; returns its layout and classified pairs.
+
+    The exact KL needs both laws at every token, so the policy and the SFT policy are held together; over one base with
+    an adapter they are one copy of the weights. No judge is held beside them.
+    """
+    sft_folder = work.inputs["sft"] / "final"
+    sft, tokenizer = load_policy(sft_folder, work.settings["max_response"])
+    policy = load_beside(sft, sft_folder, work.inputs["policy"] / below)
+    work.watch.start()
+    for number, each in enumerate(asked):
+        parts[number] = parts[number] or written(
+            policy,
+            sft,
+            each.prompts,
+            each.piece.draws,
+            eos=tokenizer.eos_token_id,
+            decode=lambda tokens: tokenizer.decode(list(tokens), skip_special_tokens=True),
+            hidden=hidden_measure([row.reference for row in each.rows for _ in each.piece.draws]),
+            seed=int(work.settings["seed"]),
+        )
     index = work.inputs["prompts"] / "prompts.parquet"
     classified: list[pa.Table] = []
     for source, split, name in (("labels", "train", "train"), ("tests", "test", "held_out")):
@@ -68,9 +113,24 @@ def evaluation(work: Workplace) -> dict[str, Any]:
         size = min(len(pairs), int(work.settings["pairs"]))
         found = classify(policy, pairs[:size])
         classified.append(pa.table({**found, "pair": ids[:size], "split": [name] * size}))
-    pq.write_table(pa.concat_tables(classified), work.folder / "pairs.parquet")
     work.watch.lap("evaluate")
-    return {"means": _means(table), "layout": policy.layout}
+    return policy.layout, pa.concat_tables(classified)
+
+
+def _by_judge(
+    work: Workplace, name: str, asked: Sequence[_Asked], parts: Sequence[Columns], opponents: Opponents
+) -> list[Answers]:
+    """The margins of every piece's responses by one judge, which is held for no longer than that."""
+    model = judge(work.inputs[name])
+    work.watch.start()
+    answers: list[Answers] = []
+    for each, columns in zip(asked, parts, strict=True):
+        theirs = opponents[each.place]
+        known = f"{name}_{OPPONENTS[0]}" in columns
+        before = {w: _whole(columns[f"{name}_{w}"], theirs.number) for w in OPPONENTS} if known else None
+        answers.append(judged(model, [p.tokens for p in each.prompts], columns["response"], theirs, before))
+    work.watch.lap("evaluate")
+    return answers
 
 
 _MARGINS = [
@@ -128,8 +188,7 @@ def classified_stream(work: Workplace) -> dict[str, Any]:
     assert known is not None
     found = {PROXY: pairs.label - 0.5}
     for name, step in work.settings["last"].items():
-        policy, _ = load_policy(work.inputs[f"classifier {name}"] / f"step-{step}", work.settings["max_response"])
-        rho = scored(policy, pairs) - known
+        rho = _scored_by(work, work.inputs[f"classifier {name}"] / f"step-{step}", pairs) - known
         found[name] = rho[:, 0] - rho[:, 1]
     work.watch.lap("evaluate")
     at = [(step, ids[i]) for step, part in ends.items() for i in part]
@@ -147,6 +206,11 @@ def classified_stream(work: Workplace) -> dict[str, Any]:
     ]
     pq.write_table(pa.concat_tables(parts), work.folder / "rows.parquet")
     return {"pairs": len(pairs)}
+
+
+def _scored_by(work: Workplace, folder: Path, pairs: Batch) -> Float[np.ndarray, "pair 2"]:
+    """Log-probabilities under a checkpoint that is held for no longer than that."""
+    return scored(load_policy(folder, work.settings["max_response"])[0], pairs)
 
 
 def hidden_measure(references: list[str | None]) -> Hidden | None:

@@ -18,11 +18,12 @@ def merged(work: Workplace) -> dict[str, Any]:
     """
     settings, longest = work.settings, int(work.settings["max_response"])
     sft, tokenizer = load_policy(work.inputs["sft"] / "final", longest)
-    start, _ = load_policy(work.inputs.get("start", work.inputs["sft"]) / "final", longest)
+    start, _ = load_policy(work.inputs.get("start", work.inputs["sft"]) / "final", longest, whole=True)
     runs = [key for key in work.inputs if key.startswith("run ")]
     last = int(settings["step"])
     work.watch.start()
-    ends = [load_policy(work.inputs[key] / f"step-{last}", longest)[0].model.state_dict() for key in sorted(runs)]
+    folders = [work.inputs[key] / f"step-{last}" for key in sorted(runs)]
+    ends = [load_policy(folder, longest, whole=True)[0].model.state_dict() for folder in folders]
     origin = {name: value.clone() for name, value in start.model.state_dict().items()}
     theta = merge(origin, ends, settings["how"])
     begun = {name: value.clone() for name, value in sft.model.state_dict().items()}

@@ -9,12 +9,14 @@ from typing import Any
 from goodhart.config import plain_data
 
 
-def write_model_card(folder: Path, title: str, settings: object, inputs: dict[str, Path]) -> None:
+def write_model_card(
+    folder: Path, title: str, settings: object, inputs: dict[str, Path], *, adapter: bool = False
+) -> None:
     """`README.md` with Hugging Face front matter: what trained the model, from which cells, at which settings."""
     made_from = "\n".join(f"- {name}: `{path.name}`" for name, path in sorted(inputs.items()))
     shown: Any = json.dumps(plain_data(settings), indent=2)
     text = f"""---
-library_name: transformers
+library_name: {"peft" if adapter else "transformers"}
 pipeline_tag: text-generation
 tags: [goodhart, preference-alignment]
 ---

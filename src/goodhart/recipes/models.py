@@ -20,11 +20,13 @@ from goodhart.alignment.rule import FILE, RuleJudge
 from goodhart.cells.workplace import Workplace
 from goodhart.compute.threads import spread
 from goodhart.errors import GoodhartError
-from goodhart.models.checkpoint import load_model, load_tokenizer
+from goodhart.models.adapter import base_of, has_adapter, is_adapter, merged, save_adapter, with_saved_adapter
+from goodhart.models.checkpoint import load_model, load_tokenizer, load_whole
 from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
+from goodhart.models.recomputation import recompute_layers
 from goodhart.recipes.located import model_folder
 from goodhart.recipes.model_card import write_model_card
 from goodhart.recipes.settings import Labels
@@ -43,12 +45,24 @@ TRAIN_PAIRS = 256
 """Training pairs on which a preference model's quality is measured beside the held-out ones."""
 
 
-def load_policy(path: Path | str, max_tokens: int) -> tuple[LanguagePolicy, Any]:
-    """A policy with the keyed sampler, and its tokenizer. Raises GoodhartError if its context is too short."""
+def load_policy(path: Path | str, max_tokens: int, *, whole: bool = False) -> tuple[LanguagePolicy, Any]:
+    """A policy with the keyed sampler, and its tokenizer; `whole` merges an adapter into the weights.
+
+    Raises GoodhartError if its context is too short.
+    """
     tokenizer = load_tokenizer(path)
     sampler = KeyedSampler(tokenizer.eos_token_id, tokenizer.pad_token_id, max_tokens)
-    policy = LanguagePolicy.of(load_model(path), sampler, tokenizer.pad_token_id)
+    model = load_whole(path) if whole else load_model(path)
+    policy = LanguagePolicy.of(model, sampler, tokenizer.pad_token_id)
     return policy, tokenizer
+
+
+def load_beside(base: LanguagePolicy, base_folder: Path, folder: Path) -> LanguagePolicy:
+    """The policy of a checkpoint; on the weights of `base` where it is an adapter over that policy's folder."""
+    if is_adapter(folder) and Path(base_of(folder)) == base_folder.resolve():
+        return replace(base, model=with_saved_adapter(base.model, folder), name="")
+    assert isinstance(base.sampler, KeyedSampler)
+    return load_policy(folder, base.sampler.max_tokens)[0]
 
 
 def reference_name(work: Workplace) -> str:
@@ -65,6 +79,10 @@ def sft(work: Workplace) -> dict[str, Any]:
     """`early/` and `final/`: Hugging Face checkpoints of the supervised policy."""
     settings = work.setting(Supervised, "sft")
     policy, tokenizer = load_policy(model_folder(work, "model"), work.settings["max_response"])
+    if settings.optimisation.gradient_checkpointing:
+        recompute_layers(policy.model)
+    if settings.adapter:
+        policy = policy.adapted(settings.adapter, 0)
     table = work.inputs["prompts"] / "prompts.parquet"
     train = read_train(table)
     _check_context(policy.model, max(len(r.prompt.tokens) for r in train), work.settings["max_response"])
@@ -77,9 +95,11 @@ def sft(work: Workplace) -> dict[str, Any]:
     ):
         work.say(step, settings.steps, f"{loss:.2f} nats per token")
         if step == settings.early:
-            save_policy(policy.model, tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
+            save_policy(_whole(policy.model), tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
             descent.save(state, step)
     work.watch.lap("train")
+    if settings.adapter:  # what is measured is what is kept: the base and the reference of every arm
+        policy = replace(policy, model=merged(policy.model))
     save_policy(policy.model, tokenizer, work.folder / "final", work, "SFT policy")
     policy.model.eval()
     held_out = read_held_out(table, range(HELD_OUT_LINES))
@@ -112,11 +132,24 @@ def _check_context(model: Any, prompt: int, response: int) -> None:
         )
 
 
-def save_policy(model: Any, tokenizer: Any, folder: Path, work: Workplace, title: str) -> None:
-    """An ordinary Hugging Face checkpoint with a model card."""
-    model.save_pretrained(folder)
+def _whole(model: Any) -> Any:
+    return merged(model) if has_adapter(model) else model
+
+
+def save_policy(
+    model: Any, tokenizer: Any, folder: Path, work: Workplace, title: str, base: Path | None = None
+) -> None:
+    """An ordinary Hugging Face checkpoint with a model card; of a policy with an adapter, the adapter alone.
+
+    `base` is the checkpoint that the adapter is over: it is named by the way from one cell to the other.
+    """
+    if has_adapter(model):
+        assert base is not None
+        save_adapter(model, folder, f"../../{base.parent.name}/{base.name}")
+    else:
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_model_card(folder, title, work.settings, work.inputs)
+    write_model_card(folder, title, work.settings, work.inputs, adapter=has_adapter(model))
 
 
 def preference_model(work: Workplace) -> dict[str, Any]:
@@ -179,6 +212,11 @@ def _initial_model(work: Workplace, settings: Preference) -> PreferenceModel:
     layout = choose_layout(load_model(checkpoint), tokenizer.pad_token_id)
     assert settings.kind != RULE, "a rule has a cell of its own"
     model = PreferenceModel.from_language_model(checkpoint, settings.kind, separator, tokenizer.pad_token_id, layout)
+    if settings.optimisation.gradient_checkpointing:
+        recompute_layers(model.language_model)
+    if settings.adapter:
+        base = {"name": work.places["model"], "digest": work.settings["model"]}
+        model.adapt(settings.adapter, int(work.settings["seed"]), base)
     return model.placed()
 
 
@@ -243,20 +281,18 @@ def _to_label(
 
 def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, Any]:
     """Golden labels for some pairs, written as one table."""
-    golden = judge(work.inputs["golden"])
-    reference = load_reference(work)
-    done: list[tuple[Batch, list[str], str]] = []
+    parts = [part for part in parts if part.ids]
+    labelled = _labelled(work, parts, settings)
     agreement: dict[str, float] = {}
-    for part in (part for part in parts if part.ids):
-        work.watch.start()
-        after = JudgeLabels(golden, settings.mode, 0, part.split).label(part.pairs, 0)
-        work.watch.lap("label")
-        after = flipped(after, settings.flip, part.split)
+    for part, after in zip(parts, labelled, strict=True):
         assert after.label is not None
         agreement[part.split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(part.initial - 0.5)).mean() / 2)
-        after = with_reference(reference, after)
-        work.watch.lap("reference")
-        done.append((after, part.ids, part.split))
+    reference = load_reference(work)
+    work.watch.start()
+    done = [
+        (with_reference(reference, after), part.ids, part.split) for part, after in zip(parts, labelled, strict=True)
+    ]
+    work.watch.lap("reference")
     _write_parts(work.folder / "pairs.parquet", done)
     labels = np.concatenate([pairs.label for pairs, _, _ in done if pairs.label is not None])
     return {
@@ -265,6 +301,15 @@ def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, 
         "first preferred": float(labels.mean()),
         "ties": int((labels == 0.5).sum()),
     }
+
+
+def _labelled(work: Workplace, parts: Sequence[_Part], settings: Labels) -> list[Batch]:
+    """The parts' pairs with golden labels; the golden model is held for no longer than that."""
+    golden = judge(work.inputs["golden"])
+    work.watch.start()
+    result = [JudgeLabels(golden, settings.mode, 0, part.split).label(part.pairs, 0) for part in parts]
+    work.watch.lap("label")
+    return [flipped(pairs, settings.flip, part.split) for pairs, part in zip(result, parts, strict=True)]
 
 
 def flipped(pairs: Batch, probability: float, split: str) -> Batch:

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from goodhart.alignment.judge import PairJudge
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.cells.workplace import Workplace
-from goodhart.evaluation.checkpoint import Judges
 from goodhart.evaluation.verdicts import OPPONENTS, Opponents, known_of
 from goodhart.recipes.earlier import Earlier
 from goodhart.recipes.models import judge, load_policy
@@ -21,6 +20,8 @@ from goodhart.recipes.panel import Panel, Piece, pieces
 from goodhart.tasks.prompts import Prompt
 
 OPPONENTS_FILE = "responses.parquet"
+JUDGES = ("golden", "proxy")
+"""Who judges, by the names of a cell's inputs and of columns."""
 _OPPONENTS = pa.schema(
     [
         ("split", pa.string()),
@@ -42,26 +43,22 @@ def opponents(work: Workplace) -> dict[str, Any]:
     panel, numbers = Panel.read(work), work.settings["opponents"]
     golden_folder = work.inputs["golden_policy"] / f"step-{work.settings['step']}"
     folders = {"policy": golden_folder, "sft": work.inputs["sft"] / "final"}
-    policies = {name: load_policy(folder, work.settings["max_response"])[0] for name, folder in folders.items()}
-    judges = read_judges(work)
     earlier = Earlier.read([folder / OPPONENTS_FILE for folder in work.family], "opponent")
-    parts: list[dict[str, list[Any]]] = []
-    for piece in pieces(panel.sizes, max(numbers.values())):
-        prompts = [row.prompt for row in panel.of(piece)]
-        ids = [p.id for p in prompts]
-        columns: dict[str, list[Any]] = {
+    every = pieces(panel.sizes, max(numbers.values()))
+    prompts = [[row.prompt for row in panel.of(piece)] for piece in every]
+    parts: list[dict[str, list[Any]]] = [
+        {
             "split": [piece.split] * len(piece.rows),
-            "prompt": [name for name in ids for _ in piece.draws],
-            "opponent": [j for _ in ids for j in piece.draws],
+            "prompt": [each.id for each in own for _ in piece.draws],
+            "opponent": [j for _ in own for j in piece.draws],
         }
-        known = earlier.find(piece, ids)
-        for name, policy in policies.items():
-            columns[name] = known.column(name).to_pylist() if known else _drawn(policy, prompts, piece.draws, name)
-        work.watch.lap("generate")
-        for name, found in judges.by_name.items():
-            columns[name] = _known(found, prompts, columns, piece, numbers[name])
-        work.watch.lap("label")
-        parts.append(columns)
+        for piece, own in zip(every, prompts, strict=True)
+    ]
+    known = [earlier.find(piece, [each.id for each in own]) for piece, own in zip(every, prompts, strict=True)]
+    for name, folder in folders.items():  # one model at a time is held
+        _write(work, name, folder, list(zip(every, prompts, known, parts, strict=True)))
+    for name in JUDGES:
+        _judge(work, name, list(zip(every, prompts, parts, strict=True)), numbers[name])
     pq.write_table(
         pa.concat_tables([pa.table(part, schema=_OPPONENTS) for part in parts]), work.folder / OPPONENTS_FILE
     )
@@ -73,6 +70,31 @@ def opponents(work: Workplace) -> dict[str, Any]:
     }
     pq.write_table(pa.table(table), work.folder / "prompts.parquet")
     return {"prompts": panel.sizes, "opponents": numbers}
+
+
+def _write(
+    work: Workplace,
+    writer: str,
+    folder: Path,
+    asked: Sequence[tuple[Piece, Sequence[Prompt], pa.Table | None, dict[str, list[Any]]]],
+) -> None:
+    """What a policy writes for every piece."""
+    policy = load_policy(folder, work.settings["max_response"])[0]
+    work.watch.start()
+    for piece, prompts, known, columns in asked:
+        columns[writer] = known.column(writer).to_pylist() if known else _drawn(policy, prompts, piece.draws, writer)
+    work.watch.lap("generate")
+
+
+def _judge(
+    work: Workplace, name: str, asked: Sequence[tuple[Piece, Sequence[Prompt], dict[str, list[Any]]]], number: int
+) -> None:
+    """What a judge needs of every piece."""
+    model = judge(work.inputs[name])
+    work.watch.start()
+    for piece, prompts, columns in asked:
+        columns[name] = _known(model, prompts, columns, piece, number)
+    work.watch.lap("label")
 
 
 def _drawn(policy: LanguagePolicy, prompts: Sequence[Prompt], draws: range, writer: str) -> list[list[int]]:
@@ -92,18 +114,13 @@ def _known(
     return [each for row in values for each in (*row, *[None] * (size - asked))]
 
 
-def read_judges(work: Workplace) -> Judges:
-    """Both judges."""
-    return Judges(judge(work.inputs["golden"]), judge(work.inputs["proxy"]))
-
-
 def read_opponents(work: Workplace, panel: Panel) -> dict[str, Opponents]:
     """What a cell of opponents holds, for each judge those that it is asked about, prompts in the panel's order."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in pq.read_table(work.inputs["opponents"] / OPPONENTS_FILE).to_pylist():
         rows.setdefault(row["prompt"], []).append(row)
     found: dict[str, Opponents] = {}
-    for name in ("golden", "proxy"):
+    for name in JUDGES:
         by_prompt = [[row for row in rows[each.prompt.id] if row[name] is not None] for each in panel.rows]
         policy, sft = ([[row[writer] for row in own] for own in by_prompt] for writer in OPPONENTS)
         found[name] = Opponents(policy, sft, np.array([[row[name] for row in own] for own in by_prompt]))

@@ -19,13 +19,15 @@ from goodhart.cells.workplace import Workplace
 from goodhart.compute.meter import Spent
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import FLOAT32, Precision
+from goodhart.models.recomputation import recompute_layers
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.code import load_code
 from goodhart.recipes.models import (
     flipped,
     judge,
+    load_beside,
     load_policy,
-    load_reference,
+    reference_name,
     save_policy,
     scored,
     with_reference,
@@ -52,9 +54,15 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     arm = work.setting(Arm, "arm")
     begin_from_shorter(work, arm)
     precision: Precision = work.settings.get("precision", FLOAT32)
-    master, tokenizer = load_policy(_beginning(work), work.settings["max_response"])
+    beginning = _beginning(work)
+    start_policy, tokenizer = load_policy(beginning, work.settings["max_response"], whole=True)
+    if arm.optimisation.gradient_checkpointing:
+        recompute_layers(start_policy.model)
+    master = start_policy.adapted(arm.adapter, int(work.settings["seed"])) if arm.adapter else start_policy
     policy = master.at(precision)
-    parts = parts_of(work, arm, master, policy, precision, tokenizer)
+    # with the adapter off the policy is the one that the run began with: where that is SFT, it is the reference
+    held = start_policy if arm.adapter and START not in work.inputs else None
+    parts = parts_of(work, arm, master, policy, precision, tokenizer, held)
     copies = () if policy is master else policy.parameters()
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
     state, log = work.state / TRAINING_FILE, work.folder / METRICS_FILE
@@ -87,7 +95,8 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
                 stream.add(step)
             if step.step in arm.checkpoint_steps():
                 folder = work.folder / f"step-{step.step}"
-                save_policy(checkpoints_of(parts, master), tokenizer, folder, work, f"Policy at step {step.step}")
+                title = f"Policy at step {step.step}"
+                save_policy(checkpoints_of(parts, master), tokenizer, folder, work, title, beginning)
                 if stream:
                     stream.save(step.step)
                 save_state(state, {**descent.state(), "step": step.step, "parts": parts.state()})
@@ -125,23 +134,25 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
     work.watch.start()
     sides: list[Sequence[Tokens]] = []
     writers: list[LanguagePolicy] = []
+    sft = load_policy(work.inputs["sft"] / "final", limit)[0]
     for number, step in enumerate(work.settings["steps"]):
-        folder = work.inputs["sft"] / "final" if step == 0 else work.inputs[f"writer {number}"] / f"step-{step}"
-        writer, _ = load_policy(folder, limit)
+        checkpoint = None if step == 0 else work.inputs[f"writer {number}"] / f"step-{step}"
+        writers.append(sft if checkpoint is None else load_beside(sft, work.inputs["sft"] / "final", checkpoint))
         work.say(number, 4, "samples")
         samples = [2 * earlier + number for earlier in before]
-        drawn = writer.sample(data.prompts, 1, seed=seed, purpose="written pair", first_sample=samples)
+        drawn = writers[-1].sample(data.prompts, 1, seed=seed, purpose="written pair", first_sample=samples)
         sides.append([one[0] for one in drawn])
-        writers.append(writer)
     work.watch.lap("generate")
     pairs = Batch.of_pairs(data.prompts, sides[0], sides[1])
-    work.say(2, 4, "labels")
+    work.say(2, 4, "log-probabilities")
+    own = [scored(writer, pairs)[:, [side]] for side, writer in enumerate(writers)]
+    pairs = replace(with_reference(replace(sft, name=reference_name(work)), pairs), writer=np.concatenate(own, axis=1))
+    work.watch.lap("reference")
+    del sft, writers  # the judge is not held beside the policies
+    work.say(3, 4, "labels")
     pairs = JudgeLabels(judge(work.inputs["golden"]), work.settings["mode"], seed, "written").label(pairs, 0)
     pairs = flipped(pairs, work.settings["flip"], f"written {seed}")
     work.watch.lap("label")
-    own = [scored(writer, pairs)[:, [side]] for side, writer in enumerate(writers)]
-    pairs = replace(with_reference(load_reference(work), pairs), writer=np.concatenate(own, axis=1))
-    work.watch.lap("reference")
     write_pairs(work.folder / "pairs.parquet", pairs, ids, ["train"] * len(pairs), ["written"] * len(pairs))
     assert pairs.label is not None
     return {"pairs": len(pairs), "first preferred": float(pairs.label.mean())}

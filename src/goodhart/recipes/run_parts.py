@@ -33,7 +33,7 @@ from goodhart.config import build
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision
 from goodhart.recipes.arm import Arm
-from goodhart.recipes.models import judge, load_policy, load_reference, with_reference
+from goodhart.recipes.models import judge, load_policy, load_reference, reference_name, with_reference
 from goodhart.recipes.parts import Parts, judging, learnt_from, objective_of
 from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN
 from goodhart.sampling.keyed import KeyedSampler
@@ -124,11 +124,20 @@ def _sampling(method: Method, opened: Opened, data: Batch, batch: int) -> Source
 
 
 def parts_of(
-    work: Workplace, arm: Arm, master: LanguagePolicy, policy: LanguagePolicy, precision: Precision, tokenizer: Any
+    work: Workplace,
+    arm: Arm,
+    master: LanguagePolicy,
+    policy: LanguagePolicy,
+    precision: Precision,
+    tokenizer: Any,
+    held: LanguagePolicy | None = None,
 ) -> Parts:
-    """The parts of an arm's run at one setting; `policy` computes in `precision` what `master` keeps in float32."""
+    """The parts of an arm's run at one setting; `policy` computes in `precision` what `master` keeps in float32.
+
+    `held` is the SFT policy, where the weights below an adapter are its own.
+    """
     method, seed = arm.method, int(work.settings["seed"])
-    sft = load_reference(work).at(precision)
+    sft = (replace(held, name=reference_name(work)) if held else load_reference(work)).at(precision)
     sft = replace(sft, sampler=policy.sampler)
     reference, followers = _reference(method, work, sft, master, precision)
     opened = Opened(

@@ -44,7 +44,8 @@ def begin_from_shorter(work: Workplace, arm: Arm) -> None:
     for step in (step for step in wanted if step <= last):
         shutil.copytree(folder / f"step-{step}", work.folder / f"step-{step}", dirs_exist_ok=True)
         card = f"Policy at step {step}"
-        write_model_card(work.folder / f"step-{step}", card, work.settings, work.inputs)
+        copied = work.folder / f"step-{step}"
+        write_model_card(copied, card, work.settings, work.inputs, adapter=arm.adapter is not None)
     shutil.copyfile(folder / METRICS_FILE, work.folder / METRICS_FILE)
     if (folder / STREAM_FILE).is_file():
         (work.state / "stream").mkdir(exist_ok=True)

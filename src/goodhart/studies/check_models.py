@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from goodhart.errors import GoodhartError
+from goodhart.models.adapter_settings import Adapter
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.model_files import config, context, parameters, vocabulary
 from goodhart.studies.spec import Study
@@ -32,6 +33,40 @@ def check_models(study: Study, folders: Mapping[str, Path]) -> None:
     check_sizes(study, {key: parameters(folder) for key, folder in folders.items()})
     check_contexts(study, {key: config(folder) for key, folder in folders.items()})
     check_tokenizers(folders)
+    check_adapters(study, folders)
+
+
+def check_adapters(study: Study, folders: Mapping[str, Path]) -> None:
+    """Raises GoodhartError for an adapter that a model cannot have, and if there is no peft."""
+    for where, (model, adapter) in adapters(study).items():
+        from goodhart.models.adapter import check_adapter  # what has none needs no torch for this
+
+        try:
+            check_adapter(folders[model], adapter)
+        except GoodhartError as error:
+            raise GoodhartError(f"{where}: {error.problem}", error.remedy) from error
+
+
+def adapters(study: Study) -> dict[str, tuple[str, Adapter]]:
+    """By section, the key of the model that an adapter is over, and the adapter."""
+    result: dict[str, tuple[str, Adapter]] = {}
+    if study.sft.adapter:
+        result["sft"] = "policy", study.sft.adapter
+    for name, judge in study.judges.items():
+        if judge.adapter:
+            result[name] = f"{name}.model", judge.adapter
+    for name, variant in study.variants.items():
+        if variant.sft and variant.sft.adapter:
+            result[f"variants.{name}.sft"] = (
+                f"variants.{name}.policy" if variant.policy else "policy",
+                variant.sft.adapter,
+            )
+    arms = {"golden_policy": study.golden_policy, **{f"arms.{name}": arm for name, arm in study.arms.items()}}
+    for where, arm in arms.items():
+        if arm.adapter:
+            other = arm.variant and study.variants[arm.variant].policy
+            result[where] = f"variants.{arm.variant}.policy" if other else "policy", arm.adapter
+    return result
 
 
 def check_sizes(study: Study, sizes: Mapping[str, int]) -> None:

@@ -50,6 +50,11 @@ def refuse_arms(study: Study) -> None:
         if arm.checkpoint:
             problem = f"arm {name!r} is a checkpoint, and the policies of a tabular world are tables"
             raise GoodhartError(problem, "leave it out")
+        if arm.adapter:
+            raise GoodhartError(
+                f"arm {name!r} trains an adapter, and the policies of a finite world are tables",
+                f"leave arms.{name}.adapter out",
+            )
         if arm.start:
             raise GoodhartError(
                 f"arm {name!r} has start {arm.start!r}, and the policies of a tabular world begin at the reference",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -51,10 +50,13 @@ class ValueModel(nn.Module):
 
     @classmethod
     def of(cls, policy: LanguagePolicy) -> ValueModel:
-        """With the policy's weights. Raises GoodhartError for an encoder-decoder."""
+        """With the policy's weights; over an adapter's base it is an adapter too.
+
+        Raises GoodhartError for an encoder-decoder.
+        """
         if is_encoder_decoder(policy.model):
             raise GoodhartError("an encoder-decoder has no value model here", "take a method without a critic")
-        return cls(copy.deepcopy(policy.model), policy.pad).to(next(policy.model.parameters()).device)
+        return cls(policy.frozen().model, policy.pad).to(next(policy.model.parameters()).device)
 
     def _states(self, rows: Sequence[Tokens]) -> Float[Tensor, "row token hidden"]:
         ids, present = pad_right(rows, self.pad)
@@ -65,7 +67,7 @@ class ValueModel(nn.Module):
             output_hidden_states=True,
             use_cache=False,
         )
-        return out.hidden_states[-1]
+        return out.hidden_states[-1].to(self.head.weight.dtype)
 
     def start(self, contexts: Sequence[Tokens]) -> Float[Tensor, " row"]:
         """V(x), from the state at the prompt's last token."""

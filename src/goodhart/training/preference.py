@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,7 +72,7 @@ def fit(
         model.parameters(), settings.optimisation, settings.steps, model.head.parameters(), settings.head_factor
     )
     looks = [_look(model, validation, 0)]
-    best, kept = looks[0]["loss"], copy.deepcopy(model.state_dict())
+    best, kept = looks[0]["loss"], _trained(model)
     since = 0
     for step in range(settings.steps):
         loss = _descend(model, data, descent, settings, seed, step)
@@ -83,14 +82,21 @@ def fit(
         looks.append(_look(model, validation, step + 1))
         say(looks[-1])
         if looks[-1]["loss"] < best:
-            best, kept, since = looks[-1]["loss"], copy.deepcopy(model.state_dict()), 0
+            best, kept, since = looks[-1]["loss"], _trained(model), 0
         else:
             since += 1
         if since >= settings.patience:
             break
-    model.load_state_dict(kept)
+    model.load_state_dict(kept, strict=False)
     model.eval()
     return looks
+
+
+def _trained(model: PreferenceModel) -> dict[str, torch.Tensor]:
+    """A copy of its state, but for the weights below an adapter, which rest."""
+    resting = {id(p) for p in model.parameters() if not p.requires_grad}
+    state = model.state_dict(keep_vars=True).items()
+    return {name: tensor.detach().clone() for name, tensor in state if id(tensor) not in resting}
 
 
 def _look(model: PreferenceModel, validation: Batch, step: int) -> dict[str, int | float]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from goodhart.config import Count, Positive, Range, Whole, named_elsewhere
 from goodhart.errors import GoodhartError
+from goodhart.models.adapter_settings import Adapter
 from goodhart.tasks.reward import Rule
 
 Rate = Annotated[float, Range(0, 1, open_low=True)]
@@ -37,6 +38,8 @@ class Optimisation:
     """AdamW's second moment."""
     micro_batch: Whole = 0
     """Rows per forward pass; 0 is the whole batch. Changes memory and how many cores can help, not the result."""
+    gradient_checkpointing: bool = False
+    """Whether layers keep their inputs alone and are computed again in the backward pass. Changes memory and time."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Supervised:
     """The step of the early checkpoint, which writes part of the initial pairs."""
     optimisation: Optimisation = Optimisation(lr=1e-3, warmup=10, decay="linear")
     """The optimiser."""
+    adapter: Adapter | None = None
+    """What is trained in place of the weights; the policy that is kept has it merged into them."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,8 @@ class Preference:
     """The head moves at this many times the trunk's learning rate."""
     optimisation: Optimisation = Optimisation(lr=1e-4, warmup=10)
     """The optimiser."""
+    adapter: Adapter | None = None
+    """What is trained of the language model in place of its weights; the head is trained whole."""
 
     def validate(self, where: str) -> None:
         """Raises GoodhartError for a rule without its kind, and the other way round."""
@@ -85,3 +92,5 @@ class Preference:
             )
         if self.rule:
             self.rule.validate(f"{where}.rule")
+        if self.adapter:
+            self.adapter.validate(f"{where}.adapter")
