@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from rich.console import Console
 from goodhart import rounds
 from goodhart.cells.store import Store
 from goodhart.config import essential, plain_data
-from goodhart.printable import printable
+from goodhart.output import console, say
 from goodhart.report.report import write_report
 from goodhart.result import Result
 from goodhart.studies import session
 from goodhart.studies.engine import settle
-from goodhart.studies.session import Outcome, Workers
+from goodhart.studies.session import Workers
 from goodhart.studies.spec import Study, origin_of, read_study, study_of
 
 PYTHON = "Python"
@@ -59,21 +59,18 @@ def run(
     told before the first cell, and where too little could be made for a report.
     """
     asked = study(source)
-    asked = asked.only(list(only)) if only else asked
-    console = Console(quiet=quiet, soft_wrap=True, markup=False, emoji=False)
-    processes = Workers.of(workers, gpus_per_worker)
-    limit = rounds.limit(asked, until_decided=until_decided, within=within)
     origin = origin_of(str(source)) if isinstance(source, str | Path) else PYTHON
-
-    def say(sentence: str) -> None:
-        console.print(printable(sentence), highlight=False)
-
-    outcome = perform(
-        asked, Path(root), origin, processes, console, say, repair=repair, until_decided=until_decided, limit=limit
+    result = perform(
+        asked.only(list(only)) if only else asked,
+        Path(root),
+        origin,
+        Workers.of(workers, gpus_per_worker),
+        console(quiet=quiet),
+        repair=repair,
+        until_decided=until_decided,
+        within=within,
     )
-    result = Result(outcome.folder)
-    write_report(outcome.folder, result.findings)
-    for failed in outcome.unfinished.failed:
+    for failed in result.unfinished["failed"]:
         warnings.warn(f"{failed['what']}: {failed['problem']}; {failed['remedy']}", RuntimeWarning, stacklevel=2)
     return result
 
@@ -83,24 +80,26 @@ def perform(
     root: Path,
     origin: str,
     workers: Workers,
-    console: Console,
-    say: Callable[[str], None],
+    screen: Console,
     *,
     repair: bool,
     until_decided: bool,
-    limit: float | None,
-) -> Outcome:
-    """Make what a study lacks, and its tables. Raises GoodhartError as `run` does."""
+    within: str,
+) -> Result:
+    """Make what a study lacks, its tables and its report. Raises GoodhartError as `run` does."""
+    limit = rounds.limit(study, until_decided=until_decided, within=within)
     session.check_before(study, root)
     session.remember(study, root, origin)
     study, engine = settle(study, root, keep=True, gpus=len(workers.groups[0]) if workers.groups else 1)
     for sentence in engine.sentences():
-        say(sentence)
+        say(screen, sentence)
     _, cells = session.plan(study, root)
     for what in session.damaged_cells([cell for cell, _ in cells], Store(root), repair=repair):
-        say(f"damaged, to be made anew: {what}")
-    job = rounds.Job(study, engine, root, workers, console, say)
-    return rounds.run(job, until_decided=until_decided, limit=limit)
+        say(screen, f"damaged, to be made anew: {what}")
+    job = rounds.Job(study, engine, root, workers, screen, lambda sentence: say(screen, sentence))
+    result = Result(rounds.run(job, until_decided=until_decided, limit=limit).folder)
+    write_report(result.folder, result.findings)
+    return result
 
 
 def open(study: str | Path, root: str | Path = "runs") -> Result:
