@@ -15,6 +15,7 @@ from goodhart.arguments import COMMANDS, described
 from goodhart.cells.cell import Cell
 from goodhart.cells.store import Store
 from goodhart.output import json_data, paragraphs
+from goodhart.report import report
 from goodhart.report.grid import Grid, number
 from goodhart.report.terminal_grid import TerminalGrid
 from goodhart.studies import checkpoints, session
@@ -204,15 +205,16 @@ class TestTerminal:
             "methods": ("list", "methods"),
             "method": ("list", "methods", "nash-md"),
             "compare": ("compare", "made", "online", "offline", "--root", str(root)),
-            "power": ("power", "made", "--root", str(root), "--workers", "1"),
+            "power": ("power", "quick", "--root", str(root / "none"), "--workers", "1"),
             "data": ("data", str(pairs)),
             "report": ("report", str(root / "studies" / "made"), "--root", str(root)),
-            "status": ("status", "smoke", "--root", str(root / "none")),
+            "status": ("status", "smoke", "precision=float32", "--root", str(root / "none")),
         }
 
     @pytest.mark.parametrize("name", ["list", "methods", "method", "compare", "power", "data", "report", "status"])
     def test_pipes_and_no_color_are_plain(self, name, root, pairs, capfd, monkeypatch):
         command = self.commands(root, pairs)[name]
+        monkeypatch.setattr(report, "write_report", lambda folder, _: folder / "report.html")
         piped = said(capfd, *command)
         assert piped.returncode == 0, piped.stderr
         assert not BOXES.search(piped.stdout)
