@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -52,7 +53,7 @@ def _methods(asked: arguments.List) -> None:
     for family in dict.fromkeys(row.family for row in METHODS.values()):
         of_family = {name: f"{row.title}: {row.formula}" for name, row in METHODS.items() if row.family == family}
         _show(screen, family, of_family)
-    _text(screen, "'goodhart list methods NAME' explains one; arms name it by method: NAME")
+    _close(screen, "'goodhart list methods NAME' explains one; arms name it by method: NAME")
 
 
 def _names(asked: arguments.List) -> None:
@@ -80,7 +81,7 @@ def _names(asked: arguments.List) -> None:
     _show(screen, "tasks (task.kind)", tasks)
     _show(screen, "models (policy, golden.model, proxy.model)", models)
     _show(screen, "built-in studies", studies)
-    _text(screen, "'goodhart list methods' says what the methods are")
+    _close(screen, "'goodhart list methods' says what the methods are")
 
 
 def _values() -> dict[str, list[str]]:
@@ -110,6 +111,10 @@ def _show(screen: Console, title: str, meanings: Meanings) -> None:
     _text(screen, "\n".join(paragraphs(meanings, page_width(screen), indent=2 if title else 0)))
     if title:
         screen.print()
+
+
+def _close(screen: Console, sentence: str) -> None:
+    _text(screen, textwrap.fill(sentence, page_width(screen)))
 
 
 def _text(screen: Console, text: str) -> None:
