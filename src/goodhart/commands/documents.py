@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from goodhart.tasks.preference import prompt_text
-
 if TYPE_CHECKING:
     from goodhart.analysis.interval import Interval
     from goodhart.cells.standing import Standing
@@ -100,6 +98,7 @@ def of_data(given: DataDescription) -> Document:
 
 def _split(split: SplitDescription) -> Document:
     from goodhart.studies.check_data import default_needs
+    from goodhart.tasks.preference import prompt_text
 
     samples = [
         {"id": e.id, "prompt": prompt_text(e.prompt), "first": e.first, "second": e.second, "label": e.label}

@@ -43,5 +43,5 @@ def place_of(study: Study, root: Path, arm: str, setting: str = "", seed: int = 
         raise GoodhartError(f"arm {arm!r} has no checkpoint at step {step}", known)
     cell, store, step = runs[setting, seed], Store(root), step or steps[-1]
     if not store.has(cell.id):
-        raise GoodhartError(f"{cell.label or cell.id} is not finished", "run the study first")
+        raise GoodhartError(f"{cell.label or cell.id} is not finished", f"run 'goodhart run {study.name}' first")
     return Place(study.name, arm, setting, seed, step, store.open(cell.id) / f"step-{step}")
