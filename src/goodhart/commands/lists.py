@@ -79,7 +79,7 @@ def _names(asked: arguments.List) -> None:
     screen = console()
     _show(screen, "values of settings", {setting: ", ".join(names) for setting, names in values.items()})
     _show(screen, "tasks (task.kind)", tasks)
-    _show(screen, "models (policy, golden.model, proxy.model)", models)
+    _show(screen, "models (policy, golden, proxy)", models)
     _show(screen, "built-in studies", studies)
     _close(screen, "'goodhart list methods' says what the methods are")
 

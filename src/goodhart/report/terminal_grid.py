@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +13,10 @@ from goodhart.printable import printable
 from goodhart.report.grid import NONE, Grid
 
 _INDENT = "  "
+_BETWEEN = 2
+"""Spaces between columns."""
+_WORD = 24
+"""A longer word is broken where there is little room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +29,32 @@ class TerminalGrid:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """As columns or as blocks; see the class."""
-        table = self._table()
-        endless = options.update(width=100_000)
-        if Measurement.get(console, endless, table).minimum <= options.max_width:
-            yield table
-        else:
-            yield self._blocks()
+        yield self._table() if self._least <= options.max_width else self._blocks()
+
+    @property
+    def _least(self) -> int:
+        """The width that it needs as columns."""
+        widths: list[int] = []
+        for place, cells in enumerate(zip(self.grid.header, *self.grid.rows, strict=True)):
+            if self._is_whole(place):
+                widths.append(max(cell_len(printable(cell)) for cell in cells))
+            else:
+                words = [cell_len(printable(word)) for cell in cells for word in cell.split()]
+                widths.append(min(max(words, default=0), _WORD))
+        return sum(widths) + _BETWEEN * (len(widths) - 1)
+
+    def _is_right(self, place: int) -> bool:
+        return self.grid.numeric[place] or all(" / " in row[place] for row in self.grid.rows)
+
+    def _is_whole(self, place: int) -> bool:
+        return self._is_right(place) or place in self.whole
 
     def _table(self) -> Table:
         title = Text(printable(self.grid.title)) if self.grid.title else None
         result = Table(title=title, title_justify="left", box=None, pad_edge=False)
-        for place, (name, numeric) in enumerate(zip(self.grid.header, self.grid.numeric, strict=True)):
-            right = numeric or all(" / " in row[place] for row in self.grid.rows)
-            whole = right or place in self.whole
-            result.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=whole)
+        for place, name in enumerate(self.grid.header):
+            justify = "right" if self._is_right(place) else "left"
+            result.add_column(name, justify=justify, overflow="fold", no_wrap=self._is_whole(place))
         for row in self.grid.rows:
             result.add_row(*(Text(printable(cell)) for cell in row))
         return result
