@@ -249,7 +249,7 @@ def test_a_merged_export_is_a_plain_checkpoint(study, tmp_path, capsys):
     [
         ({"arms": {"a": {**ARMS["hard reference"], "parameters": {"reference_every": 1, "reference_rate": 0.1}}}},
          "'a' trains an adapter, and its reference follows the policy at reference_rate 0.1"),
-        ({"arms": {"a": {**ARMS["online"], "checkpoint": "average", "parameters": {"average_rate": 0.3}}}},
+        ({"arms": {"a": {**ARMS["online"], "average": True, "parameters": {"average_rate": 0.3}}}},
          "'a' trains an adapter and keeps the average"),
         ({"arms": {"a": {**SHORT, "method": "warp", "adapter": ADAPTER}}},
          "'a' trains an adapter, and its reference follows"),

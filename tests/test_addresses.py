@@ -183,7 +183,7 @@ def test_an_edited_loss_moves_the_runs_and_nothing_before_them(package):
     [
         ("alignment/losses.py", '"""f(z) = log(1', '"""Softplus: f(z) = log(1', set()),
         ("alignment/losses.py", "    return softplus(-z)", "    # why\n    return softplus(-z)", set()),
-        ("commands.py", "def show_list", "def show_all_list", set()),
+        ("commands/lists.py", "def list_names", "def list_all_names", set()),
         ("studies/validation.py", "the study has no arms", "this study has no arms", set()),
         (
             "tasks/similarity.py",

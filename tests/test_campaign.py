@@ -113,7 +113,7 @@ def test_good_data_are_read_and_bad_ones_refused_in_one_line(box):
 
 
 def test_a_traceback_an_escape_and_two_lines_are_faults(box, monkeypatch):
-    from goodhart import commands
+    from goodhart import arguments, commands
 
     def ends(error):
         def show(*_, **__):
@@ -121,7 +121,7 @@ def test_a_traceback_an_escape_and_two_lines_are_faults(box, monkeypatch):
                 raise error
             print(error)
 
-        monkeypatch.setattr(commands, "data", show)
+        monkeypatch.setitem(commands.HANDLERS, arguments.Data, show)
         return fault_of(obey(["data", "x"], box))
 
     assert ends("plain") == ""

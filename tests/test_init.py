@@ -3,11 +3,12 @@
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from goodhart import commands, proposal, rounds
+from goodhart import commands, interface, proposal
 from goodhart.cells.executor import Progress
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
@@ -18,7 +19,6 @@ from goodhart.recipes.settings import Task
 from goodhart.studies import estimate, session
 from goodhart.studies.data_fit import Measured, choose_limits
 from goodhart.studies.memory_fit import Need, Room
-from goodhart.studies.results import Unfinished
 from goodhart.studies.spec import read_study
 from goodhart.tasks.preference_layouts import LAYOUTS
 from micro_study import preference_lines, said, write_model
@@ -125,16 +125,17 @@ def test_the_line_that_it_ends_with_runs_to_its_report(place, here, capfd, monke
 def test_the_line_runs_for_every_layout(place, here, layout, capfd, monkeypatch):
     """Up to the SFT policy: behind it no cell knows of which layout the data were."""
 
-    def made(job, **_):
-        graph, cells = session.plan(job.study, job.root)
+    def made(study, root, *_, **__):
+        session.check_before(study, root)
+        _, _, cells = session.planned(study, root)
         wanted = [cell for cell, _ in cells if cell.kind in ("preferences", "people", "test people", "sft")]
         assert len(wanted) == 4
-        assert all(make(Store(job.root), cell) for cell in wanted)
-        return session.Outcome(job.root, graph, {}, Unfinished(0, len(cells)))
+        assert all(make(Store(root), cell) for cell in wanted)
+        return SimpleNamespace(folder=root, unfinished={"failed": []})
 
     monkeypatch.chdir(place)
-    monkeypatch.setattr(rounds, "run", made)
-    monkeypatch.setattr(commands, "_show", lambda folder, console: None)
+    monkeypatch.setattr(interface, "perform", made)
+    monkeypatch.setattr(commands.study, "show", lambda *_: None)
     write(Path("d.jsonl"), list(rows(layout)))
     done = said(capfd, "init", "d.jsonl", "--policy", "model", "--out", f"{layout}.yaml")
     assert done.returncode == 0, done.stderr

@@ -337,7 +337,7 @@ def test_the_forecast_says_what_the_ranks_can_show():
     assert 0.11 < seen < 0.13, "docs/league.md says so"
     assert seen > 2 * alone
     assert f"two of 46 methods apart in its ranks where their means differ by {seen:.3f}" in "\n".join(
-        forecasts.preface(study, noise)
+        forecasts.preface(forecasts.forecast_of(study, noise, noise, lambda _: 1.0))
     )
     fewer = replace(study.league, methods=("online-ipo", "dpo"))
     assert forecasts.ranking_sees(study, fewer, noise) == pytest.approx(alone), "one difference, either way"

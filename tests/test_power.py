@@ -166,7 +166,9 @@ def test_with_looks_the_last_one_has_its_share_and_its_seeds():
 
 
 def test_other_sizes_have_their_own_numbers_and_cost():
-    grid = forecasts.design_grid(STUDY, NOISE, lambda study: len(study.seeds) * study.task.evaluation / 100)
+    grid = forecasts.design_grid(
+        forecasts.sizes_of(STUDY, NOISE, lambda study: len(study.seeds) * study.task.evaluation / 100)
+    )
     assert grid is not None
     sizes = [tuple(int(each) for each in r[:3]) for r in grid.rows]
     own = forecasts.design_of(STUDY)
@@ -179,7 +181,7 @@ def test_other_sizes_have_their_own_numbers_and_cost():
     for r, (seeds, prompts, responses) in zip(grid.rows, sizes, strict=True):
         made = forecast(PLAIN, Design(seeds, prompts, responses, 3))
         assert r[3:6] == (f"{made.visible():.3f}", f"{made.visible(0.025):.3f}", f"{seeds * prompts / 100:.1f}")
-    assert forecasts.design_grid(STUDY, replace(NOISE, variances={}), lambda study: 1.0) is None
+    assert forecasts.sizes_of(STUDY, replace(NOISE, variances={}), lambda study: 1.0) is None
 
 
 def test_more_seeds_keep_those_that_the_study_has():
@@ -190,6 +192,6 @@ def test_more_seeds_keep_those_that_the_study_has():
 
 def test_what_is_not_known_is_a_dash():
     asked = replace(STUDY, hypotheses={"H": Hypothesis("So.", (GAP, replace(GAP, statistic="correlation")))})
-    grid = forecasts.contrast_grid(asked, NOISE)
+    grid = forecasts.contrast_grid(forecasts.seen_by(asked, NOISE))
     assert grid.rows[1][1:] == ("–", "–")
     assert grid.rows[0][1] != "–"

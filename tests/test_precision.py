@@ -28,7 +28,7 @@ from goodhart.models.precision import in_precision
 from goodhart.recipes import run
 from goodhart.recipes.models import load_policy, scored
 from goodhart.report.provenance import origin_grid
-from goodhart.studies import engine
+from goodhart.studies import engine, session
 from goodhart.studies.graph import build_graph
 from goodhart.studies.spec import read_study
 from goodhart.tasks.prompt_table import find_prompts
@@ -380,7 +380,8 @@ def test_policy_reference_and_known_log_probabilities_have_one_precision(finishe
 
 def test_the_command_line_overrides_the_study_file(monkeypatch):
     asked = []
-    monkeypatch.setattr(commands, "run", lambda name, overrides, *_, **__: asked.append(overrides))
-    cli.main(["run", "quick", "precision=float32", "--precision", "bfloat16"])
-    cli.main(["run", "quick"])
-    assert [read_study("quick", overrides).precision for overrides in asked] == ["bfloat16", "auto"]
+    monkeypatch.setattr(session, "check_before", lambda study, _: asked.append(study.precision))
+    monkeypatch.setattr(commands.study, "_dry_run", lambda *_: None)
+    cli.main(["run", "quick", "--dry-run", "precision=float32", "--precision", "bfloat16"])
+    cli.main(["run", "quick", "--dry-run"])
+    assert asked == ["bfloat16", "auto"]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from goodhart import cli, commands
+from goodhart import arguments, cli, commands
 from goodhart.cells.cell import Cell
 from goodhart.cells.executor import Progress
 from goodhart.cells.record import peak_bytes
@@ -19,7 +19,7 @@ from goodhart.models.presets import PRESETS
 from goodhart.printable import printable
 from goodhart.report import terminal
 from goodhart.report.findings import analyse
-from goodhart.studies import engine, session, spec
+from goodhart.studies import session, spec
 from synthetic_study import Made, make_study
 
 HOSTILE = "[red]arm[/red] [/nothing] :smile: \x1b[2J\x1b]0;title\x07\x9b31m"
@@ -35,23 +35,16 @@ def test_what_a_terminal_obeys_or_cannot_show_is_spelled_out():
 
 def test_status_and_the_list_of_a_dry_run_show_labels_as_they_are(tmp_path, monkeypatch, capsys):
     cell = Cell("run", {}, {}, HOSTILE)
-    monkeypatch.setattr(session, "plan", lambda *_: (None, [(cell, False)]))
+    monkeypatch.setattr(session, "planned", lambda study, *_: (study, None, [(cell, False)]))
     monkeypatch.setattr(session, "check_before", lambda *_: None)
-    monkeypatch.setattr(engine, "settled", lambda study, *_: study)
     for room in (session, spec):
         monkeypatch.setattr(room, "read_study", lambda *_: spec.Study("s"))
     monkeypatch.setattr(session, "prospect", lambda *_, **__: session.Prospect(1, lambda _: 1.0, 1.0))
-    monkeypatch.setattr(commands, "_console", lambda make=commands._console: wide(make()))
-    commands.status("s", [], tmp_path, verify=False)
-    commands.run("s", [], tmp_path, workers=1, gpus_per_worker=1, only=(), dry_run=True, repair=False)
+    commands.status(arguments.Status("s", root=tmp_path))
+    commands.run(arguments.Run("s", root=tmp_path, workers=1, dry_run=True))
     said = capsys.readouterr().out
     assert said.count(SHOWN) == 2
     assert "\x1b[2J" not in said
-
-
-def wide(console):
-    console.width = 200
-    return console
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["lines", "screen"])
@@ -84,7 +77,7 @@ def test_an_error_shows_names_as_they_are(monkeypatch, capsys):
     def fail(*_, **__):
         raise GoodhartError(f"there is no arm {HOSTILE}", "name another")
 
-    monkeypatch.setattr(commands, "show_list", fail)
+    monkeypatch.setitem(commands.HANDLERS, arguments.List, fail)
     with pytest.raises(SystemExit):
         cli.main(["list"])
     assert capsys.readouterr().err == f"error: there is no arm {SHOWN}; name another\n"
@@ -97,7 +90,7 @@ def test_no_memory_left_for_a_command_is_one_line(monkeypatch, capsys, fault):
     def fail(*_, **__):
         raise fault
 
-    monkeypatch.setattr(commands, "show_list", fail)
+    monkeypatch.setitem(commands.HANDLERS, arguments.List, fail)
     with pytest.raises(SystemExit) as end:
         cli.main(["list"])
     assert end.value.code == 1

@@ -16,8 +16,8 @@ from goodhart.analysis.crossfit import Band, Curve
 from goodhart.analysis.gap import Gap, Range, SettingGaps
 from goodhart.analysis.interval import Interval
 from goodhart.cells.registry import RECIPES
+from goodhart.output import json_data
 from goodhart.report.cost import STAGES, cost_grid, shares
-from goodhart.report.export import _plain
 from goodhart.report.findings import analyse
 from goodhart.report.grid import Grid, duration, flattened, interval, number
 from goodhart.report.judges import doubts, measured, quality_grid
@@ -161,7 +161,7 @@ def test_every_file_of_every_cell_has_its_digest():
 
 def test_json_has_no_nan_and_keeps_keys():
     mean = dataclasses.replace(found(0.1, 0.0, 0.2), se=math.nan)
-    plain = _plain(
+    plain = json_data(
         {("held_out", "hidden"): Curve(np.array([1.0, math.inf]), (mean,), Band(np.zeros(1), np.ones(1)), mean)}
     )
     assert plain["held_out/hidden"]["budgets"] == [1.0, None]

@@ -1,6 +1,7 @@
 """Rows with several responses become pairs by a rule that is chosen, counted, and blind to every order."""
 
 import itertools
+import re
 
 import pytest
 
@@ -90,6 +91,38 @@ def test_marks_of_one_prompt_are_paired(tmp_path):
     assert pairs(found) == [("good", "bad", 1.0), ("x", "y", 1.0)]
     assert dict(found.filtered) == {"fewer than two responses with a grade": 1, "no value in column 'completion'": 1}
     assert found.rows == 6
+
+
+LONE = [
+    {"prompt": "p", "completion": "a", "label": True},
+    {"prompt": "p", "completion": "b", "label": True},
+    {"prompt": "q", "completion": "c", "label": False},
+    {"prompt": "r", "completion": "d", "label": True},
+]
+
+
+def test_lone_marks_are_counted(tmp_path):
+    pair = [{"prompt": "s", "completion": text, "label": good} for text, good in (("e", True), ("f", False))]
+    found = loaded(tmp_path, [*LONE, *pair])
+    assert pairs(found) == [("e", "f", 1.0)]
+    lone = {"good responses to prompts without a bad one": 3, "bad responses to prompts without a good one": 1}
+    assert found.left_out == lone
+    assert sum(lone.values()) + 2 == found.rows
+    text = render_text(describe(tmp_path / "d.jsonl"))
+    assert re.search(r"^ +3  good responses to prompts without a bad one$", text, re.MULTILINE)
+
+
+def test_lone_marks_that_a_rule_makes_ties_of_are_not_left_out(tmp_path):
+    found = loaded(tmp_path, LONE, rule="all")
+    ((first, second, label),) = pairs(found)
+    assert ({first, second}, label) == ({"a", "b"}, 0.5)
+    assert found.left_out["good responses to prompts without a bad one"] == 1, "the one of prompt r"
+
+
+def test_marks_without_any_pair_are_refused_with_what_helps(tmp_path):
+    refused = r"none of the 4 rows .* is usable \(fewer than two .*: 2; .* alike: 1\); a golden .*both a good and a bad"
+    with pytest.raises(GoodhartError, match=refused):
+        loaded(tmp_path, LONE)
 
 
 def test_nectar_has_ranks_in_its_records(tmp_path):

@@ -1,276 +1,40 @@
-"""The command line: `goodhart run`, `status`, `report`, `compare`, `export` and others; each has its own --help."""
+"""Goodhart, a laboratory for preference alignment of language models: online against offline at equal KL."""
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import errno
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import NoReturn
 
 import tyro
 
+from goodhart.arguments import (
+    COMMANDS,
+    Command,
+    Compare,
+    Data,
+    Export,
+    Init,
+    Make,
+    Power,
+    Pretrain,
+    Report,
+    Run,
+    described,
+)
 from goodhart.compute.memory import MIB, check_import, check_room
 from goodhart.errors import GoodhartError, is_out_of_memory
-from goodhart.models.presets import PRESETS
+from goodhart.output import paragraphs
 from goodhart.printable import printable
-from goodhart.tasks.pair_rules import RULES, Rule
-
-Root = Annotated[Path, tyro.conf.arg(help="Folder that keeps cells and studies.")]
-
-
-@dataclass(frozen=True)
-class Run:
-    """Run a study (without an argument: the built-in quick study), or go on where it stopped."""
-
-    study: tyro.conf.Positional[str] = "quick"
-    """A built-in study or the path of a YAML file."""
-    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Settings to change, for example seeds=[0,1,2] labels.number=2048."""
-    root: Root = Path("runs")
-    """Folder that keeps cells and studies."""
-    workers: int = 0
-    """Processes; 0 is one for each core, on a machine with GPUs one for each group of them."""
-    gpus_per_worker: int = 1
-    """GPUs in a group: a worker spreads every model over those of its group. Workers share groups in turn."""
-    precision: Literal["auto", "float32", "bfloat16"] | None = None
-    """What arms train in, whatever the study file says; auto measures what is faster. Measurements are float32."""
-    columns: str = ""
-    """What your data call a layout's columns, whatever the study file says: prompt=question,chosen=best."""
-    executor: Literal["local", "slurm", "ray"] | None = None
-    """Where cells are made, whatever the study file says: here, by jobs of Slurm, by tasks of Ray (docs/scale.md)."""
-    only: tuple[str, ...] = ()
-    """Run only what some hypotheses need, for example --only H3; it shares its cells with the whole study."""
-    dry_run: bool = False
-    """Only print the cells, which of them are done, and how long the others will take."""
-    repair: bool = False
-    """Read every finished cell of the study first, and make those anew that are damaged."""
-    until_decided: bool = False
-    """Go on with more seeds, look by look, until every hypothesis is decided or the study's looks are used up; without
-    it a study with looks stops after those that it has begun. The same command again goes on where it stopped."""
-    within: str = ""
-    """With --until-decided: begin no look that would not end within this time, for example 3h, 90m or 1h30m."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Show which cells of a study are done, being made, damaged, or missing."""
-
-    study: tyro.conf.Positional[str] = "quick"
-    """A built-in study, the path of a YAML file, or the name or folder of a study that was run."""
-    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The settings that the study was run with."""
-    root: Path = Path("runs")
-    """Folder that keeps cells and studies."""
-    verify: bool = False
-    """Read every file of finished cells; else only those that have changed since."""
-    watch: bool = False
-    """Show the cells as they are made, whoever makes them, until all are done."""
-
-
-@dataclass(frozen=True)
-class Make:
-    """Make one cell of a study whose inputs are there, for a launcher of your own.
-
-    Exit code 0: it is there; 1: it failed; 75: another process makes it. The same command goes on where it stopped.
-    """
-
-    study: tyro.conf.Positional[str]
-    """A built-in study, the path of a YAML file, or the name or folder of a study that was run."""
-    cell: tyro.conf.Positional[str]
-    """The cell's id or its beginning, as --dry-run and status print it."""
-    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The settings that the study is run with."""
-    root: Root = Path("runs")
-    """Folder that keeps cells and studies."""
-    threads: Annotated[int, tyro.conf.arg(help="Cores that it may use.")] = 1
-
-
-@dataclass(frozen=True)
-class Why:
-    """Say what differs between a cell and the nearest finished one, so why it has to be made."""
-
-    cell: tyro.conf.Positional[str]
-    """The cell's id or its beginning, as --dry-run and status print it."""
-    study: tyro.conf.Positional[str] = "quick"
-    """The study that it belongs to: a built-in one, a YAML file, or the name or folder of one that was run."""
-    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The settings that the study was run with."""
-    root: Path = Path("runs")
-    """Folder that keeps cells and studies."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Make the report of a study again; of one that has not ended, from what is done."""
-
-    study: tyro.conf.Positional[str] = "quick"
-    """Name of the study, its folder, or the path of its YAML file."""
-    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The settings that the study was run with."""
-    root: Root = Path("runs")
-    """Folder that keeps cells and studies."""
-
-
-@dataclass(frozen=True)
-class Power:
-    """Say what a study could show before it is run, and what other numbers of seeds and prompts would show and cost."""
-
-    study: tyro.conf.Positional[str] = "quick"
-    """A built-in study, the path of a YAML file, or the name or folder of a study that was run."""
-    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Settings to change, for example seeds=[0,1,2,3,4]."""
-    root: Root = Path("runs")
-    """Folder that keeps cells and studies."""
-    like: str = ""
-    """Name or folder of a finished study whose noise to expect; else the study's own, or that of what ships."""
-    workers: int = 0
-    """Processes that the minutes are for; 0 is one for each core, on a machine with GPUs one for each group of them."""
-    gpus_per_worker: int = 1
-    """GPUs in a group."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Compare two arms of a finished study at matched KL."""
-
-    study: tyro.conf.Positional[str]
-    """Name of the study, or its folder."""
-    first: tyro.conf.Positional[str]
-    """An arm."""
-    second: tyro.conf.Positional[str]
-    """The arm that it is compared with."""
-    root: Root = Path("runs")
-    """Folder that keeps cells and studies."""
-
-
-@dataclass(frozen=True)
-class Where:
-    """Print the folder of a checkpoint: of an arm's last one, or at a setting, a seed and a step."""
-
-    study: tyro.conf.Positional[str]
-    """A built-in study, the path of a YAML file, or the name or folder of a study that was run."""
-    arm: tyro.conf.Positional[str]
-    """An arm."""
-    setting: tyro.conf.Positional[str] = ""
-    """A point of its sweep, as tables name it, for example "beta=0.03 lr=0.0001"; by default the first."""
-    seed: tyro.conf.Positional[int] = -1
-    """A seed; by default the study's first."""
-    step: tyro.conf.Positional[int] = 0
-    """The checkpoint's step; by default the last."""
-    merged: Path = Path()
-    """Write the checkpoint there as well, as a plain Hugging Face one: an adapter is merged into its base's weights."""
-    root: Root = Path("runs")
-    """Folder that keeps cells and studies."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write a finished study for a paper: figures as PDF and SVG, tables as LaTeX and CSV, methods, BibTeX."""
-
-    study: tyro.conf.Positional[str]
-    """Name of the study, or its folder."""
-    out: Path = Path()
-    """Folder of what is written; by default `paper` in the study's folder."""
-    width: str = "3.25in"
-    """Of figures: in, cm, mm or pt."""
-    root: Root = Path("runs")
-    """Folder that keeps cells and studies."""
-
-
-@dataclass(frozen=True)
-class List:
-    """List tasks, methods, sources, model presets and built-in studies; `list methods [NAME]` explains methods."""
-
-    what: tyro.conf.Positional[Literal["all", "methods"]] = "all"
-    """Everything that a study file can name, or the table of methods."""
-    name: tyro.conf.Positional[str] = ""
-    """With methods: the one to explain."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Show what is recognised in a preference data set: layout, counts, lengths, what would be filtered."""
-
-    path: tyro.conf.Positional[str]
-    """A file (JSONL, JSON, CSV, TSV, Parquet), a folder, or a Hub id."""
-    layout: str = "auto"
-    """The layout, if it is not to be recognised."""
-    columns: str = ""
-    """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
-    pairs: Rule = RULES[0]
-    """Which pairs are made where a row has several responses, as task.pairs."""
-    model: str = ""
-    """Count lengths in tokens of this model (preset, Hub id or path)."""
-    max_prompt: int = 0
-    """Show what this limit, in tokens, would filter (0: none)."""
-    max_response: int = 0
-    """Show what this limit, in tokens, would filter (0: none)."""
-    template: str = "auto"
-    """How prompts are framed for the model, as task.template: auto, none, plain, or the path of a Jinja file."""
-
-
-@dataclass(frozen=True)
-class Init:
-    """Write a study file that runs, for a preference data set: sizes by its lengths, this machine, and your time."""
-
-    data: tyro.conf.Positional[str]
-    """A file (JSONL, JSON, CSV, TSV, Parquet), a folder, or a Hub id."""
-    policy: str = ""
-    """The language model: a Hub id, a folder, or a preset; without it a model that ships, to try the path."""
-    golden: str = ""
-    """The judge: a larger model with the policy's tokenizer; without it a model like the policy."""
-    time: str = ""
-    """What the study may take, for example 2h, 90m or 1h30m; without it three seeds at full length."""
-    out: Path = Path("mine.yaml")
-    """The file to write."""
-    layout: str = "auto"
-    """The layout, if it is not to be recognised."""
-    columns: str = ""
-    """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
-    pairs: Rule = RULES[0]
-    """Which pairs are made where a row has several responses, as task.pairs."""
-    split: str = ""
-    """Which split of the data; needed where there are several and none is called train."""
-    force: bool = False
-    """Write over a file that is there."""
-    root: Root = Path("runs")
-    """Folder that keeps cells and studies; it may know how fast this machine is."""
-
-
-@dataclass(frozen=True)
-class Pretrain:
-    """Train a base model on the installed packages, or go on where it stopped."""
-
-    preset: tyro.conf.Positional[Annotated[str, tyro.conf.arg(help=f"Model preset: {', '.join(PRESETS)}.")]] = "small"
-    out: Path = Path("base_model")
-    """Folder of the finished model."""
-    work: Path = Path("runs/pretraining")
-    """Folder of text, state and log."""
-    steps: int = 2100
-    """Optimiser steps of 16 rows of 256 tokens."""
-    peak: float = 2e-3
-    """Peak learning rate."""
-    summary: float = 0.3
-    """Share of rows from the task's own prompts and summaries."""
-    code: float = 0.3
-    """Share of rows from code followed by its first docstring line."""
-    prose: float = 0.3
-    """Share of rows from whole docstrings; the rest is source text."""
-    threads: int = 1
-    """PyTorch threads."""
-    compile: bool = False
-    """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
-
-
-Command = Run | Status | Make | Why | Report | Power | Compare | Where | Export | List | Data | Init | Pretrain
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -282,8 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["RUST_BACKTRACE"] = "0"  # to print one a tokenizer needs memory, and waits for ever where there is none
     try:
         with _ended_by_termination():
-            command: Command = tyro.cli(Command, prog="goodhart", description=__doc__, args=given)  # type: ignore[arg-type]
-            code = _dispatch(command)
+            code = _dispatch(_understood(given))
     except GoodhartError as error:
         what = _NO_MEMORY if is_out_of_memory(error) else f"error: {error}"
         print(printable(what).replace("\n", "\\n"), file=sys.stderr)  # a name may hold line ends; an error is one line
@@ -308,6 +71,58 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     if code:
         sys.exit(code)
+
+
+def _understood(given: list[str]) -> Command:
+    """The command in words; prints what is asked for, or what is wrong with them, and exits where they are none."""
+    kind = COMMANDS.get(given[0]) if given else None
+    if kind is None:
+        _not_understood(given)
+    boxes, colours = sys.stdout.isatty() and sys.stderr.isatty(), not os.environ.get("NO_COLOR")
+    tyro._experimental_options.update(utf8_boxes=boxes, ansi_codes=boxes and colours)  # pyright: ignore[reportPrivateUsage]
+    look = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.FlagCreatePairsOff)
+    sentence, examples = described(kind)
+    about = textwrap.fill(sentence, _width(), subsequent_indent=" ")  # tyro joins lines that begin with a letter
+    about += "\n".join(["", "", "examples:", *(f"  {line}" for line in examples)])
+    return tyro.cli(kind, prog=f"goodhart {given[0]}", description=about, args=given[1:], config=look)
+
+
+def _not_understood(given: list[str]) -> NoReturn:
+    if given and given[0] in ("-h", "--help"):
+        print(_page())
+        sys.exit(0)
+    if not given:
+        print(_page(), file=sys.stderr)
+    else:
+        near = difflib.get_close_matches(given[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(COMMANDS)}"
+        print(printable(f"error: there is no command {given[0]!r}; {hint}"), file=sys.stderr)
+    sys.exit(2)
+
+
+def _page() -> str:
+    """What `goodhart --help` says."""
+    sentences = {name: described(kind)[0] for name, kind in COMMANDS.items()}
+    more = "'goodhart COMMAND --help' says more of each, 'goodhart --version' which Goodhart this is."
+    return "\n".join(
+        [
+            "usage: goodhart COMMAND ...",
+            "",
+            *textwrap.wrap(__doc__ or "", _width()),
+            "",
+            "commands:",
+            *paragraphs(sentences, _width(), indent=2),
+            "",
+            "examples:",
+            *(f"  {described(COMMANDS[name])[1][0]}" for name in ("run", "data", "init", "compare")),
+            "",
+            *textwrap.wrap(more, _width()),
+        ]
+    )
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns
 
 
 _NO_MEMORY = "error: not enough memory for this command; lower --workers, or free some"
@@ -355,68 +170,9 @@ def _check_memory(command: Command) -> None:
 
 def _dispatch(command: Command) -> int | None:
     _check_memory(command)
-    from goodhart import commands
+    from goodhart.commands import HANDLERS
 
-    match command:
-        case Run():
-            return commands.run(
-                command.study,
-                [
-                    *command.overrides,
-                    *([f"precision={command.precision}"] if command.precision else []),
-                    *commands.columns_override(command.columns),
-                ],
-                command.root,
-                workers=command.workers,
-                gpus_per_worker=command.gpus_per_worker,
-                executor=command.executor,
-                only=command.only,
-                dry_run=command.dry_run,
-                repair=command.repair,
-                until_decided=command.until_decided,
-                within=command.within,
-            )
-        case Status():
-            overrides = list(command.overrides)
-            if command.watch:
-                return commands.watch(command.study, overrides, command.root)
-            return commands.status(command.study, overrides, command.root, verify=command.verify)
-        case Make():
-            return commands.make(
-                command.study, command.cell, list(command.overrides), command.root, threads=command.threads
-            )
-        case Why():
-            commands.why(command.cell, command.study, list(command.overrides), command.root)
-        case Report():
-            commands.report(command.study, list(command.overrides), command.root)
-        case Power():
-            commands.power(
-                command.study,
-                list(command.overrides),
-                command.root,
-                like=command.like,
-                workers=command.workers,
-                gpus_per_worker=command.gpus_per_worker,
-            )
-        case Compare():
-            commands.compare(command.study, command.first, command.second, command.root)
-        case Where():
-            at = command.setting, command.seed, command.step
-            commands.where(command.study, command.arm, *at, command.root, merged=command.merged)
-        case Export():
-            commands.export(command.study, command.out, command.width, command.root)
-        case List():
-            if command.name and command.what != "methods":
-                raise GoodhartError(f"{command.name!r} is given to no table", "write goodhart list methods NAME")
-            commands.show_methods(command.name) if command.what == "methods" else commands.show_list()
-        case Data():
-            commands.data(**dataclasses.asdict(command))
-        case Init():
-            commands.init(**dataclasses.asdict(command))
-        case Pretrain():
-            settings = dataclasses.asdict(command)
-            commands.pretrain(Path(settings.pop("out")), Path(settings.pop("work")), settings)
-    return None
+    return HANDLERS[type(command)](command)
 
 
 if __name__ == "__main__":

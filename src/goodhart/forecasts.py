@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -26,6 +26,74 @@ SEEDS = (3, 5, 8)
 RESPONSES = (1, 2, 4)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The smallest value of a contrast that is found with 80% power; None where its noise is not known."""
+
+    contrast: str
+    alone: float | None
+    """By a test alone."""
+    as_one_of_all: float | None
+    """By one of all deciding contrasts, at worst."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """The same for the study at some size, with the minutes that it takes from nothing."""
+
+    seeds: int
+    prompts: int
+    responses: int
+    alone: float | None
+    as_one_of_all: float | None
+    minutes: float
+    as_written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Some sizes, by one contrast."""
+
+    contrast: str
+    rows: tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """A contrast's standard error in the finished study, and forecasts of it over that; None where there is none."""
+
+    contrast: str
+    se: float
+    by_these_rows: float | None
+    by_what_ships: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The smallest difference of two methods that the ranks of a league show."""
+
+    methods: int
+    sees: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a study could show, and what it would cost."""
+
+    study: str
+    size: Design
+    noise: str
+    """Where it is from."""
+    one_response: bool
+    """Whether all of it was measured with one response to each prompt."""
+    last_look: float | None
+    """The share of the error that the last look has, of a study with looks."""
+    ranking: Ranking | None
+    contrasts: tuple[Seen, ...]
+    sizes: Sizes | None
+    against_found: tuple[Against, ...]
+
+
 def study_of(folder: Path) -> Study:
     """The study that a folder's tables are of."""
     return build(Study, read_contents(folder).record["study"])
@@ -40,32 +108,39 @@ def refuse_world(study: Study) -> None:
         )
 
 
-def preface(study: Study, noise: Known) -> list[str]:
+def preface(given: Forecast) -> list[str]:
     """What the numbers below stand on."""
-    size, number_of = design_of(study), len(deciding(study))
+    size, number_of = given.size, len(given.contrasts)
     lines = [
-        f"{study.name}: {size.seeds} seed{'s' * (size.seeds > 1)}, {size.prompts} held-out prompts with "
+        f"{given.study}: {size.seeds} seed{'s' * (size.seeds > 1)}, {size.prompts} held-out prompts with "
         f"{size.responses} response{'s' * (size.responses > 1)} each, "
         f"{number_of} deciding contrast{'s' * (number_of != 1)}",
-        f"noise as in {noise.origin}",
+        f"noise as in {given.noise}",
         "sees: the smallest difference that is found with 80% power, by a test alone (5%) and by one of all deciding "
         "contrasts (Holm's method at worst)",
     ]
-    if study.looks:
+    if given.last_look is not None:
         lines.append(
-            f"at the last look alone, which has {study.looks.shares[-1]:g} of the error; the looks before it add to it"
+            f"at the last look alone, which has {given.last_look:g} of the error; the looks before it add to it"
         )
-    if study.league and (seen := ranking_sees(study, study.league, noise)) is not None:
+    if given.ranking:
         lines.append(
-            f"the league tells two of {len(study.league.of(list(study.arms)).methods)} methods apart in its ranks "
-            f"where their means differ by {number(seen)}, with the same power"
+            f"the league tells two of {given.ranking.methods} methods apart in its ranks where their means differ by "
+            f"{number(given.ranking.sees)}, with the same power"
         )
-    if noise.single:
+    if given.one_response:
         lines.append(
             "the noise was measured with one response to each prompt, so all that responses add counts as the seeds' "
             "and prompts' interaction: what more responses bring is not in these numbers"
         )
     return lines
+
+
+def grids(given: Forecast) -> list[Grid]:
+    """The tables of a forecast."""
+    sizes = [design_grid(given.sizes)] if given.sizes else []
+    against = [against_grid(given.against_found)] if given.against_found else []
+    return [contrast_grid(given.contrasts), *sizes, *against]
 
 
 def deciding(study: Study) -> list[Contrast]:
@@ -102,22 +177,22 @@ def ranking_sees(study: Study, league: League, noise: Known) -> float | None:
     return visible_in(study, Contrast("gap at equal KL", methods[0], methods[1]), noise, 2 * ERROR / tests)
 
 
-def contrast_grid(study: Study, noise: Known) -> Grid:
+def seen_by(study: Study, noise: Known) -> tuple[Seen, ...]:
     """What each deciding contrast can see with the study as written."""
     alone, worst = errors(study)
-    rows = [
-        (
-            named(contrast),
-            number(visible_in(study, contrast, noise, alone)),
-            number(visible_in(study, contrast, noise, worst)),
-        )
-        for contrast in deciding(study)
-    ]
-    header = ("contrast", "sees, alone", "sees, as one of all")
-    return Grid("What the study could show, with 80% power", header, tuple(rows))
+    return tuple(
+        Seen(named(each), visible_in(study, each, noise, alone), visible_in(study, each, noise, worst))
+        for each in deciding(study)
+    )
 
 
-def design_grid(study: Study, noise: Known, minutes: Callable[[Study], float]) -> Grid | None:
+def contrast_grid(seen: Sequence[Seen]) -> Grid:
+    """The same as a table."""
+    rows = tuple((each.contrast, number(each.alone), number(each.as_one_of_all)) for each in seen)
+    return Grid("What the study could show, with 80% power", ("contrast", "sees, alone", "sees, as one of all"), rows)
+
+
+def sizes_of(study: Study, noise: Known, minutes: Callable[[Study], float]) -> Sizes | None:
     """Seeds, prompts and responses with what the hardest contrast of win rates sees, and the cost from nothing.
 
     None where the noise of no such contrast is known.
@@ -127,19 +202,29 @@ def design_grid(study: Study, noise: Known, minutes: Callable[[Study], float]) -
     hardest = max(((value, each) for value, each in seen if value is not None), key=lambda pair: pair[0], default=None)
     if hardest is None:
         return None
-    rows = [_design_row(each, study, hardest[1], noise, minutes) for each in designs(study)]
+    by = hardest[1]
+    return Sizes(named(by), tuple(_size(each, study, by, noise, minutes) for each in designs(study)))
+
+
+def _size(changed: Study, study: Study, by: Contrast, noise: Known, minutes: Callable[[Study], float]) -> Size:
+    design = design_of(changed)
+    alone, worst = (visible_in(changed, by, noise, error) for error in errors(changed))
+    as_written = design == design_of(study)
+    return Size(design.seeds, design.prompts, design.responses, alone, worst, minutes(changed), as_written)
+
+
+def design_grid(sizes: Sizes) -> Grid:
+    """The sizes as a table."""
+    rows = tuple(
+        (
+            *map(str, (each.seeds, each.prompts, each.responses)),
+            *(number(each.alone), number(each.as_one_of_all), number(each.minutes, 1)),
+            "as written" if each.as_written else NONE,
+        )
+        for each in sizes.rows
+    )
     header = ("seeds", "prompts", "responses", "sees, alone", "sees, as one of all", "minutes", "")
-    return Grid(f"Other sizes, by {named(hardest[1])}", header, tuple(rows))
-
-
-def _design_row(
-    changed: Study, study: Study, contrast: Contrast, noise: Known, minutes: Callable[[Study], float]
-) -> tuple[str, ...]:
-    size = design_of(changed)
-    alone, worst = (number(visible_in(changed, contrast, noise, error)) for error in errors(changed))
-    as_written = "as written" if size == design_of(study) else NONE
-    sizes = (str(size.seeds), str(size.prompts), str(size.responses))
-    return (*sizes, alone, worst, number(minutes(changed), 1), as_written)
+    return Grid(f"Other sizes, by {sizes.contrast}", header, rows)
 
 
 def designs(study: Study) -> list[Study]:
@@ -160,20 +245,28 @@ def resized(study: Study, seeds: int, prompts: int, responses: int) -> Study:
     return replace(study, seeds=first, looks=None, task=task, measurement=measured)
 
 
-def against_found(own: Known, general: Known, asked: Sequence[Contrast]) -> Grid | None:
-    """Forecast standard errors over those of the finished study; None where it has none of the contrasts."""
+def held_against(own: Known, general: Known, asked: Sequence[Contrast]) -> tuple[Against, ...]:
+    """Forecast standard errors over those of the finished study, for the contrasts that it has."""
 
-    def over(each: Found, noise: Known) -> str:
+    def over(each: Found, noise: Known) -> float | None:
         variances = known(noise.variances, each.contrast)
-        return number(each.ratio(variances) if variances else None, 2)
+        return each.ratio(variances) if variances else None
 
-    rows = [
-        (named(each.contrast), number(each.interval.se, 4), over(each, own), over(each, general))
+    return tuple(
+        Against(named(each.contrast), each.interval.se, over(each, own), over(each, general))
         for each in own.found
         if each.contrast in asked
-    ]
+    )
+
+
+def against_grid(against: Sequence[Against]) -> Grid:
+    """The same as a table."""
     header = ("contrast", "standard error found", "forecast over it, from these rows", "from what ships")
-    return Grid("Forecast against found", header, tuple(rows)) if rows else None
+    rows = tuple(
+        (each.contrast, number(each.se, 4), number(each.by_these_rows, 2), number(each.by_what_ships, 2))
+        for each in against
+    )
+    return Grid("Forecast against found", header, rows)
 
 
 def clock(root: Path, workers: Workers) -> Callable[[Study], float]:
@@ -188,11 +281,19 @@ def clock(root: Path, workers: Workers) -> Callable[[Study], float]:
     return minutes
 
 
-def said(study: Study, noise: Known, general: Known, minutes: Callable[[Study], float]) -> tuple[list[str], list[Grid]]:
-    """The sentences and the tables of a forecast."""
-    grids = [
-        contrast_grid(study, noise),
-        design_grid(study, noise, minutes),
-        against_found(noise, general, deciding(study)),
-    ]
-    return preface(study, noise), [grid for grid in grids if grid]
+def forecast_of(study: Study, noise: Known, general: Known, minutes: Callable[[Study], float]) -> Forecast:
+    """What a study could show and what it would cost, as it is written and at other sizes."""
+    ranking = None
+    if study.league and (value := ranking_sees(study, study.league, noise)) is not None:
+        ranking = Ranking(len(study.league.of(list(study.arms)).methods), value)
+    return Forecast(
+        study.name,
+        design_of(study),
+        noise.origin,
+        noise.single,
+        study.looks.shares[-1] if study.looks else None,
+        ranking,
+        seen_by(study, noise),
+        sizes_of(study, noise, minutes),
+        held_against(noise, general, deciding(study)),
+    )

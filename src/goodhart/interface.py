@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from goodhart import rounds
 from goodhart.cells.launch import Kind
 from goodhart.cells.store import Store
 from goodhart.config import essential, plain_data
-from goodhart.printable import printable
+from goodhart.output import console, say
 from goodhart.report.report import write_report
 from goodhart.result import Result
 from goodhart.studies import session
 from goodhart.studies.cell_memory import check_memory
 from goodhart.studies.engine import settle
-from goodhart.studies.session import Outcome, Workers
+from goodhart.studies.session import Workers
 from goodhart.studies.spec import Study, origin_of, read_study, study_of
 
 PYTHON = "Python"
@@ -58,27 +58,24 @@ def run(
 ) -> Result:
     """Run a study to its report, or go on where it stopped; as `goodhart run`, with a progress bar unless `quiet`.
 
-    `executor` says where cells are made, whatever the study says: "local", "slurm", "ray".
-
-    A cell that cannot be made is warned of, and what does not need it is there. Raises GoodhartError for what can be
+    `executor` says where cells are made, whatever the study says: "local", "slurm", "ray" (docs/scale.md). A cell that
+    cannot be made is warned of, and what does not need it is there. Raises GoodhartError for what can be
     told before the first cell, and where too little could be made for a report.
     """
     asked = study(source)
     asked = session.launched(asked.only(list(only)) if only else asked, executor)
-    console = Console(quiet=quiet, soft_wrap=True, markup=False, emoji=False)
-    processes = Workers.of(workers, gpus_per_worker, asked.executor)
-    limit = rounds.limit(asked, until_decided=until_decided, within=within)
     origin = origin_of(str(source)) if isinstance(source, str | Path) else PYTHON
-
-    def say(sentence: str) -> None:
-        console.print(printable(sentence), highlight=False)
-
-    outcome = perform(
-        asked, Path(root), origin, processes, console, say, repair=repair, until_decided=until_decided, limit=limit
+    result = perform(
+        asked,
+        Path(root),
+        origin,
+        Workers.of(workers, gpus_per_worker, asked.executor),
+        console(quiet=quiet),
+        repair=repair,
+        until_decided=until_decided,
+        within=within,
     )
-    result = Result(outcome.folder)
-    write_report(outcome.folder, result.findings)
-    for failed in outcome.unfinished.failed:
+    for failed in result.unfinished["failed"]:
         warnings.warn(f"{failed['what']}: {failed['problem']}; {failed['remedy']}", RuntimeWarning, stacklevel=2)
     return result
 
@@ -88,25 +85,28 @@ def perform(
     root: Path,
     origin: str,
     workers: Workers,
-    console: Console,
-    say: Callable[[str], None],
+    screen: Console,
     *,
     repair: bool,
     until_decided: bool,
-    limit: float | None,
-) -> Outcome:
-    """Make what a study lacks, and its tables. Raises GoodhartError as `run` does."""
+    within: str,
+) -> Result:
+    """Make what a study lacks, its tables and its report. Raises GoodhartError as `run` does."""
+    limit = rounds.limit(study, until_decided=until_decided, within=within)
     session.check_before(study, root)
     session.remember(study, root, origin)
     study, engine = settle(study, root, keep=True, gpus=len(workers.groups[0]) if workers.groups else 1)
     for sentence in engine.sentences():
-        say(sentence)
+        say(screen, sentence)
     _, cells = session.plan(study, root)
-    check_memory(study, [cell for cell, done in cells if not done], workers.number, workers.groups)
+    if study.executor.kind == "local":
+        check_memory(study, [cell for cell, done in cells if not done], workers.number, workers.groups)
     for what in session.damaged_cells([cell for cell, _ in cells], Store(root), repair=repair):
-        say(f"damaged, to be made anew: {what}")
-    job = rounds.Job(study, engine, root, workers, console, say)
-    return rounds.run(job, until_decided=until_decided, limit=limit)
+        say(screen, f"damaged, to be made anew: {what}")
+    job = rounds.Job(study, engine, root, workers, screen, lambda sentence: say(screen, sentence))
+    result = Result(rounds.run(job, until_decided=until_decided, limit=limit).folder)
+    write_report(result.folder, result.findings)
+    return result
 
 
 def open(study: str | Path, root: str | Path = "runs") -> Result:

@@ -18,10 +18,11 @@ from goodhart.analysis.gap import Range
 from goodhart.analysis.interval import Interval
 from goodhart.analysis.rulings import Ruling
 from goodhart.analysis.summary import ArmFrontier, measure_summary
-from goodhart.analysis.table import MEASURES
+from goodhart.analysis.table import MEASURES, Matrix, read
 from goodhart.errors import GoodhartError
 from goodhart.randomness import permutation
-from goodhart.report.findings import MAIN, Findings, analyse
+from goodhart.report.contents import Contents, read_contents
+from goodhart.report.findings import MAIN, Findings, analysed
 from goodhart.report.hypotheses import ruling_line
 from goodhart.report.verdict import gap_line, spelled_kl, spelled_share
 
@@ -118,34 +119,39 @@ class Result:
     folder: Path
 
     @cached_property
+    def contents(self) -> Contents:
+        """The tables and the record; read when they are first asked for."""
+        return read_contents(self.folder)
+
+    @cached_property
     def findings(self) -> Findings:
         """What the report is made from; computed when it is first asked for."""
-        return analyse(self.folder)
+        return analysed(self.contents)
 
     @property
     def name(self) -> str:
         """The study's name."""
-        return self.findings.contents.name
+        return self.contents.name
 
     @property
     def arms(self) -> tuple[str, ...]:
         """In the order of the study file, then best-of-n."""
-        return self.findings.contents.arms
+        return self.contents.arms
 
     @property
     def rows(self) -> pa.Table:
         """One row for each response to each prompt by each checkpoint (docs: cells)."""
-        return self.findings.contents.rows
+        return self.contents.rows
 
     @property
     def pairs(self) -> pa.Table:
         """One row for each pair of the data and each checkpoint that classified it."""
-        return self.findings.contents.pairs
+        return self.contents.pairs
 
     @property
     def record(self) -> dict[str, Any]:
         """Settings, versions, machine, cost, the judges' quality, and the cells with their digests."""
-        return self.findings.contents.record
+        return self.contents.record
 
     @property
     def report(self) -> Path:
@@ -158,7 +164,7 @@ class Result:
     @property
     def unfinished(self) -> dict[str, Any]:
         """What the study lacks: `missing` cells of `total`, those that `failed` and why, arms it is `without`."""
-        return self.findings.contents.unfinished
+        return self.contents.unfinished
 
     @property
     def rulings(self) -> tuple[Ruling, ...]:
@@ -187,20 +193,28 @@ class Result:
             self._known(arm, measure)
         if first == second:
             raise GoodhartError(f"{first!r} is compared with itself", f"its arms are: {', '.join(self.arms)}")
-        contents, tables = self.findings.contents, self.findings.tables
-        known = next(
-            (c for c in self.findings.comparisons(measure) if c.gap.first == first and c.gap.second == second), None
-        )
-        if known is None:
-            resamples = int(contents.record["study"]["resamples"])
-            every = measure_summary(
-                tables.matrix("held_out"), measure, (first, second), resamples, untrained=contents.untrained
-            )
-            if not every.comparisons:
-                raise GoodhartError(f"{first!r} and {second!r} have no seed or no prompt in common", "take other arms")
-            (known,) = every.comparisons
-        found = known.gap
-        return Gap(first, second, measure, found.mean, known.settings.mean, found.common, found.curve, gap_line(found))
+        gap = self._gap(first, second, measure)
+        if gap is None:
+            raise GoodhartError(f"{first!r} and {second!r} have no seed or no prompt in common", "take other arms")
+        return gap
+
+    def gaps(self, first: str, second: str) -> tuple[Gap, ...]:
+        """The same by every measure that both arms have, the main one first. Raises GoodhartError as `gap` does."""
+        others = (self._gap(first, second, measure) for measure in MEASURES if measure != MAIN)
+        return (self.gap(first, second), *(gap for gap in others if gap))
+
+    def _gap(self, first: str, second: str, measure: str) -> Gap | None:
+        resamples, untrained = int(self.record["study"]["resamples"]), self.contents.untrained
+        every = measure_summary(self._held_out, measure, (first, second), resamples, untrained=untrained)
+        if not every.comparisons:
+            return None
+        (found,) = every.comparisons
+        gap = found.gap
+        return Gap(first, second, measure, gap.mean, found.settings.mean, gap.common, gap.curve, gap_line(gap))
+
+    @cached_property
+    def _held_out(self) -> Matrix:
+        return read(self.contents.rows, "held_out", anchors=self.contents.anchors)
 
     def samples(self, arm: str, prompts: int = 5, seed: int = 0) -> pa.Table:
         """What an arm's last checkpoint wrote to a few held-out prompts, chosen by a keyed shuffle.
@@ -215,7 +229,7 @@ class Result:
         step = max(of_arm.column("step").to_pylist())
         last = of_arm.filter((pc.field("step") == step) & (pc.field("sample") == 0)).sort_by("prompt")
         chosen = permutation(len(last), seed, "result/samples")[:prompts]
-        texts = {row["prompt"]: row["text"] for row in self.findings.contents.prompts.to_pylist()}
+        texts = {row["prompt"]: row["text"] for row in self.contents.prompts.to_pylist()}
         kept = ["setting", "seed", "step", "text", "tokens", "kl", "golden_vs_sft", "golden_vs_policy"]
         rows = last.take(pa.array(chosen)).to_pylist()
         return pa.Table.from_pylist(

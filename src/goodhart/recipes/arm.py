@@ -112,7 +112,7 @@ class Arm:
             raise GoodhartError(
                 f"arm {name!r} trains an adapter and keeps the average of its weights, which is not that of their "
                 "low-rank factors",
-                "set checkpoint: policy, or leave out the arm's `adapter`",
+                "set average: false, or leave out the arm's `adapter`",
             )
 
     def _validate_sweep(self, name: str) -> None:

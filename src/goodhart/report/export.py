@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
-import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from goodhart.analysis.summary import SPLITS
 from goodhart.analysis.table import MEASURES, read
 from goodhart.evaluation.schema import CHECKPOINT
+from goodhart.output import json_data
 from goodhart.report.findings import Findings
 
 
@@ -23,7 +20,7 @@ def to_json(findings: Findings) -> str:
     result = {"study": findings.contents.name, "golden policy": findings.golden_policy, "summary": findings.summary}
     result |= {"verdicts": {each.name: each.verdict for each in findings.rulings}, "rulings": findings.rulings}
     result |= {"axes": findings.axes, "league": findings.league}
-    return json.dumps(_plain(result), indent=1, allow_nan=False)
+    return json.dumps(json_data(result), indent=1, allow_nan=False)
 
 
 _MEANS = ("kl", *MEASURES, "tokens", "entropy")
@@ -50,15 +47,3 @@ def to_csv(findings: Findings) -> str:
                 ]
             )
     return buffer.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {"/".join(key) if isinstance(key, tuple) else str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

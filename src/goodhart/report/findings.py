@@ -111,7 +111,11 @@ def analyse(folder: Path) -> Findings:
     Raises:
         GoodhartError: a file, a column, or a section of the record is missing or unreadable; it is named.
     """
-    contents = read_contents(folder)
+    return analysed(read_contents(folder))
+
+
+def analysed(contents: Contents) -> Findings:
+    """The same of a folder that has been read."""
     resamples = int(contents.record["study"]["resamples"])
     arms = (contents.arms, resamples, 0, contents.anchors, contents.few, contents.untrained)
     summary = summarise(contents.rows, contents.pairs, *arms)

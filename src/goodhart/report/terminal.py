@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from goodhart.analysis.interval import Interval
 from goodhart.printable import printable
 from goodhart.report.findings import MAIN, Findings
 from goodhart.report.grid import NONE, Grid, number
-from goodhart.report.headline import headlines
+from goodhart.report.headline import Headline, headlines
 from goodhart.report.hypotheses import ruling_line
 from goodhart.report.judges import doubts
 from goodhart.report.league import short_grid, unranked_lines
 from goodhart.report.tabular import optimum_grid
+from goodhart.report.terminal_grid import TerminalGrid
 from goodhart.report.unfinished import lacking
 from goodhart.report.verdict import gap_line, seeds_note, spelled, spelled_share
 
@@ -23,28 +23,16 @@ _NOTE = "Golden win rates are against the golden policy, on held-out prompts; [9
 
 def terminal_table(findings: Findings) -> RenderableType:
     """Each arm at its peak, then the gap at matched KL and what it means."""
-    # Text: names are no markup
-    title = Text(printable(f"{findings.contents.name}: each arm at its peak"))
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for place, name in enumerate(("arm", "golden win rate", "at KL", "vs SFT", "hidden", "length")):
-        table.add_column(name, justify="right" if place else "left", overflow="fold", no_wrap=place > 0)
-    for line in headlines(findings):
-        golden = spelled_share(line.golden) if line.golden else NONE
-        rest = (number(line.kl, 1), _mean(line.vs_sft), _mean(line.hidden), number(line.length, 1))
-        table.add_row(Text(printable(line.arm)), golden, *rest)
-    optima = (Text(""), _table(optimum_grid(findings.contents))) if findings.contents.tabular else ()
-    league = (Text(""), _table(short_grid(findings.league))) if findings.league and findings.league.places else ()
-    return Group(table, *optima, *league, Text(""), *(Text(printable(line)) for line in _lines(findings)))
+    header = ("arm", "golden win rate", "at KL", "vs SFT", "hidden", "length")
+    peaks = Grid(f"{findings.contents.name}: each arm at its peak", header, tuple(map(_row, headlines(findings))))
+    optima = (Text(""), TerminalGrid(optimum_grid(findings.contents))) if findings.contents.tabular else ()
+    league = (Text(""), TerminalGrid(short_grid(findings.league))) if findings.league and findings.league.places else ()
+    return Group(TerminalGrid(peaks), *optima, *league, Text(""), *(Text(printable(line)) for line in _lines(findings)))
 
 
-def _table(grid: Grid) -> Table:
-    result = Table(title=Text(printable(grid.title)), title_justify="left", box=None, pad_edge=False)
-    for place, (title, numeric) in enumerate(zip(grid.header, grid.numeric, strict=True)):
-        right = numeric or all("/" in row[place] for row in grid.rows)
-        result.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=right)
-    for row in grid.rows:
-        result.add_row(*(Text(printable(cell)) for cell in row))
-    return result
+def _row(line: Headline) -> tuple[str, ...]:
+    golden = spelled_share(line.golden) if line.golden else NONE
+    return line.arm, golden, number(line.kl, 1), _mean(line.vs_sft), _mean(line.hidden), number(line.length, 1)
 
 
 def _mean(interval: Interval | None) -> str:

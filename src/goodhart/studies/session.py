@@ -23,7 +23,7 @@ from goodhart.compute.placement import gpus, groups, may_have_gpus
 from goodhart.config import build, canonical, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.recipes.settings import PREFERENCES
-from goodhart.studies.engine import Engine
+from goodhart.studies.engine import Engine, settle, settled
 from goodhart.studies.graph import Graph, build_graph
 from goodhart.studies.links import link_cells
 from goodhart.studies.reach import Reach
@@ -59,6 +59,15 @@ def plan(study: Study, root: Path, reach: Reach | None = None) -> tuple[Graph, l
     if study.looks:
         graph = build_graph(study, reach or reach_of(study, store, graph))
     return graph, [(cell, store.has(cell.id)) for cell in closure(graph.targets)]
+
+
+def planned(study: Study, root: Path) -> tuple[Study, Graph, list[tuple[Cell, bool]]]:
+    """A study with its training precision, its graph and its cells, for those who look at them and make none.
+
+    What has to be measured for the precision is not written down.
+    """
+    study = settled(study, root) or settle(study, root, keep=False)[0]
+    return study, *plan(study, root)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,12 @@ from goodhart.tasks.pair_rules import RULES, Rule
 from goodhart.tasks.preference import Preference, content_id, prompt_text
 from goodhart.tasks.preference_layouts import MARKS, Layout, named_layout, recognised_layout, with_verdict
 from goodhart.tasks.preference_rows import Comparison, Row, Unusable
-from goodhart.tasks.several_responses import Graded, by_prompt, comparisons
+from goodhart.tasks.several_responses import Alike, Graded, by_prompt, comparisons, lone_marks
+
+_LONE = (
+    "a golden model learns from pairs, also where arms learn from marks: give prompts both a good and a bad response, "
+    "for example by marking a second response to each"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ def load_preferences(
         reasons = "; ".join(f"{reason}: {count}" for reason, count in loaded.filtered.items())
         raise GoodhartError(
             f"none of the {loaded.rows} rows in split {loaded.split!r} of {loaded.source} is usable ({reasons})",
-            f"mend the data, or name another layout than {loaded.layout!r}",
+            _LONE if loaded.layout == MARKS else f"mend the data, or name another layout than {loaded.layout!r}",
         )
     return loaded
 
@@ -136,6 +141,8 @@ def _sift(rows: Sequence[Row], layout: Layout, rule: Rule) -> _Sifted:
             made = _made(row, layout, rule, sifted.left_out)
         except Unusable as reason:
             sifted.reasons[str(reason)] += 1
+            if layout.name == MARKS and isinstance(reason, Alike):
+                sifted.left_out.update(lone_marks(row))
             continue
         for comparison in made:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -17,6 +18,10 @@ _TEXTS = ("response", "text", "answer", "content", "value", "completion")
 _RATINGS = ("overall_score", "rating", "score", "reward")
 """What a record calls its rating; the first that it has is read."""
 _YES_NO = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+
+
+class Alike(Unusable):
+    """No two responses of a row are graded differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,13 @@ def by_prompt(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def lone_marks(row: Row) -> Counter[str]:
+    """How many good and bad responses there are to a prompt of `by_prompt` that makes no pair, in words."""
+    marks = Counter(_mark(row, each) for each in _list(row, "label"))
+    words = (("good", "bad"), ("bad", "good"))
+    return Counter({f"{own} responses to prompts without a {other} one": marks[own == "good"] for own, other in words})
+
+
 def _list(row: Row, column: str) -> Sequence[object]:
     value = records_in(row.values.get(column))
     if not isinstance(value, list | tuple):
@@ -157,7 +169,7 @@ def _graded(row: Row, responses: Sequence[str], grades: Sequence[float | None], 
     pairs = zip(responses, grades, strict=True)
     kept = [(text, grade) for text, grade in pairs if grade is not None and not math.isnan(grade)]
     if len(kept) < 2:
-        raise Unusable("fewer than two responses with a grade")
+        raise Alike("fewer than two responses with a grade")
     texts, numbers = zip(*kept, strict=True)
     return Graded(prompt_in(row, prompt), texts, numbers, len(responses) - len(kept))
 
@@ -179,7 +191,7 @@ def comparisons(graded: Graded, rule: Rule) -> list[Comparison]:
         ]
     (best, highest), lowest = found[0], found[-1][1]
     if highest == lowest:
-        raise Unusable("all responses graded alike")
+        raise Alike("all responses graded alike")
     worse = [text for text, grade in found if (grade == lowest if rule == "best and worst" else grade < highest)]
     return [Comparison(graded.prompt, best, min(worse, key=lambda text: _draw(prompt, text, "second")), 1.0)]
 
