@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels, Labeller
 from goodhart.alignment.method import Method, Term
+from goodhart.alignment.own_labels import Decode, OwnLabels
 from goodhart.alignment.pair_table import read_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.references import MovingReference, NoReference, PriorReference, Reference
@@ -30,12 +31,13 @@ from goodhart.alignment.sources import (
 from goodhart.alignment.terms import FUNCTIONS, Chosen, Drawn, Extra, Fresh, Law, coefficient
 from goodhart.cells.workplace import Workplace
 from goodhart.config import build
+from goodhart.functions import is_function
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.models import judge, load_policy, load_reference, with_reference
 from goodhart.recipes.parts import Parts, judging, learnt_from, objective_of
-from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN
+from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN, asks_proxy
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.sampling.mixture import Mixture
 from goodhart.training.alignment import Follower
@@ -59,8 +61,11 @@ class Opened:
     policy: LanguagePolicy
     longest: int
     """Tokens of a response at most."""
-    characters: Callable[[Sequence[Tokens]], list[int]]
-    """Of responses, as text."""
+    decode: Decode
+
+    def characters(self, responses: Sequence[Tokens]) -> list[int]:
+        """Of responses, as text."""
+        return [len(text) for text in self.decode(responses)]
 
 
 def open_slots(arm: Arm, opened: Opened, batch: int, name: str = "") -> tuple[Source, Labeller]:
@@ -76,7 +81,10 @@ def open_slots(arm: Arm, opened: Opened, batch: int, name: str = "") -> tuple[So
         return source, learnt_from(method, DataLabels())
     kept = round(method.parameters.get("replay", 0.0) * batch)
     source, labeller = _sampling(method, opened, data, batch - kept), DataLabels()
-    if method.labeller != "itself":
+    if is_function(method.labeller):
+        proxy = judge(opened.inputs[JUDGE]) if asks_proxy(method) else None
+        labeller = OwnLabels(method.labeller, method.kind.supervision, opened.decode, proxy)
+    elif asks_proxy(method):
         labeller = judging(method, judge(opened.inputs[JUDGE]), opened.seed, name)
     if method.buffer:
         source, labeller = BufferedSource(source, labeller, opened.seed), DataLabels()
@@ -131,9 +139,8 @@ def parts_of(
     sft = load_reference(work).at(precision)
     sft = replace(sft, sampler=policy.sampler)
     reference, followers = _reference(method, work, sft, master, precision)
-    opened = Opened(
-        seed, work.inputs, sft, reference, policy, int(work.settings["max_response"]), partial(_characters, tokenizer)
-    )
+    longest, decode = int(work.settings["max_response"]), partial(_decoded, tokenizer)
+    opened = Opened(seed, work.inputs, sft, reference, policy, longest, decode)
     source, labeller = _slots(work, arm, opened)
     parameters = {**method.parameters, **({"beta": arm.beta[0]} if arm.beta else {})}
     extras = [_extra(term, parameters, seed, sft) for term in method.terms]
@@ -144,8 +151,8 @@ def parts_of(
     return parts
 
 
-def _characters(tokenizer: Any, responses: Sequence[Tokens]) -> list[int]:
-    return [len(text) for text in tokenizer.batch_decode([list(r) for r in responses], skip_special_tokens=True)]
+def _decoded(tokenizer: Any, responses: Sequence[Tokens]) -> list[str]:
+    return tokenizer.batch_decode([list(r) for r in responses], skip_special_tokens=True)
 
 
 def _reference(

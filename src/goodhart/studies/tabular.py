@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from goodhart import functions
 from goodhart.alignment.exact import refuse_in_tables, why_sampled
 from goodhart.alignment.extensions import code_of
 from goodhart.alignment.method import Method
 from goodhart.cells.cell import Cell
+from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import Arm, settings_of
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, Graph, Measured, Trunk
@@ -114,7 +116,8 @@ class _Builder:
         spec = {"arm": replace(arm, batch=Arm().batch) if exact else arm, "seed": 0 if exact else seed, "exact": exact}
         spec |= code_of(kind)
         label = f"{name} {setting}" + ("" if exact else f" seed {seed}")
-        return Cell("tabular run", spec, self.shared, label, {"code": kind.code} if kind.code else {})
+        places = functions.texts_in(plain_data(spec)) | ({"code": kind.code} if kind.code else {})
+        return Cell("tabular run", spec, self.shared, label, places)
 
     def _measured(self, name: str, setting: str, arm: Arm, seed: int, run: Cell) -> list[Measured]:
         steps = arm.checkpoint_steps()
