@@ -20,6 +20,7 @@ from goodhart.alignment.losses import LOSSES
 from goodhart.alignment.method import KINDS
 from goodhart.alignment.own_labels import OwnLabels
 from goodhart.alignment.own_loss import _recording, checked
+from goodhart.alignment.scores import Scores
 from goodhart.alignment.table_judge import TableJudge
 from goodhart.errors import GoodhartError
 from goodhart.functions import Function
@@ -75,7 +76,7 @@ class TestText:
         whole = functions.known(functions.given(brevity, "reward"))
         assert whole.text == inspect.getsource(sys.modules[__name__])
 
-        def inner(prompt: str, response: str) -> "Unknown":  # noqa: F821 - annotations name what they like
+        def inner(prompt: str, response: str) -> "Unknown":
             import math
 
             return math.sqrt(len(response)) + max(len(prompt), inner is None)
@@ -275,14 +276,15 @@ class TestLoss:
         extensions.own_loss(reference)
         scores = _recording(set())
         assert checked(reference)(scores).shape == (3,)
-        with pytest.raises(GoodhartError, match=r"shape \(4,\)"):
-            LOSSES[reference](type("S", (), {"logp": torch.zeros(4, 2), "rho": torch.zeros(4, 2)})())
+        with pytest.raises(GoodhartError, match=r"returned a tensor of shape \(3,\).*shape \(4,\)"):
+            LOSSES[reference](Scores(torch.zeros(4, 2, requires_grad=True), torch.zeros(4, 2), torch.ones(4, 2)))
 
     def test_its_arguments_are_the_methods_parameters(self):
         loss = of(PRICED)
         study = goodhart.study({"arms": {"mine": {"loss": loss, "sweep": {"price": [0.0, 0.1]}}}})
         method = study.arms["mine"].method
-        assert (method.kind.parameters, method.parameters, method.has_beta) == (("beta", "price"), {"price": 0.01}, True)
+        assert (method.kind.parameters, method.parameters) == (("beta", "price"), {"price": 0.01})
+        assert method.has_beta
         free = of("def f(s, *, price=0.5):\n    return s.of_label() * (s.rho[:, 0] - price * s.rho[:, 1])\n")
         assert goodhart.study({"arms": {"mine": {"loss": free}}}).arms["mine"].beta == ()
         with pytest.raises(GoodhartError, match="lacks the parameters price"):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from goodhart import functions
-from goodhart.alignment.batch import Batch
+from goodhart.alignment.batch import SUPERVISION, Batch
 from goodhart.alignment.judge import PairJudge
 from goodhart.alignment.method import Supervision
 from goodhart.alignment.rewards import judged
@@ -72,4 +72,4 @@ class OwnLabels:
         more = [()] * len(batch) if self.judge is None else [(row.tolist(),) for row in judged(self.judge, batch)]
         asked = zip(prompts, texts, more, strict=True)
         values = np.array([returned(self.reference, self.supervision, *each, *known) for *each, known in asked])
-        return replace(batch, label=None, reward=None, mark=None, **{self.supervision: values})
+        return replace(batch, **{**dict.fromkeys(SUPERVISION), self.supervision: values})

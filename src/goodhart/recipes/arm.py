@@ -13,6 +13,8 @@ from goodhart.config import FLAT, Count, Positive, Whole, build, essential, name
 from goodhart.errors import GoodhartError
 from goodhart.training.settings import Optimisation, Rate
 
+KEYED = "keyed"
+"""The built-in sampler (`goodhart.sampling.keyed`)."""
 SFT_WRITER = "sft"
 """The writer of responses that is no arm's checkpoint."""
 
@@ -38,6 +40,8 @@ class Arm:
     policy, from which KL is measured whatever the start."""
     parts: dict[str, Positive] = field(default_factory=dict[str, Positive], metadata={"decides": False})
     """For `mixture`: arms and their shares of every batch; each part keeps its own source and labeller."""
+    sampler: str = KEYED
+    """Who samples from the policy: `keyed`, the sampler of an installed package, or a function of the user's own."""
     steps: Count = 60
     """Optimiser steps."""
     batch: Count = 32
@@ -68,6 +72,7 @@ class Arm:
                 "only a policy source needs a proxy; all others carry their own labels (labeller: data)",
             )
         self._validate_source(name)
+        self._validate_sampler(name)
         if labeller == "golden" and not judge_may_train:
             raise GoodhartError(f"arm {name!r} is labelled by the golden model, which is its judge", "use the proxy")
         if not 1 <= self.checkpoints <= self.steps:
@@ -85,6 +90,19 @@ class Arm:
                 f"give positive numbers, and an empty beta for methods without one (this one has {has})",
             )
         self._validate_sweep(name)
+
+    def _validate_sampler(self, name: str) -> None:
+        if self.sampler == KEYED:
+            return
+        from goodhart.sampling.samplers import check_known  # brings PyTorch with it
+
+        check_known(self.sampler, f"arms.{name}.sampler")
+        if self.method.source != "policy" or "mixture" in self.method.drawn:
+            raise GoodhartError(
+                f"arm {name!r} has sampler {self.sampler!r}, source {self.method.source!r} and draws "
+                f"{list(self.method.drawn)}",
+                "leave sampler out: it writes what an online arm draws from its policy, and no geometric mixture",
+            )
 
     def _validate_sweep(self, name: str) -> None:
         for parameter, values in self.sweep.items():

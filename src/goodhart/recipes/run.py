@@ -30,7 +30,7 @@ from goodhart.recipes.models import (
     scored,
     with_reference,
 )
-from goodhart.recipes.run_parts import checkpoints_of, parts_of
+from goodhart.recipes.run_parts import checkpoints_of, parts_of, with_sampler
 from goodhart.recipes.run_state import (
     METRICS_FILE,
     STREAM_FILE,
@@ -54,8 +54,9 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     precision: Precision = work.settings.get("precision", FLOAT32)
     master, tokenizer = load_policy(_beginning(work), work.settings["max_response"])
     policy = master.at(precision)
-    parts = parts_of(work, arm, master, policy, precision, tokenizer)
     copies = () if policy is master else policy.parameters()
+    policy = with_sampler(policy, arm.sampler, _beginning(work), tokenizer, int(work.settings["max_response"]))
+    parts = parts_of(work, arm, master, policy, precision, tokenizer)
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
     state, log = work.state / TRAINING_FILE, work.folder / METRICS_FILE
     start = 0

@@ -40,6 +40,8 @@ from goodhart.recipes.parts import Parts, judging, learnt_from, objective_of
 from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN, asks_proxy
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.sampling.mixture import Mixture
+from goodhart.sampling.probe import Probe
+from goodhart.sampling.samplers import KEYED, Setup, Synced, sampler_of
 from goodhart.training.alignment import Follower
 from goodhart.training.channel import LabelChannel
 from goodhart.training.critic import Critic, ValueModel
@@ -137,7 +139,7 @@ def parts_of(
     """The parts of an arm's run at one setting; `policy` computes in `precision` what `master` keeps in float32."""
     method, seed = arm.method, int(work.settings["seed"])
     sft = load_reference(work).at(precision)
-    sft = replace(sft, sampler=policy.sampler)
+    sft = replace(sft, sampler=master.sampler)
     reference, followers = _reference(method, work, sft, master, precision)
     longest, decode = int(work.settings["max_response"]), partial(_decoded, tokenizer)
     opened = Opened(seed, work.inputs, sft, reference, policy, longest, decode)
@@ -219,6 +221,18 @@ def _learner(
         return LabelChannel.of(sft, replace(arm.optimisation, lr=parameters["classifier_lr"]), arm.steps, seed)
     settings = replace(arm.optimisation, lr=parameters["value_lr"])
     return Critic.of(method.kind.learner, ValueModel.of(master), settings, arm.steps, parameters)
+
+
+def with_sampler(policy: LanguagePolicy, name: str, folder: Path, tokenizer: Any, longest: int) -> LanguagePolicy:
+    """The policy with another sampler than the built-in one, if an arm names one; `folder` is what the run begins with.
+
+    What measures checkpoints, and what models write that are not trained, is the built-in sampler's for every arm.
+    """
+    if name == KEYED:
+        return policy
+    setup = Setup(folder, tokenizer.eos_token_id, tokenizer.pad_token_id, longest)
+    sampler = Synced(name, sampler_of(name, setup), setup, Probe(name, policy.pad, policy.layout))
+    return replace(policy, sampler=sampler)
 
 
 def checkpoints_of(parts: Parts, master: LanguagePolicy) -> Any:

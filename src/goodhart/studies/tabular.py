@@ -13,7 +13,7 @@ from goodhart.alignment.method import Method
 from goodhart.cells.cell import Cell
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
-from goodhart.recipes.arm import Arm, settings_of
+from goodhart.recipes.arm import KEYED, Arm, settings_of
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, Graph, Measured, Trunk
 from goodhart.tasks.world import CSV, World
 
@@ -49,6 +49,11 @@ def refuse_arms(study: Study) -> None:
     """Raises GoodhartError for a method that a finite world has not, by its name, and for contrasts of streams."""
     for name, arm in study.arms.items():
         refuse_in_tables(name, arm.method)
+        if arm.sampler != KEYED:
+            raise GoodhartError(
+                f"arm {name!r} has sampler {arm.sampler!r}, and the policies of a tabular world are tables",
+                "leave sampler out",
+            )
         if arm.start:
             raise GoodhartError(
                 f"arm {name!r} has start {arm.start!r}, and the policies of a tabular world begin at the reference",

@@ -10,7 +10,7 @@ from goodhart.alignment.extensions import code_of
 from goodhart.cells.cell import Cell
 from goodhart.config import plain_data
 from goodhart.models.checkpoint import find
-from goodhart.recipes.arm import Arm
+from goodhart.recipes.arm import KEYED, Arm
 from goodhart.recipes.settings import Labels, Pool
 from goodhart.studies.data_cells import data_cells
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, Trunk, sft_of
@@ -142,5 +142,9 @@ class Trunks:
         """A training run of an arm at one setting and seed."""
         kind = arm.method.kind
         spec = {"arm": arm, "seed": seed, **self.small, **self.lowered, **code_of(kind), **more}
+        if arm.sampler != KEYED:
+            from goodhart.sampling import samplers  # brings PyTorch with it
+
+            spec |= samplers.code_of(arm.sampler)
         places = functions.texts_in(plain_data(spec)) | ({"code": kind.code} if kind.code else {})
         return Cell("run", spec, inputs, label, places, LENGTH if arm.grows else ())
