@@ -1,7 +1,7 @@
 """How far the built-in sampler's log-probabilities are from the trainer's, and what it costs to know them.
 
 Run: python benchmarks/mismatch.py [--model tiny]. One thread; 32 prompts of 48 random tokens, two responses of at most
-24 tokens to each. The cost is that of the operations that the log-probabilities add to a decoding step, times its steps.
+24 tokens to each. The cost is that of the operations that log-probabilities add to a decoding step, times the steps.
 """
 
 from __future__ import annotations

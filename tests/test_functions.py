@@ -1,6 +1,7 @@
 """Functions of the user's own: known by their text, refused by name where they cannot be run elsewhere or lie."""
 
 import inspect
+import linecache
 import math
 import subprocess
 import sys
@@ -86,6 +87,15 @@ class TestText:
         assert text.startswith("from __future__ import annotations\n\ndef inner(")
         assert functions.load(reference)("ab", "abcd") == 4
 
+    def test_a_notebook_has_functions_without_a_file(self, monkeypatch):
+        source, cell = "def f(p, r):\n    import math\n    return math.exp(len(r) - len(p))\n", "<ipython-input-1-aa>"
+        monkeypatch.setitem(linecache.cache, cell, (len(source), None, source.splitlines(keepends=True), cell))
+        space = {"__name__": "__main__"}
+        exec(compile(source, cell, "exec"), space)
+        reference = functions.given(space["f"], "golden.rule.reward")
+        assert functions.known(reference).text.endswith(source)
+        assert functions.load(reference)("ab", "ab") == 1
+
     def test_what_it_does_not_define_is_refused_by_name(self):
         free = "closed over"
 
@@ -156,7 +166,7 @@ class TestJudge:
         assert rewards(rule, ["abc", "abc"], ["", "ab"], []).tolist() == [3.0, -1.0]
         rule.validate("golden.rule")
         assert "user's function f" in rule.meaning
-        with pytest.raises(GoodhartError, match="golden.rule.target is set"):
+        with pytest.raises(GoodhartError, match=r"golden\.rule\.target is set"):
             Rule(rule.reward, target=3).validate("golden.rule")
 
     @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ class TestBuiltIn:
         assert batch.whole.sampled is not None
 
     def test_what_is_cut_behind_a_forced_beginning_has_none(self):
-        policy = policy_of(sharp(), max_tokens=LONGEST)
+        policy = policy_of(llama(scale=0.1), max_tokens=LONGEST)
         data = Batch.of_pairs(PROMPTS, [[5, 6, 7, 8, END]] * 8, [[5, END]] * 8, np.ones(8))
         batch = PolicySource(PROMPTS, 8, 0, ("policy",), {}, data, 1.0, LONGEST).draw(0, policy)
         cut = np.array([[len(text) + len(prefix) == LONGEST and text[-1] != END for text in row]
@@ -130,10 +130,14 @@ class TestProbe:
     def test_one_that_reports_the_policys_law_and_samples_by_another_is_refused(self, temperature, says):
         model = sharp()
         sampler = synced(plain(temperature, f"({temperature} * logits).log_softmax(0)[token]"), model)
-        with pytest.raises(GoodhartError, match=rf"samples by another law: its tokens are {says} .* standard errors"):
+
+        def synced_often():
             for call in range(6):
                 sampler.at = ()
                 sampler.written(model, TOKENS, 2, replace(DRAWS, first_sample=2 * call))
+
+        with pytest.raises(GoodhartError, match=rf"samples by another law: its tokens are {says} .* standard errors"):
+            synced_often()
 
     def test_an_honest_one_is_not_refused_however_often_it_is_looked_at(self):
         policy = policy_of(sharp(), max_tokens=LONGEST)
@@ -176,7 +180,8 @@ class TestReturned:
         ("body", "says"),
         [
             ("None", "returned a NoneType"),
-            ("([], [])", "returned 0 rows"),
+            ("([], [])", r"log-probabilities of shape \(0,\)"),
+            ("([], [[-1.0] * 2 for p in prompts])", "returned 0 rows"),
             ("([[[END]] for p in prompts], [[-1.0] for p in prompts])", r"rows of \[1\] responses"),
             ("([[[END]] * 2 for p in prompts], [[-1.0] for p in prompts])", r"log-probabilities of shape \(8, 1\)"),
             ("([[[END]] * 2 for p in prompts], [[float('nan')] * 2 for p in prompts])", "log-probabilities of shape"),

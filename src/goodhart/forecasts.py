@@ -29,7 +29,7 @@ RESPONSES = (1, 2, 4)
 
 def study_of(folder: Path) -> Study:
     """The study that a folder's tables are of."""
-    functions.recall(folder.resolve().parents[1] / FUNCTIONS)
+    functions.recall(folder.resolve().parent.parent / FUNCTIONS)
     return build(Study, read_contents(folder).record["study"])
 
 

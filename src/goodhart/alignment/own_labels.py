@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,5 +72,6 @@ class OwnLabels:
         texts = [[next(flat) for _ in row] for row in read.responses]
         more = [()] * len(batch) if self.judge is None else [(row.tolist(),) for row in judged(self.judge, batch)]
         asked = zip(prompts, texts, more, strict=True)
-        values = np.array([returned(self.reference, self.supervision, *each, *known) for *each, known in asked])
+        say = partial(returned, self.reference, self.supervision)
+        values = np.array([say(prompt, row, *rewards) for prompt, row, rewards in asked])
         return replace(batch, **{**dict.fromkeys(SUPERVISION), self.supervision: values})

@@ -39,7 +39,7 @@ def reads(reference: str) -> Reads:
     asked: set[str] = set()
     parameters = {name: _TRIAL if value is None else value for name, value in own_defaults(reference).items()}
     checked(reference)(_recording(asked), **parameters)
-    learns = [kind for kind in _SUPERVISION if kind in asked]
+    learns: list[Supervision] = [kind for kind in _SUPERVISION if kind in asked]
     if len(learns) > 1:
         raise GoodhartError(
             f"the loss {reference} reads {' and '.join(learns)}, and a method has one kind of supervision",

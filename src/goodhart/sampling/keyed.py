@@ -120,8 +120,8 @@ class KeyedSampler:
         return _joined(spread(model, write, even_cuts(len(prompts), self.batch)), samples)
 
     def _uniforms(self, draws: Draws, chosen: slice, samples: int) -> Float[np.ndarray, "row sample token"]:
-        first = draws.first_sample if isinstance(draws.first_sample, int) else draws.first_sample[chosen]
-        part = Draws(draws.seed, draws.purpose, draws.prompts[chosen], first)
+        first = np.broadcast_to(np.asarray(draws.first_sample, dtype=np.int64), len(draws.prompts))[chosen]
+        part = Draws(draws.seed, draws.purpose, draws.prompts[chosen], [int(each) for each in first])
         return part.uniforms(samples, self.max_tokens)
 
     def blended(

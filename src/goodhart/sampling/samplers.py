@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -138,13 +138,17 @@ class FunctionSampler:
         if not isinstance(value, tuple) or len(value) != 2:
             raise _wrong(self.reference, f"returned a {type(value).__name__}", len(asked), samples)
         try:
-            return Written([[list(text) for text in row] for row in value[0]], np.array(value[1], dtype=np.float64))
+            rows, logps = [[list(text) for text in row] for row in value[0]], np.array(value[1], dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise _wrong(self.reference, f"returned what is no list ({error})", len(asked), samples) from error
+        if logps.ndim != 2:
+            got = f"returned log-probabilities of shape {logps.shape}"
+            raise _wrong(self.reference, got, len(asked), samples)
+        return Written(rows, logps)
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluating(model: Any) -> Generator[None]:
     training = model.training
     model.eval()
     try:

@@ -136,7 +136,7 @@ def remembered(folder: Path) -> Study | None:
     path = folder / STUDY_FILE
     if not path.is_file():
         return None
-    functions.recall(folder.resolve().parents[1] / FUNCTIONS)
+    functions.recall(folder.resolve().parent.parent / FUNCTIONS)
     return build(Study, _read(path)["study"]).validate()
 
 
