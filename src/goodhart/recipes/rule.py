@@ -6,18 +6,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from goodhart import functions
 from goodhart.alignment.rule import RuleJudge, by_prompt, prompt_key
 from goodhart.cells.workplace import Workplace
 from goodhart.config import plain_data
 from goodhart.models.checkpoint import load_tokenizer
-from goodhart.recipes.code import load_code
 from goodhart.recipes.located import model_folder
 from goodhart.tasks.reward import Rule
 
 
 def rule(work: Workplace) -> dict[str, Any]:
     """`model/`: the rule, the policy's tokenizer and, for `similarity`, every prompt's human line."""
-    load_code(work)
+    functions.learn_from(work.places)
     settings = work.setting(Rule, "rule")
     lines: dict[bytes, tuple[str, ...]] = {}
     if settings.reward == "similarity":
