@@ -1,4 +1,4 @@
-"""How far the built-in sampler's log-probabilities are from the trainer's, and what it costs to know them.
+"""How far the built-in sampler's log-probabilities are from the trainer's, and what it costs to know that.
 
 Run: python benchmarks/mismatch.py [--model tiny]. One thread; 32 prompts of 48 random tokens, two responses of at most
 24 tokens to each. The cost is that of the operations that log-probabilities add to a decoding step, times the steps.
@@ -17,6 +17,7 @@ import torch
 from goodhart.models.checkpoint import find
 from goodhart.recipes.models import load_policy
 from goodhart.sampling.keyed import Draws
+from goodhart.sampling.probe import PROBED, Probe
 
 PROMPTS, SAMPLES, PROMPT, LONGEST, REPEATS = 32, 2, 48, 24, 9
 
@@ -65,6 +66,8 @@ def main() -> None:
     whole = milliseconds(lambda: master.sampler.written(master.model, prompts, SAMPLES, draws))
     more = milliseconds(added)
     print(f"sampling {whole:.0f} ms, of which log-probabilities {more:.2f} ms ({100 * more / whole:.2f}%)")
+    probe, written = Probe("keyed", master.pad, master.layout), master.sampler.written(master.model, prompts, 2, draws)
+    print(f"a probe of {PROBED} responses {milliseconds(lambda: probe.look(master.model, prompts, written)):.0f} ms")
 
 
 if __name__ == "__main__":
