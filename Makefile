@@ -23,7 +23,7 @@ check-types: $(STAMP)
 # of every method and all other tests have that check
 WHOLE := $(patsubst %,tests/test_%.py,growth tabular_study small_study recorded league training_loop \
 	adopted unfinished rounds map precision init interface merging threads campaign encoder_decoder_study rule_study \
-	new_method world_file executor for_papers report report_hypotheses check)
+	new_method own_functions world_file executor for_papers report report_hypotheses check)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 tests: $(STAMP)

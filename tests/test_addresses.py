@@ -209,7 +209,7 @@ def test_every_recipe_reaches_its_function_and_the_code_that_it_runs():
         ("goodhart.alignment.losses", "ipo"),
         ("goodhart.alignment.sources", "StreamSource"),
         ("goodhart.training.optimiser", "Descent"),
-        ("goodhart.sampling.keyed", "inverse_cdf"),
+        ("goodhart.sampling.keyed", "_drawn"),
         ("goodhart.models.tree", "plant"),
         ("goodhart.randomness", "uniforms"),
         ("goodhart.recipes.run", "alignment_run"),

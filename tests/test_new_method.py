@@ -21,8 +21,8 @@ from goodhart.studies.spec import read_study
 from micro_study import make_cells, write_micro_study, write_tables
 
 PAGE = (Path(__file__).parent.parent / "docs" / "new-method.md").read_text(encoding="utf-8")
-(CODE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-_, SAID = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+CODE, *_ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+_, SAID, _ = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
 
 
 @pytest.fixture(autouse=True)

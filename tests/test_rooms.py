@@ -11,7 +11,7 @@ ROOMS = [
     *("recipes", "studies", "paper", "report"),
 ]
 """From the one that imports none to the one that may import all."""
-SMALL = {"config", "errors", "randomness", "printable", "output", "special"}
+SMALL = {"config", "errors", "functions", "randomness", "printable", "output", "special"}
 """Files beside the rooms that all may import."""
 ALLOWED = {
     ("tasks", "models"),  # tasks count in tokens, and token ids need no model: a tokenizer's file is a model's file

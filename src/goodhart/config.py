@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import yaml
 
 from goodhart.errors import GoodhartError
+from goodhart.functions import Names
 
 T = TypeVar("T")
 
@@ -189,7 +190,7 @@ def build(kind: type[T], data: object, where: str = "") -> T:
 def _convert(kind: Any, data: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return _inside_ranges(_convert(arguments[0], data, where), arguments[1:], where)
+        return _allowed(_convert(arguments[0], data, where), arguments[1:], where)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, data, where)
     if origin in (typing.Union, types.UnionType):
@@ -210,11 +211,13 @@ def _convert(kind: Any, data: Any, where: str) -> Any:
     return _scalar(kind, data, where)
 
 
-def _inside_ranges(number: Any, ranges: tuple[Any, ...], where: str) -> Any:
-    for allowed in ranges:
-        if isinstance(allowed, Range) and number not in allowed:
-            raise GoodhartError(f"{where} is {number}", f"give a number that is {allowed.words}")
-    return number
+def _allowed(value: Any, marks: tuple[Any, ...], where: str) -> Any:
+    for allowed in marks:
+        if isinstance(allowed, Range) and value not in allowed:
+            raise GoodhartError(f"{where} is {value}", f"give a number that is {allowed.words}")
+        if isinstance(allowed, Names) and value not in allowed:
+            raise GoodhartError(f"{where} is {value!r}", allowed.words)
+    return value
 
 
 def _scalar(kind: Any, data: Any, where: str) -> Any:
@@ -357,9 +360,10 @@ def address(value: object) -> str:
 
 
 def choices(kind: type, name: str) -> list[str]:
-    """The values that a `Literal` field of a dataclass, or of what is flat in it, can take."""
-    hints = typing.get_type_hints(kind)
+    """The names that a field of a dataclass, or of what is flat in it, can take."""
+    hints = typing.get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if field.metadata.get("flat") and name not in hints:
             return choices(hints[field.name], name)
-    return [str(value) for value in get_args(typing.get_type_hints(kind)[name])]
+    names = next((mark.names for mark in get_args(hints[name]) if isinstance(mark, Names)), None)
+    return [str(value) for value in names or get_args(hints[name])]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from goodhart import functions
 from goodhart.analysis.hypotheses import Contrast, League, implied
 from goodhart.analysis.noise import Found
 from goodhart.analysis.power import ERROR, Design, forecast, known, sides
@@ -18,7 +19,7 @@ from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.hypotheses import named
 from goodhart.studies.estimate import Costs, duration, speed
 from goodhart.studies.graph import build_graph
-from goodhart.studies.session import Workers
+from goodhart.studies.session import FUNCTIONS, Workers
 from goodhart.studies.spec import Study
 from goodhart.variances import Known
 
@@ -96,6 +97,7 @@ class Forecast:
 
 def study_of(folder: Path) -> Study:
     """The study that a folder's tables are of."""
+    functions.recall(folder.resolve().parent.parent / FUNCTIONS)
     return build(Study, read_contents(folder).record["study"])
 
 

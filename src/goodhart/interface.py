@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from goodhart import rounds
+from goodhart import functions, rounds
 from goodhart.cells.launch import Kind
 from goodhart.cells.store import Store
 from goodhart.config import essential, plain_data
@@ -20,6 +20,7 @@ from goodhart.result import Result
 from goodhart.studies import session
 from goodhart.studies.cell_memory import check_memory
 from goodhart.studies.engine import settle
+from goodhart.studies.named_functions import try_functions
 from goodhart.studies.session import Workers
 from goodhart.studies.spec import Study, origin_of, read_study, study_of
 
@@ -30,15 +31,22 @@ PYTHON = "Python"
 def study(source: str | Path | Mapping[str, Any] | Study, /, **changes: Any) -> Study:
     """A study: a built-in one by name, a file by path, or what a file would say as a mapping; with other settings.
 
-    `changes` are settings as the command line has them: `seeds=[0, 1]`, `**{"sft.steps": 100}`. Raises GoodhartError
-    for an unknown name or key, or a wrong value.
+    `changes` are settings as the command line has them: `seeds=[0, 1]`, `**{"sft.steps": 100}`. A function of one's own
+    can stand for a judge's reward, an arm's loss, labeller or sampler (docs/new-method.md). Raises GoodhartError for an
+    unknown name or key, a wrong value, or a function that cannot be one.
     """
+    result = _read(source, {key: functions.replaced(value, key) for key, value in changes.items()})
+    try_functions(result)
+    return result
+
+
+def _read(source: str | Path | Mapping[str, Any] | Study, changes: Mapping[str, Any]) -> Study:
     overrides = [f"{key}={json.dumps(plain_data(value))}" for key, value in changes.items()]
     if isinstance(source, Study):
         said = {key: value for key, value in essential(source).items() if key != "unnamed"}  # no key of a file
         return study_of({"name": source.name, **said}, overrides) if overrides else source
     if isinstance(source, Mapping):
-        return study_of({"name": "study", **plain_data(dict(source))}, overrides)
+        return study_of({"name": "study", **plain_data(functions.replaced(source))}, overrides)
     return read_study(str(source), overrides)
 
 

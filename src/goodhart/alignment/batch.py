@@ -43,6 +43,8 @@ class Batch:
     """The probability that a response is a good one."""
     writer: Float[np.ndarray, "prompt response"] | None = field(default=None, kw_only=True)
     """log writer(response | prompt) in nats, of the policy that wrote it; NaN or None: the policy itself, now."""
+    sampled: Float[np.ndarray, "prompt response"] | None = field(default=None, kw_only=True)
+    """log p(response | prompt) in nats as the sampler drew it; NaN or None where no sampler said so."""
     logps: Mapping[str, Float[np.ndarray, "prompt response"]] = field(
         default_factory=dict[str, np.ndarray], kw_only=True
     )
@@ -102,7 +104,7 @@ class Batch:
             return self
         rows = zip(self.prefixes, self.responses, strict=True)
         full = [[[*prefix, *response] for response in row] for prefix, row in rows]
-        return replace(self, responses=full, prefixes=None, logps={}, writer=None)
+        return replace(self, responses=full, prefixes=None, logps={}, writer=None, sampled=None)
 
     def under(self, name: str) -> Float[np.ndarray, "prompt response"] | None:
         """The log-probabilities that the model of that name gave; what has no name is nobody's."""
@@ -153,15 +155,15 @@ class Batch:
 
     def _by_response(self) -> dict[str, Float[np.ndarray, "prompt response"]]:
         """What is known of each response beside its log-probabilities under a name."""
-        every = {"reward": self.reward, "mark": self.mark, "writer": self.writer}
+        every = {"reward": self.reward, "mark": self.mark, "writer": self.writer, "sampled": self.sampled}
         return {name: values for name, values in every.items() if values is not None}
 
     @classmethod
     def joined(cls, parts: Sequence[Batch]) -> Batch:
         """Batches one after the other; what is not known of all is not known of the whole.
 
-        Only writers and forced beginnings are known prompt by prompt. Raises ValueError if a part has no supervision,
-        or another kind than the others, or another number of responses.
+        Only writers, samplers and forced beginnings are known prompt by prompt. Raises ValueError if a part has no
+        supervision, or another kind than the others, or another number of responses.
         """
         kinds = {tuple(kind for kind in SUPERVISION if getattr(part, kind) is not None) for part in parts}
         if len(kinds) != 1 or not next(iter(kinds)):
@@ -169,9 +171,10 @@ class Batch:
         if len({len(row) for part in parts for row in part.responses}) > 1:
             raise ValueError("batches are joined if they have as many responses a prompt")
         shared = set.intersection(*(set(part.logps) for part in parts))
-        written = any(part.writer is not None for part in parts)
+        known = {name: any(getattr(part, name) is not None for part in parts) for name in ("writer", "sampled")}
         unknown = [np.full((len(p), len(p.responses[0]) if len(p) else 0), np.nan) for p in parts]
         writers = [none if p.writer is None else p.writer for p, none in zip(parts, unknown, strict=True)]
+        sampled = [none if p.sampled is None else p.sampled for p, none in zip(parts, unknown, strict=True)]
         forced = any(part.prefixes is not None for part in parts)
         prefixes = [prefix for part in parts for prefix in (part.prefixes or [()] * len(part))]
         real = np.concatenate([np.zeros(len(part)) if part.real is None else part.real for part in parts])
@@ -179,7 +182,8 @@ class Batch:
         return cls(
             [prompt for part in parts for prompt in part.prompts],
             [row for part in parts for row in part.responses],
-            writer=np.concatenate(writers) if written else None,
+            writer=np.concatenate(writers) if known["writer"] else None,
+            sampled=np.concatenate(sampled) if known["sampled"] else None,
             logps={name: np.concatenate([part.logps[name] for part in parts]) for name in sorted(shared)},
             real=real if any(part.real is not None for part in parts) else None,
             prefixes=prefixes if forced else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from goodhart.alignment.method import Method
 from goodhart.errors import GoodhartError
+from goodhart.functions import is_function
 
 MOST = 1024
 """Tuples of responses to a prompt at most."""
@@ -44,6 +45,11 @@ def refuse_in_tables(name: str, method: Method) -> None:
         raise GoodhartError(
             f"{where} prices the length of its own responses, and in a tabular world all are one token",
             "take another method, for example online-dpo",
+        )
+    if is_function(method.labeller):
+        raise GoodhartError(
+            f"{where} is labelled by {method.labeller}, which reads text, and a tabular world has none",
+            "take labeller: proxy",
         )
     if "replay" in method.parameters:
         raise GoodhartError(

@@ -14,9 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from goodhart import functions
 from goodhart.alignment.method import KINDS, LossKind
 from goodhart.alignment.methods import METHODS, Row
 from goodhart.errors import GoodhartError
+from goodhart.functions import is_function
 
 GROUP = "goodhart.methods"
 """The entry points of installed packages: each names a module like the files that studies name."""
@@ -104,12 +106,53 @@ def forget() -> None:
     """Take what was added out of the tables again."""
     from goodhart.alignment.losses import LOSSES
 
-    for name in [name for name, kind in KINDS.items() if kind.code]:
+    for name in [name for name, kind in KINDS.items() if kind.code or is_function(name)]:
         del KINDS[name]
         LOSSES.pop(name, None)
     for name in [name for name, row in METHODS.items() if row.method.loss not in KINDS]:
         del METHODS[name]
     _LOADED.clear()
+
+
+def own_loss(reference: str) -> None:
+    """Add a function of the user's own to the losses; what it learns from is what it reads when it is tried.
+
+    Its keyword-only arguments are the method's parameters. Raises GoodhartError for one that cannot be tried, reads
+    several kinds of supervision, or does not return one value for each prompt.
+    """
+    from goodhart.alignment.losses import LOSSES
+    from goodhart.alignment.own_loss import checked, reads
+
+    result = reads(reference)
+    parameters = tuple(own_defaults(reference))
+    number = (2, 2) if result.supervision == "label" else (1, 64)
+    KINDS[reference] = LossKind(result.supervision, parameters, number, tokenwise=result.tokenwise)
+    LOSSES[reference] = checked(reference)
+
+
+def own_defaults(reference: str) -> dict[str, float | None]:
+    """The parameters of a function of the user's own, and their defaults, None where they have none."""
+    taken = inspect.signature(functions.load(reference)).parameters.values()
+    result = {p.name: None if p.default is p.empty else p.default for p in taken if p.kind is p.KEYWORD_ONLY}
+    for name, value in result.items():
+        if value is not None and not isinstance(value, int | float):
+            raise GoodhartError(
+                f"the parameter {name} of {reference} is {value!r} by default", "give numbers: they can be swept"
+            )
+    return result
+
+
+def reads_rewards(reference: str) -> bool:
+    """Whether a labeller asks what the proxy says of each response: it has a third argument.
+
+    Raises GoodhartError for a function that takes neither two nor three.
+    """
+    try:
+        inspect.signature(functions.load(reference)).bind("prompt", "responses")
+    except TypeError:
+        functions.check_takes(reference, ("prompt", "responses", "rewards"), "labeller")
+        return True
+    return False
 
 
 def code_of(kind: LossKind) -> dict[str, str]:

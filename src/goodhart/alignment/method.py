@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 from goodhart.config import Count, Range, Whole, named_elsewhere
 from goodhart.errors import GoodhartError
+from goodhart.functions import Names, is_function
 
 Supervision = Literal["label", "reward", "mark", "none"]
 """label: a preference between two responses; reward: a number for each; mark: whether each is good; none."""
 Writer = Literal["policy", "reference", "mixture", "first", "second"]
+LABELLERS = ("proxy", "golden", "data", "itself")
 Place = Annotated[int, Range(0, 63)]
 Parameter = Annotated[float, Range(0)]
 """Of a method; what is subtracted has a minus in its coefficient."""
@@ -94,9 +96,10 @@ class Method:
     source: Literal["policy", "data", "stream", "samples", "mixture"] = "policy"
     """Who writes the responses: the policy itself (online), the golden data set (offline), the recorded stream of
     another arm's run at the same setting and seed, samples of two other policies, or a mixture of other arms'."""
-    labeller: Literal["proxy", "golden", "data", "itself"] = "proxy"
+    labeller: Annotated[str, Names(LABELLERS)] = "proxy"
     """Who labels them. `golden` is for the golden policy alone: a judge trains no arm. `itself`: by how much the policy
-    that began the round of `refresh` steps prefers them to the one before it, at a price of length (DICE)."""
+    that began the round of `refresh` steps prefers them to the one before it, at a price of length (DICE). Or a
+    function of the user's own (`goodhart.alignment.own_labels`)."""
     refresh: Whole = 1
     """For `policy`: the policy that samples is renewed after this many steps; 1 is online, 0 never renews it."""
     drawn: tuple[Writer, ...] = ("policy", "policy")
@@ -109,7 +112,7 @@ class Method:
     mode: Literal["hard", "soft", "bernoulli"] = "hard"
     """How a preference model's answer becomes a label."""
     loss: str = "ipo"
-    """The main loss (`goodhart list methods`)."""
+    """The main loss (`goodhart list methods`), or a function of the user's own."""
     reduction: Literal["sum", "mean"] = "sum"
     """Of log-probabilities over a response's tokens; values of beta do not compare across the two."""
     terms: tuple[Term, ...] = ()
@@ -139,6 +142,10 @@ class Method:
     @property
     def kind(self) -> LossKind:
         """What its loss asks for. Raises GoodhartError for one that there is not."""
+        if self.loss not in KINDS and is_function(self.loss):
+            from goodhart.alignment.extensions import own_loss
+
+            own_loss(self.loss)
         if self.loss not in KINDS:
             near = difflib.get_close_matches(self.loss, KINDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(KINDS)}"
@@ -165,6 +172,7 @@ class Method:
         """Raises GoodhartError for slots that do not fit one another."""
         self._validate_parameters(where)
         self._validate_responses(where)
+        self._validate_labeller(where)
         if (self.reference == "external") != bool(self.external):
             raise GoodhartError(
                 f"{where} has reference {self.reference!r} and external {self.external!r}",
@@ -214,6 +222,20 @@ class Method:
                     f"{where} has a term on preferred responses, and loss {self.loss!r} learns from no labels",
                     "take another law",
                 )
+
+    def _validate_labeller(self, where: str) -> None:
+        if not is_function(self.labeller):
+            return
+        if self.mode != Method().mode or self.selection != "all":
+            raise GoodhartError(
+                f"{where} is labelled by {self.labeller} with mode {self.mode!r} and selection {self.selection!r}",
+                "leave both out: what a function of your own returns is what is learnt, of all that is drawn",
+            )
+        if self.kind.supervision == "none":
+            raise GoodhartError(
+                f"{where} is labelled by {self.labeller}, and loss {self.loss!r} learns from no labels",
+                "take another loss, or labeller: proxy",
+            )
 
     def _validate_parameters(self, where: str) -> None:
         given = {*self.parameters, "beta"}

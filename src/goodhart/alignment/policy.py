@@ -18,7 +18,8 @@ from goodhart.models.adapter_settings import Adapter
 from goodhart.models.logprobs import Layout, choose_layout, response_laws, sequence_logps
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision, in_precision
-from goodhart.sampling.keyed import Draws, Sampler
+from goodhart.sampling.keyed import Draws, ModelSampler
+from goodhart.sampling.written import Written
 from goodhart.tasks.prompts import Prompt
 
 
@@ -27,14 +28,14 @@ class LanguagePolicy:
     """A causal or encoder-decoder language model with its way to sample and to score."""
 
     model: Any
-    sampler: Sampler
+    sampler: ModelSampler
     pad: int
     layout: Layout
     name: str = ""
     """Of a policy that never moves, so that log-probabilities can be kept under it; empty for one that does."""
 
     @classmethod
-    def of(cls, model: Any, sampler: Sampler, pad: int) -> LanguagePolicy:
+    def of(cls, model: Any, sampler: ModelSampler, pad: int) -> LanguagePolicy:
         """Wrap a model; the scoring layout is the fastest that gives the plain forward's numbers."""
         return cls(model, sampler, pad, choose_layout(model, pad))
 
@@ -57,8 +58,14 @@ class LanguagePolicy:
         self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int | Sequence[int] = 0
     ) -> list[list[list[int]]]:
         """`samples` responses for each prompt, numbered from `first_sample` on; see `goodhart.sampling.keyed`."""
+        return self.written(prompts, samples, seed=seed, purpose=purpose, first_sample=first_sample).responses
+
+    def written(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int | Sequence[int] = 0
+    ) -> Written:
+        """The same with the log-probabilities that the sampler drew them with."""
         draws = Draws(seed, purpose, [p.number for p in prompts], first_sample)
-        return self.sampler(self.model, [p.tokens for p in prompts], samples, draws)
+        return self.sampler.written(self.model, [p.tokens for p in prompts], samples, draws)
 
     def frozen(self) -> LanguagePolicy:
         """A copy that training does not move; it shares what training does not move either, the base of an adapter."""

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from goodhart import functions
 from goodhart.alignment.batch import Batch
 from goodhart.config import build, plain_data
 from goodhart.errors import GoodhartError
+from goodhart.functions import is_function
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.packing import Tokens
 from goodhart.randomness import stream
@@ -81,7 +83,8 @@ class RuleJudge:
 
     def _scores(self, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> Float[np.ndarray, " prompt"]:
         texts = self._decoded(responses)
-        asked = self._decoded(prompts) if self.rule.reward == "copy" else [""] * len(texts)
+        reads_prompts = self.rule.reward == "copy" or is_function(self.rule.reward)
+        asked = self._decoded(prompts) if reads_prompts else [""] * len(texts)
         lines = [self._lines(prompt) for prompt in prompts] if self.rule.reward == "similarity" else []
         result = rewards(self.rule, asked, texts, lines)
         if self.rule.noise:
@@ -106,7 +109,11 @@ class RuleJudge:
         return result
 
     def save(self, folder: Path) -> None:
-        """Write the rule as `rule.json`, with the tokenizer and the human lines that it reads beside it."""
+        """Write the rule as `rule.json`, with the tokenizer and the human lines that it reads beside it.
+
+        A function of the user's own is kept there too: whoever reads the judge has the text that it was made of.
+        """
+        functions.keep(folder, self.rule.reward)
         (folder / FILE).write_text(json.dumps({"rule": plain_data(self.rule), "seed": self.seed}, indent=1))
         self.tokenizer.save_pretrained(folder / _TOKENIZER)
         rows = [(key, line) for key, several in self.lines.items() for line in several]
@@ -118,6 +125,7 @@ class RuleJudge:
     @classmethod
     def load(cls, folder: Path) -> RuleJudge:
         """Read what `save` wrote."""
+        functions.recall(folder)
         settings = json.loads((folder / FILE).read_text())
         table = pq.read_table(folder / _LINES)
         lines = by_prompt(zip(table.column("prompt").to_pylist(), table.column("line").to_pylist(), strict=True))

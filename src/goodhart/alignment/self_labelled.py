@@ -87,7 +87,7 @@ class SelfLabelledSource:
             best, worst = best_and_worst(rows)
             chosen = np.stack([best, worst], axis=1)
             tied = np.diff(np.take_along_axis(rows, chosen, 1), axis=1)[:, 0] == 0
-            known = Batch(batch.prompts, batch.responses, writer=logps)
+            known = Batch(batch.prompts, batch.responses, writer=logps, sampled=batch.sampled)
             result.append(known.columns(chosen.tolist()).labelled(np.where(tied, 0.5, 1.0)))
         return result
 

@@ -19,6 +19,7 @@ from goodhart.alignment.labellers import Labeller
 from goodhart.alignment.references import approach
 from goodhart.models.packing import Tokens
 from goodhart.randomness import permutation, stream
+from goodhart.sampling.written import Written
 from goodhart.tasks.prompts import Prompt
 
 
@@ -36,6 +37,17 @@ class Generator(Protocol):
         self, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]
     ) -> Float[Tensor, "row response"]:
         """Log p(response | prompt) in nats."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """What also says how probable each response was as it was drawn; a table does not, whose law it is."""
+
+    def written(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: Sequence[int]
+    ) -> Written:
+        """The responses of `Generator.sample` with the sampler's log-probabilities."""
         ...
 
 
@@ -130,26 +142,31 @@ class PolicySource:
         prompts = [self.prompts[i] for i in part]
         forced = self._forced(part, numbers) if self.prefix else None
         asked = prompts if forced is None else [_behind(p, f) for p, f in zip(prompts, forced, strict=True)]
-        columns: list[Sequence[Tokens]] = []
+        columns, said = list[Sequence[Tokens]](), np.full((len(prompts), len(self.writers)), np.nan)
         for writer, group in groupby(self.writers):
             several, at = len(list(group)), len(columns)
             if writer in (FIRST, SECOND):
                 assert self.data is not None
                 columns += [[self.data.responses[i][writer == SECOND] for i in part]] * several
                 continue
-            drawn = (policy if writer == POLICY else self.others[writer]).sample(
-                asked,
-                several,
-                seed=self.seed,
-                purpose="online pair",
-                first_sample=[len(self.writers) * each + at for each in numbers],
-            )
-            columns += [[row[column] for row in drawn] for column in range(several)]
+            first = [len(self.writers) * each + at for each in numbers]
+            drawn = self._drawn(policy if writer == POLICY else self.others[writer], asked, several, first)
+            columns += [[row[column] for row in drawn.responses] for column in range(several)]
+            said[:, at : at + several] = drawn.logps
         if forced is not None:
             rest = [self.longest - len(prefix) for prefix in forced]
+            whole = [[len(text) <= most for text, most in zip(column, rest, strict=True)] for column in columns]
+            said = np.where(np.array(whole).T, said, np.nan)  # what is cut is another response
             columns = [[text[:most] for text, most in zip(column, rest, strict=True)] for column in columns]
-        batch = Batch(prompts, list(zip(*columns, strict=True)), prefixes=forced)
+        sampled = said if np.isfinite(said).any() else None
+        batch = Batch(prompts, list(zip(*columns, strict=True)), prefixes=forced, sampled=sampled)
         return batch if set(self.writers) == {POLICY} else replace(batch, writer=self._known(batch, part))
+
+    def _drawn(self, writer: Generator, asked: Sequence[Prompt], several: int, first: Sequence[int]) -> Written:
+        if isinstance(writer, Reporting):
+            return writer.written(asked, several, seed=self.seed, purpose="online pair", first_sample=first)
+        rows = writer.sample(asked, several, seed=self.seed, purpose="online pair", first_sample=first)
+        return Written(rows, np.full((len(asked), several), np.nan))
 
     def _forced(self, part: Sequence[int], numbers: Sequence[int]) -> list[Tokens]:
         assert self.data is not None
@@ -262,6 +279,7 @@ class BufferedSource:
             "responses": [[list(text) for text in row] for row in self.kept.responses],
             "label": torch.as_tensor(self.kept.label),
             "writer": torch.as_tensor(self.kept.writer),
+            **({} if self.kept.sampled is None else {"sampled": torch.as_tensor(self.kept.sampled)}),
         }
         return {"kept": pairs, "inner": inner}
 
@@ -270,7 +288,8 @@ class BufferedSource:
         if "kept" in state:
             pairs = state["kept"]
             prompts = [Prompt(name, tuple(tokens)) for name, tokens in pairs["prompts"]]
-            self.kept = Batch(prompts, pairs["responses"], label=pairs["label"].numpy(), writer=pairs["writer"].numpy())
+            known = {name: pairs[name].numpy() for name in ("label", "writer", "sampled") if name in pairs}
+            self.kept = Batch(prompts, pairs["responses"], **known)
         if isinstance(self.inner, DelayedSource):
             self.inner.restore(state["inner"], policy)
 

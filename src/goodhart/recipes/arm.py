@@ -16,6 +16,8 @@ from goodhart.training.settings import Optimisation, Rate
 
 AS_IT_IS = "as it is"
 """The setting of an arm that is a finished checkpoint."""
+KEYED = "keyed"
+"""The built-in sampler (`goodhart.sampling.keyed`)."""
 SFT_WRITER = "sft"
 """The writer of responses that is no arm's checkpoint."""
 
@@ -44,6 +46,8 @@ class Arm:
     checkpoints of one arm. It needs the study's tokenizer; KL is measured from the study's SFT policy."""
     parts: dict[str, Positive] = field(default_factory=dict[str, Positive], metadata={"decides": False})
     """For `mixture`: arms and their shares of every batch; each part keeps its own source and labeller."""
+    sampler: str = KEYED
+    """Who samples from the policy: `keyed`, the sampler of an installed package, or a function of the user's own."""
     steps: Count = 60
     """Optimiser steps."""
     batch: Count = 32
@@ -78,6 +82,7 @@ class Arm:
                 "only a policy source needs a proxy; all others carry their own labels (labeller: data)",
             )
         self._validate_source(name)
+        self._validate_sampler(name)
         if labeller == "golden" and not judge_may_train:
             raise GoodhartError(f"arm {name!r} is labelled by the golden model, which is its judge", "use the proxy")
         if not 1 <= self.checkpoints <= self.steps:
@@ -113,6 +118,19 @@ class Arm:
                 f"arm {name!r} trains an adapter and keeps the average of its weights, which is not that of their "
                 "low-rank factors",
                 "set average: false, or leave out the arm's `adapter`",
+            )
+
+    def _validate_sampler(self, name: str) -> None:
+        if self.sampler == KEYED:
+            return
+        from goodhart.sampling.samplers import check_known  # brings PyTorch with it
+
+        check_known(self.sampler, f"arms.{name}.sampler")
+        if self.method.source != "policy" or "mixture" in self.method.drawn:
+            raise GoodhartError(
+                f"arm {name!r} has sampler {self.sampler!r}, source {self.method.source!r} and draws "
+                f"{list(self.method.drawn)}",
+                "leave sampler out: it writes what an online arm draws from its policy, and no geometric mixture",
             )
 
     def _validate_sweep(self, name: str) -> None:

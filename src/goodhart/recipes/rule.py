@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from goodhart import functions
 from goodhart.alignment.rule import RuleJudge, by_prompt, prompt_key
 from goodhart.cells.workplace import Workplace
 from goodhart.config import plain_data
@@ -16,6 +17,7 @@ from goodhart.tasks.reward import Rule
 
 def rule(work: Workplace) -> dict[str, Any]:
     """`model/`: the rule, the policy's tokenizer and, for `similarity`, every prompt's human line."""
+    functions.learn_from(work.places)
     settings = work.setting(Rule, "rule")
     lines: dict[bytes, tuple[str, ...]] = {}
     if settings.reward == "similarity":

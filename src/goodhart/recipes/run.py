@@ -32,7 +32,7 @@ from goodhart.recipes.models import (
     scored,
     with_reference,
 )
-from goodhart.recipes.run_parts import checkpoints_of, parts_of
+from goodhart.recipes.run_parts import checkpoints_of, parts_of, with_sampler
 from goodhart.recipes.run_state import (
     METRICS_FILE,
     STREAM_FILE,
@@ -62,8 +62,9 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     policy = master.at(precision)
     # with the adapter off the policy is the one that the run began with: where that is SFT, it is the reference
     held = start_policy if arm.adapter and START not in work.inputs else None
-    parts = parts_of(work, arm, master, policy, precision, tokenizer, held)
     copies = () if policy is master else policy.parameters()
+    policy = with_sampler(policy, arm.sampler, beginning, tokenizer, int(work.settings["max_response"]))
+    parts = parts_of(work, arm, master, policy, precision, tokenizer, held)
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
     state, log = work.state / TRAINING_FILE, work.folder / METRICS_FILE
     start = 0

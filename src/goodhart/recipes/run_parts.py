@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.labellers import DataLabels, Labeller
 from goodhart.alignment.method import Method, Term
+from goodhart.alignment.own_labels import Decode, OwnLabels
 from goodhart.alignment.pair_table import read_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.references import MovingReference, NoReference, PriorReference, Reference
@@ -30,14 +31,17 @@ from goodhart.alignment.sources import (
 from goodhart.alignment.terms import FUNCTIONS, Chosen, Drawn, Extra, Fresh, Law, coefficient
 from goodhart.cells.workplace import Workplace
 from goodhart.config import build
+from goodhart.functions import is_function
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.models import judge, load_policy, load_reference, reference_name, with_reference
 from goodhart.recipes.parts import Parts, judging, learnt_from, objective_of
-from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN
+from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN, asks_proxy
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.sampling.mixture import Mixture
+from goodhart.sampling.probe import Probe
+from goodhart.sampling.samplers import KEYED, Setup, Synced, sampler_of
 from goodhart.training.alignment import Follower
 from goodhart.training.channel import LabelChannel
 from goodhart.training.critic import Critic, ValueModel
@@ -59,8 +63,11 @@ class Opened:
     policy: LanguagePolicy
     longest: int
     """Tokens of a response at most."""
-    characters: Callable[[Sequence[Tokens]], list[int]]
-    """Of responses, as text."""
+    decode: Decode
+
+    def characters(self, responses: Sequence[Tokens]) -> list[int]:
+        """Of responses, as text."""
+        return [len(text) for text in self.decode(responses)]
 
 
 def open_slots(arm: Arm, opened: Opened, batch: int, name: str = "") -> tuple[Source, Labeller]:
@@ -76,7 +83,10 @@ def open_slots(arm: Arm, opened: Opened, batch: int, name: str = "") -> tuple[So
         return source, learnt_from(method, DataLabels())
     kept = round(method.parameters.get("replay", 0.0) * batch)
     source, labeller = _sampling(method, opened, data, batch - kept), DataLabels()
-    if method.labeller != "itself":
+    if is_function(method.labeller):
+        proxy = judge(opened.inputs[JUDGE]) if asks_proxy(method) else None
+        labeller = OwnLabels(method.labeller, method.kind.supervision, opened.decode, proxy)
+    elif asks_proxy(method):
         labeller = judging(method, judge(opened.inputs[JUDGE]), opened.seed, name)
     if method.buffer:
         source, labeller = BufferedSource(source, labeller, opened.seed), DataLabels()
@@ -138,11 +148,10 @@ def parts_of(
     """
     method, seed = arm.method, int(work.settings["seed"])
     sft = (replace(held, name=reference_name(work)) if held else load_reference(work)).at(precision)
-    sft = replace(sft, sampler=policy.sampler)
+    sft = replace(sft, sampler=master.sampler)
     reference, followers = _reference(method, work, sft, master, precision)
-    opened = Opened(
-        seed, work.inputs, sft, reference, policy, int(work.settings["max_response"]), partial(_characters, tokenizer)
-    )
+    longest, decode = int(work.settings["max_response"]), partial(_decoded, tokenizer)
+    opened = Opened(seed, work.inputs, sft, reference, policy, longest, decode)
     source, labeller = _slots(work, arm, opened)
     parameters = {**method.parameters, **({"beta": arm.beta[0]} if arm.beta else {})}
     extras = [_extra(term, parameters, seed, sft) for term in method.terms]
@@ -153,8 +162,8 @@ def parts_of(
     return parts
 
 
-def _characters(tokenizer: Any, responses: Sequence[Tokens]) -> list[int]:
-    return [len(text) for text in tokenizer.batch_decode([list(r) for r in responses], skip_special_tokens=True)]
+def _decoded(tokenizer: Any, responses: Sequence[Tokens]) -> list[str]:
+    return tokenizer.batch_decode([list(r) for r in responses], skip_special_tokens=True)
 
 
 def _reference(
@@ -221,6 +230,18 @@ def _learner(
         return LabelChannel.of(sft, replace(arm.optimisation, lr=parameters["classifier_lr"]), arm.steps, seed)
     settings = replace(arm.optimisation, lr=parameters["value_lr"])
     return Critic.of(method.kind.learner, ValueModel.of(master), settings, arm.steps, parameters)
+
+
+def with_sampler(policy: LanguagePolicy, name: str, folder: Path, tokenizer: Any, longest: int) -> LanguagePolicy:
+    """The policy with another sampler than the built-in one, if an arm names one; `folder` is what the run begins with.
+
+    What measures checkpoints, and what models write that are not trained, is the built-in sampler's for every arm.
+    """
+    if name == KEYED:
+        return policy
+    setup = Setup(folder, tokenizer.eos_token_id, tokenizer.pad_token_id, longest)
+    sampler = Synced(name, sampler_of(name, setup), setup, Probe(name, policy.pad, policy.layout))
+    return replace(policy, sampler=sampler)
 
 
 def checkpoints_of(parts: Parts, master: LanguagePolicy) -> Any:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from goodhart.alignment.extensions import reads_rewards
 from goodhart.alignment.method import Method
 from goodhart.cells.cell import Cell
+from goodhart.functions import is_function
 from goodhart.recipes.arm import Arm
 
 PROMPTS, LABELS, JUDGE, STREAM, WRITTEN, START = "prompts", "labels", "judge", "stream", "written", "start"
@@ -43,13 +45,20 @@ def inputs_of(arm: Arm, setting: str, seed: int, cells: Cells) -> dict[str, Cell
     found = {"external": cells.external(arm)} if arm.method.reference == "external" else {}
     match arm.method.source:
         case "policy":
-            return found if arm.method.labeller == "itself" else {JUDGE: cells.judge(arm), **found}
+            return {JUDGE: cells.judge(arm), **found} if asks_proxy(arm.method) else found
         case "stream":
             return {STREAM: cells.recorded(arm, setting, seed), **found}
         case "samples":
             return {WRITTEN: cells.written(arm, seed), **found}
         case _:
             return found
+
+
+def asks_proxy(method: Method) -> bool:
+    """Whether what a method samples is judged by its proxy (of the golden policy, by the golden model)."""
+    if is_function(method.labeller):
+        return reads_rewards(method.labeller)
+    return method.labeller != "itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +84,7 @@ def work_of(method: Method) -> Work:
     if method.source != "policy":
         return Work(fresh, 0, terms, trained)
     drawn = sum(writer not in ("first", "second") for writer in method.drawn)
-    judged = 0 if method.labeller == "itself" else len(method.drawn)
+    judged = len(method.drawn) if asks_proxy(method) else 0
     held = (method.refresh != 1 or method.buffer) * drawn * (2 if method.labeller == "itself" else 1)
     return Work(drawn + fresh, judged, held + terms, trained)
 

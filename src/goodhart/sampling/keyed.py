@@ -20,6 +20,7 @@ from goodhart.randomness import uniforms
 from goodhart.sampling.cache import decoding_cache, keep_rows
 from goodhart.sampling.encoder_decoder import EncoderDecoding
 from goodhart.sampling.recording import Inputs, begin_batch, decode
+from goodhart.sampling.written import Written
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,29 @@ class Draws:
     first_sample: int | Sequence[int] = 0
     """The number of the first of the samples, of all prompts or of each; the others follow."""
 
+    def uniforms(self, samples: int, tokens: int) -> Float[np.ndarray, "prompt sample token"]:
+        """A number in [0, 1) for each place of each response, which nothing but its names decides."""
+        ids = np.repeat(np.asarray(self.prompts, dtype=np.int64), samples)
+        first = np.broadcast_to(np.asarray(self.first_sample, dtype=np.int64), len(self.prompts))
+        numbers = (first[:, None] + np.arange(samples)).flatten()
+        return uniforms(self.seed, self.purpose, ids, numbers, tokens).reshape(len(first), samples, tokens)
+
+    def seeds(self, samples: int) -> list[list[int]]:
+        """A seed below 2^53 for each response, for a sampler that draws with a generator of its own."""
+        first = self.uniforms(samples, 1)[:, :, 0]
+        return [[int(value) for value in row] for row in first * 2.0**53]
+
 
 @runtime_checkable
-class Sampler(Protocol):
-    """Writes responses for prompts."""
+class ModelSampler(Protocol):
+    """Writes responses for prompts with a model that it is given."""
 
     def __call__(self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws) -> list[list[list[int]]]:
         """`samples` responses for each prompt, as token ids that include the end token unless cut by the cap."""
+        ...
+
+    def written(self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws) -> Written:
+        """The same with the log-probabilities that they were drawn with."""
         ...
 
 
@@ -48,7 +65,14 @@ _BLOCK = 64
 
 
 def inverse_cdf(logits: Float[Tensor, "row vocabulary"], u: Float[Tensor, " row"]) -> Int[Tensor, " row"]:
-    """The token at which the cumulative softmax first exceeds `u` (float64: 53-bit uniforms need it).
+    """The token at which the cumulative softmax first exceeds `u` (float64: 53-bit uniforms need it)."""
+    return _drawn(logits, u)[0]
+
+
+def _drawn(
+    logits: Float[Tensor, "row vocabulary"], u: Float[Tensor, " row"]
+) -> tuple[Int[Tensor, " row"], Float[Tensor, " row"]]:
+    """The tokens of `inverse_cdf`, and the log of the probability that each had, in nats.
 
     Sums of blocks of tokens are searched first, then the block that is hit.
     """
@@ -65,7 +89,7 @@ def inverse_cdf(logits: Float[Tensor, "row vocabulary"], u: Float[Tensor, " row"
     # where rounding leaves the target behind the block's last sum, the last token that has a probability is it
     last = torch.where(inside > 0, column, 0).amax(-1, keepdim=True)
     place = torch.searchsorted(before + inside.cumsum(-1), target, right=True).minimum(last)
-    return (block * _BLOCK + place)[:, 0]
+    return (block * _BLOCK + place)[:, 0], (inside.gather(1, place).log() - sums[:, -1:].log())[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,58 +104,70 @@ class KeyedSampler:
     """Prompts per batch."""
 
     def __call__(self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws) -> list[list[list[int]]]:
-        """See `Sampler`."""
+        """See `ModelSampler`."""
+        return self.written(model, prompts, samples, draws).responses
 
-        def write(writer: Any, chosen: slice) -> list[list[list[int]]]:
+    def written(self, model: Any, prompts: Sequence[Tokens], samples: int, draws: Draws) -> Written:
+        """See `ModelSampler`; the log-probabilities are of the law at the sampler's temperature."""
+
+        def write(writer: Any, chosen: slice) -> Written:
             was_training = writer.training
             writer.eval()
             result = self.decoded(beginning(writer), prompts[chosen], samples, self._uniforms(draws, chosen, samples))
             writer.train(was_training)
             return result
 
-        return [row for part in spread(model, write, even_cuts(len(prompts), self.batch)) for row in part]
+        return _joined(spread(model, write, even_cuts(len(prompts), self.batch)), samples)
 
     def _uniforms(self, draws: Draws, chosen: slice, samples: int) -> Float[np.ndarray, "row sample token"]:
-        ids = np.repeat(np.asarray(draws.prompts[chosen], dtype=np.int64), samples)
         first = np.broadcast_to(np.asarray(draws.first_sample, dtype=np.int64), len(draws.prompts))[chosen]
-        numbers = (first[:, None] + np.arange(samples)).flatten()
-        u = uniforms(draws.seed, draws.purpose, ids, numbers, self.max_tokens)
-        return u.reshape(len(first), samples, self.max_tokens)
+        part = Draws(draws.seed, draws.purpose, draws.prompts[chosen], [int(each) for each in first])
+        return part.uniforms(samples, self.max_tokens)
 
     def blended(
         self, models: Sequence[tuple[Any, float]], prompts: Sequence[Tokens], samples: int, draws: Draws
-    ) -> list[list[list[int]]]:
+    ) -> Written:
         """Samples of softmax(sum_i weight_i logits_i), token by token: a geometric mixture of the models' laws."""
-        result: list[list[list[int]]] = []
+        result: list[Written] = []
         for chosen in even_cuts(len(prompts), self.batch):
             trained = [model.training for model, _ in models]
             for model, _ in models:
                 model.eval()
             begin = functools.partial(_Blend.begin, models)
-            result += self.decoded(begin, prompts[chosen], samples, self._uniforms(draws, chosen, samples))
+            result.append(self.decoded(begin, prompts[chosen], samples, self._uniforms(draws, chosen, samples)))
             for (model, _), training in zip(models, trained, strict=True):
                 model.train(training)
-        return result
+        return _joined(result, samples)
 
     @torch.no_grad()
     def decoded(
         self, begin: Begin, prompts: Sequence[Tokens], samples: int, u: Float[np.ndarray, "row sample token"]
-    ) -> list[list[list[int]]]:
-        """Tokens of all samples by given uniforms."""
+    ) -> Written:
+        """All samples by given uniforms."""
         state = begin(prompts, samples, self.pad, self.max_tokens)
         uniform = torch.from_numpy(u).to(state.device).view(*state.open.shape, self.max_tokens)
         out = np.full(uniform.shape, -1, dtype=np.int64)
+        logps = torch.zeros(uniform.shape[:2], dtype=torch.float64, device=state.device)
         for t in range(self.max_tokens):
             scaled = state.logits.flatten(0, 1)
             scaled = scaled if self.temperature == 1 else scaled / self.temperature
-            chosen = inverse_cdf(scaled, uniform[state.rows, :, t].flatten()).view(state.open.shape)
+            tokens, logp = _drawn(scaled, uniform[state.rows, :, t].flatten())
+            chosen = tokens.view(state.open.shape)
+            logps[state.rows] += torch.where(state.open, logp.view(state.open.shape), 0.0)
             written = torch.where(state.open, chosen, -1)
             out[state.rows.cpu().numpy(), :, t] = written.cpu().numpy()
             state.open = state.open & (chosen != self.eos)
             if t + 1 == self.max_tokens or not bool(state.open.any()):
                 break
             state.advance(torch.where(state.open, chosen, self.pad))
-        return [[[int(v) for v in sample if v >= 0] for sample in row] for row in out.reshape(u.shape)]
+        texts = [[[int(v) for v in sample if v >= 0] for sample in row] for row in out.reshape(u.shape)]
+        return Written(texts, logps.view(u.shape[:2]).cpu().numpy())
+
+
+def _joined(parts: Sequence[Written], samples: int) -> Written:
+    logps = [part.logps for part in parts]
+    rows = [row for part in parts for row in part.responses]
+    return Written(rows, np.concatenate(logps) if logps else np.zeros((0, samples)))
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from torch import Tensor
 from goodhart.models.logprobs import response_laws
 from goodhart.models.packing import Tokens
 from goodhart.sampling.keyed import Draws
+from goodhart.sampling.written import Written
 from goodhart.tasks.prompts import Prompt
 
 
@@ -32,6 +33,12 @@ class Mixture:
         self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int | Sequence[int] = 0
     ) -> list[list[list[int]]]:
         """`samples` responses for each prompt, numbered from `first_sample` on."""
+        return self.written(prompts, samples, seed=seed, purpose=purpose, first_sample=first_sample).responses
+
+    def written(
+        self, prompts: Sequence[Prompt], samples: int, *, seed: int, purpose: str, first_sample: int | Sequence[int] = 0
+    ) -> Written:
+        """The same with the mixture's log-probabilities of what was drawn."""
         draws = Draws(seed, purpose, [p.number for p in prompts], first_sample)
         models = [(self.policy.model, 1 - self.share), (self.reference().model, self.share)]
         return self.policy.sampler.blended(models, [p.tokens for p in prompts], samples, draws)

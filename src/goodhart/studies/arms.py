@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from goodhart.errors import GoodhartError
-from goodhart.recipes.arm import SFT_WRITER, Arm, settings_of, written_by
+from goodhart.recipes.arm import KEYED, SFT_WRITER, Arm, settings_of, written_by
 from goodhart.recipes.slots import records
 
 
@@ -111,6 +111,11 @@ def _validate_parts(name: str, arm: Arm, arms: Mapping[str, Arm]) -> None:
             raise GoodhartError(
                 f"arm {name!r} mixes {other!r}",
                 "name arms of this study that are no mixtures and whose policy samples without delay",
+            )
+        if part.sampler != KEYED:
+            raise GoodhartError(
+                f"arm {name!r} mixes {other!r}, which has sampler {part.sampler!r}",
+                "leave its sampler out: what a mixture draws is the built-in sampler's",
             )
         if (part.method.reduction, part.variant) != (arm.method.reduction, arm.variant):
             raise GoodhartError(f"arms {name!r} and {other!r} differ in reduction or variant", "give them the same")

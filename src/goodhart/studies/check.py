@@ -8,6 +8,7 @@ from goodhart.models.checkpoint import find
 from goodhart.recipes.settings import PREFERENCES
 from goodhart.studies.check_data import check_pool, check_supply, supply, supply_of
 from goodhart.studies.check_models import check_models, models
+from goodhart.studies.named_functions import try_functions
 from goodhart.studies.spec import Study
 
 
@@ -17,6 +18,7 @@ def check(study: Study, prepared: Path | None = None) -> None:
     No model is loaded. Preference data are read once, and tokenised as far as the study needs them; `prepared` is the
     folder of their finished cell, where there is one.
     """
+    try_functions(study)
     folders = {key: Path(find(name).path) for key, name in models(study).items()}
     check_models(study, folders)
     if study.task.kind == PREFERENCES:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from goodhart import functions
 from goodhart.cells.cell import Cell, closure
 from goodhart.cells.executor import Progress, execute
 from goodhart.cells.launch import Kind, Launch, executor_of
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 LOG_FILE = "log.txt"
 MANY = 1000
 """Cells that a cluster makes at once, where nothing bounds them."""
+FUNCTIONS = "functions"
+"""The folder of a root that has the texts of the functions that its studies were given."""
 STUDY_FILE = "study.json"
 """What was asked for last under a study's name, and where that was written down."""
 
@@ -141,6 +144,7 @@ def remember(study: Study, root: Path, origin: str) -> Path:
                 "give this one a name of its own: name=... on the command line or in the file",
             )
     folder.mkdir(parents=True, exist_ok=True)
+    functions.keep(root / FUNCTIONS, asked)
     write_atomically(path, json.dumps({"origin": origin, "study": asked}, indent=1))
     return folder
 
@@ -148,7 +152,10 @@ def remember(study: Study, root: Path, origin: str) -> Path:
 def remembered(folder: Path) -> Study | None:
     """What was asked for last under a study's name. Raises GoodhartError if it cannot be read."""
     path = folder / STUDY_FILE
-    return build(Study, _read(path)["study"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    functions.recall(folder.resolve().parent.parent / FUNCTIONS)
+    return build(Study, _read(path)["study"]).validate()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.settings import BestOf, Labels, Measurement, Pool, Task
 from goodhart.studies.arms import with_what_they_read
+from goodhart.studies.named_functions import with_functions, with_parameters
 from goodhart.studies.study_file import (
     inheriting,
     located,
@@ -220,7 +221,8 @@ def study_of(data: dict[str, Any], overrides: Sequence[str] = (), named: dict[st
     for file in data.get("methods") or ():
         load(str(file))
     refuse_unread_beside_world(data)
-    data = with_methods(with_seeds(inheriting(with_template(with_kind(data)))))
+    data = with_methods(with_seeds(inheriting(with_template(with_kind(with_functions(data))))))
+    data = with_parameters(data)
     study = build(Study, data)
     return replace(study, unnamed=unnamed(inheriting(named), list(study.arms))).validate()
 

@@ -11,6 +11,7 @@ from goodhart.errors import GoodhartError
 from goodhart.models.model_files import BASE_MODELS
 from goodhart.recipes.arm import with_row
 from goodhart.recipes.settings import PREFERENCES
+from goodhart.studies.named_functions import changed, placed
 from goodhart.tasks.data_files import SUFFIXES
 
 TEMPLATES = ("auto", "none", "plain")
@@ -43,11 +44,11 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def template(name: str) -> str:
         return name if name in TEMPLATES or "{" in name else str(_below(folder, name))
 
-    found = _changed(data, ["task", "data"], lambda name: _beside(name, folder))
-    found = _changed(found, ["task", "template"], template)
-    found = _changed(found, ["world", "file"], lambda name: str(_below(folder, name)))
+    found = changed(data, ["task", "data"], lambda name: _beside(name, folder))
+    found = changed(found, ["task", "template"], template)
+    found = changed(found, ["world", "file"], lambda name: str(_below(folder, name)))
     for keys in (["policy"], ["golden", "model"], ["proxy", "model"]):
-        found = _changed(found, keys, model)
+        found = changed(found, keys, model)
     if isinstance(found.get("methods"), list):
         found = {**found, "methods": [str(_below(folder, str(name))) for name in found["methods"]]}
     arms: Any = found.get("arms")
@@ -55,10 +56,10 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         found = {**found, "arms": {name: _adopting(arm, model) for name, arm in arms.items()}}
     variants = found.get("variants")
     for name in variants if isinstance(variants, dict) else ():
-        found = _changed(found, ["variants", name, "policy"], model)
-        found = _changed(found, ["variants", name, "proxy", "model"], model)
-        found = _changed(found, ["variants", name, "golden", "model"], model)
-    return found
+        found = changed(found, ["variants", name, "policy"], model)
+        found = changed(found, ["variants", name, "proxy", "model"], model)
+        found = changed(found, ["variants", name, "golden", "model"], model)
+    return placed(found, lambda file: str(_below(folder, file)))
 
 
 def _adopting(arm: Any, model: Callable[[str], str]) -> Any:
@@ -84,15 +85,6 @@ def _below(folder: Path, name: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise GoodhartError(f"{name[:60]!r} can be no path and no name ({reason})", "give another") from error
-
-
-def _changed(data: dict[str, Any], keys: list[str], change: Callable[[str], str]) -> dict[str, Any]:
-    """The settings with the text below some keys changed, where there is one."""
-    head, *rest = keys
-    value = data.get(head)
-    if rest and isinstance(value, dict):
-        return {**data, head: _changed(value, rest, change)}
-    return {**data, head: change(value)} if not rest and isinstance(value, str) else data
 
 
 def with_kind(data: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +120,7 @@ def with_template(data: dict[str, Any]) -> dict[str, Any]:
                 f"give one of {', '.join(TEMPLATES)}, the path of a Jinja file, or the template itself",
             ) from error
 
-    return _changed(data, ["task", "template"], read)
+    return changed(data, ["task", "template"], read)
 
 
 def inheriting(data: dict[str, Any]) -> dict[str, Any]:

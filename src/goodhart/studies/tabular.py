@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from goodhart import functions
 from goodhart.alignment.exact import refuse_in_tables, why_sampled
 from goodhart.alignment.extensions import code_of
 from goodhart.alignment.method import Method
 from goodhart.cells.cell import Cell
+from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
-from goodhart.recipes.arm import Arm, settings_of
+from goodhart.recipes.arm import KEYED, Arm, settings_of
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, Graph, Measured, Trunk
 from goodhart.tasks.world import CSV, World
 
@@ -54,6 +56,11 @@ def refuse_arms(study: Study) -> None:
             raise GoodhartError(
                 f"arm {name!r} trains an adapter, and the policies of a finite world are tables",
                 f"leave arms.{name}.adapter out",
+            )
+        if arm.sampler != KEYED:
+            raise GoodhartError(
+                f"arm {name!r} has sampler {arm.sampler!r}, and the policies of a tabular world are tables",
+                "leave sampler out",
             )
         if arm.start:
             raise GoodhartError(
@@ -122,7 +129,8 @@ class _Builder:
         spec = {"arm": replace(arm, batch=Arm().batch) if exact else arm, "seed": 0 if exact else seed, "exact": exact}
         spec |= code_of(kind)
         label = f"{name} {setting}" + ("" if exact else f" seed {seed}")
-        return Cell("tabular run", spec, self.shared, label, {"code": kind.code} if kind.code else {})
+        places = functions.texts_in(plain_data(spec)) | ({"code": kind.code} if kind.code else {})
+        return Cell("tabular run", spec, self.shared, label, places)
 
     def _measured(self, name: str, setting: str, arm: Arm, seed: int, run: Cell) -> list[Measured]:
         steps = arm.checkpoint_steps()

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from goodhart import functions
 from goodhart.alignment.extensions import code_of
 from goodhart.cells.cell import Cell
+from goodhart.config import plain_data
 from goodhart.models.checkpoint import find
-from goodhart.recipes.arm import Arm
+from goodhart.recipes.arm import KEYED, Arm
 from goodhart.recipes.settings import Labels, Pool
 from goodhart.studies.data_cells import data_cells
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, Trunk, sft_of
@@ -76,7 +78,7 @@ class Trunks:
     def _preference(self, role: str, settings: Preference, pairs: Cell) -> Cell:
         common = {"tokenizer": self.tokenizer.digest, "seed": 0}
         if settings.rule:
-            own = {"tokenizer": self.study.policy}
+            own = {"tokenizer": self.study.policy, **functions.texts_in(settings.rule.reward)}
             return Cell("rule", {"rule": settings.rule, **common}, {"prompts": self.prompts}, f"{role} rule", own)
         spec: dict[str, Any] = {"preference": settings, "model": find(settings.model).digest, **common}
         places = {"model": settings.model, "tokenizer": self.study.policy}
@@ -140,5 +142,9 @@ class Trunks:
         """A training run of an arm at one setting and seed."""
         kind = arm.method.kind
         spec = {"arm": arm, "seed": seed, **self.small, **self.lowered, **code_of(kind), **more}
-        places = {"code": kind.code} if kind.code else {}
+        if arm.sampler != KEYED:
+            from goodhart.sampling import samplers  # brings PyTorch with it
+
+            spec |= samplers.code_of(arm.sampler)
+        places = functions.texts_in(plain_data(spec)) | ({"code": kind.code} if kind.code else {})
         return Cell("run", spec, inputs, label, places, LENGTH if arm.grows else ())

@@ -9,7 +9,7 @@ from goodhart.config import canonical, plain_data
 from goodhart.errors import GoodhartError
 from goodhart.recipes.arm import settings_of
 from goodhart.recipes.settings import PREFERENCES
-from goodhart.recipes.slots import records
+from goodhart.recipes.slots import asks_proxy, records
 from goodhart.studies.arms import validate_arms
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, sft_of
 from goodhart.studies.tabular import refuse_arms
@@ -139,7 +139,7 @@ def _rewards(study: Study) -> None:
         variant = study.variants.get(arm.variant)
         proxy = (variant and variant.proxy) or study.proxy
         alone = arm.method.kind.supervision == "reward" and len(arm.method.drawn) == 1
-        if alone and arm.method.source == "policy" and proxy.kind == "pairwise":
+        if alone and arm.method.source == "policy" and asks_proxy(arm.method) and proxy.kind == "pairwise":
             raise GoodhartError(
                 f"arm {name!r} learns from the reward of one response a prompt, and its proxy compares two",
                 "set proxy.kind=bradley-terry, or draw more responses (drawn: [policy, policy])",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from numbers import Real
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
 
+from goodhart import functions
 from goodhart.config import Count, Positive, Range
 from goodhart.errors import GoodhartError
+from goodhart.functions import Names, is_function, spoken
 
 _WORD = re.compile(r"[^\W_]+")
 READS = {"length": "target", "word": "words", "copy": "target", "similarity": ""}
@@ -22,9 +25,10 @@ READS = {"length": "target", "word": "words", "copy": "target", "similarity": ""
 class Rule:
     """An exact reward that stands in a preference model's place."""
 
-    reward: Literal["length", "word", "copy", "similarity"] = "length"
+    reward: Annotated[str, Names(tuple(READS))] = "length"
     """length: minus the distance of the number of words from `target`; word: the share of `words` that the response
-    has; copy: the prompt's own words in a line of `target` words; similarity: chrF with the human line."""
+    has; copy: the prompt's own words in a line of `target` words; similarity: chrF with the human line; or a function
+    of the user's own, (prompt, response) -> a number."""
     target: Count = 8
     """Words, for `length` and `copy`."""
     words: tuple[str, ...] = ()
@@ -38,7 +42,7 @@ class Rule:
         """Raises GoodhartError for words that are none, and for a setting that the reward does not read."""
         default = Rule()
         for name in ("target", "words"):
-            if READS[self.reward] != name and getattr(self, name) != getattr(default, name):
+            if READS.get(self.reward) != name and getattr(self, name) != getattr(default, name):
                 raise GoodhartError(
                     f"{where}.{name} is set, which the reward {self.reward!r} does not read",
                     f"leave {where}.{name} out, or choose another reward",
@@ -53,6 +57,8 @@ class Rule:
     @property
     def meaning(self) -> str:
         """What is rewarded, for people."""
+        if is_function(self.reward):
+            return f"what the user's function {spoken(self.reward)} returns ({self.reward})"
         return {
             "length": f"minus the distance of the number of words from {self.target}",
             "word": f"the share of the words {', '.join(self.words)} that the response has",
@@ -74,8 +80,10 @@ def rewards(
     length: -|n - t|, with n words and t the target. word: |W ∩ R| / |W|, with W the wanted words and R the response's.
     copy: (|P ∩ R| - |n - t|) / t, with P the prompt's words; at most 1, which t different words of the prompt reach.
     similarity: chrF in [0, 1] (`goodhart.tasks.similarity`), the largest of several lines. `lines` is read by the last
-    alone.
+    alone. A function of the user's own: what it returns; raises GoodhartError for what is no finite number.
     """
+    if is_function(rule.reward):
+        return np.array([_returned(rule.reward, *each) for each in zip(prompts, texts, strict=True)])
     if rule.reward == "similarity":
         return _similarity(texts, lines)
     found = [words_of(text) for text in texts]
@@ -87,6 +95,20 @@ def rewards(
         return np.array([len(wanted & set(words)) / len(wanted) for words in found])
     own = [len(set(words_of(prompt)) & set(words)) for prompt, words in zip(prompts, found, strict=True)]
     return (np.array(own, dtype=np.float64) - away) / rule.target
+
+
+def _returned(reference: str, prompt: str, text: str) -> float:
+    on = f"the response {text[:60]!r}"
+    return as_number(functions.call(reference, prompt, text, on=on), reference, on)
+
+
+def as_number(value: Any, reference: str, on: str) -> float:
+    """What a function returned. Raises GoodhartError if it is no finite number."""
+    if not isinstance(value, Real | np.bool_) or not np.isfinite(float(value)):
+        raise GoodhartError(
+            f"{reference} returned {repr(value)[:80]} ({type(value).__name__}) for {on}", "return one finite number"
+        )
+    return float(value)
 
 
 def _similarity(texts: Sequence[str], lines: Sequence[Sequence[str]]) -> Float[np.ndarray, " text"]:

@@ -142,6 +142,11 @@ class Step:
     """What was learnt from, with its supervision and reference log-probabilities."""
     reward: float | None = field(default=None, kw_only=True)
     """Mean reward of the responses; None where there is none."""
+    mismatch: float | None = field(default=None, kw_only=True)
+    """Log of the probability that the sampler drew y with less log of what the trainer gives the same weights, mean
+    over responses, nats: 0 but for rounding where both are of one law. None where no sampler said it."""
+    mismatch_spread: float | None = field(default=None, kw_only=True)
+    """Standard deviation of the same over responses, nats."""
 
     def plain(self) -> dict[str, Any]:
         """For a log: everything but the batch, and what is None."""
@@ -314,6 +319,7 @@ def _record(
     step: int, loss: float, logp: Known, norm: float, batch: Batch, known: Known, writer: Known, watch: Stopwatch
 ) -> Step:
     drift = logp - writer
+    mismatch, mismatch_spread = _mismatch(batch, writer)
     margin, accuracy = (None, None) if batch.label is None else _of_pairs(logp - known, batch.label)
     return Step(
         step=step,
@@ -327,7 +333,17 @@ def _record(
         stages=watch.stages,
         batch=batch,
         reward=None if batch.reward is None else float(batch.reward.mean()),
+        mismatch=mismatch,
+        mismatch_spread=mismatch_spread,
     )
+
+
+def _mismatch(batch: Batch, writer: Known) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of sampler less trainer; the trainer has scored the responses for the loss."""
+    if batch.sampled is None or not np.isfinite(batch.sampled).any():
+        return None, None
+    apart = (batch.sampled - writer)[np.isfinite(batch.sampled)]
+    return float(apart.mean()), float(apart.std())
 
 
 def _of_pairs(rho: Known, label: Float[np.ndarray, " pair"]) -> tuple[float, float]:
