@@ -310,6 +310,7 @@ def test_ray_makes_cells_and_one_whose_process_is_killed_is_begun_again(tmp_path
     from goodhart.cells import ray_cluster as module
 
     monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # what is given to Ray is read there
     monkeypatch.setattr(module, "_made", made_by_ray)
     greedy = Launch("ray", address="local", resources={"run": Resources(cpus=4096)})
     with (
@@ -324,7 +325,7 @@ def test_ray_makes_cells_and_one_whose_process_is_killed_is_begun_again(tmp_path
         assert isinstance(executor, RayCluster)
         progress = execute(Store(tmp_path), cells, executor, lambda *_: None)
     assert not ray.is_initialized()
-    assert sorted(each.label for each in progress.done) == ["after", "die once", "first"]
+    assert sorted(each.label for each in progress.done) == ["after", "die once", "first"], progress.failed
     failures = {each.label: str(failure) for each, failure in progress.failed.values()}
     assert failures["raise"].startswith("raise: ZeroDivisionError: by nothing")
     assert "Ray lost its task" in failures["die"]

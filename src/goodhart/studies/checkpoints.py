@@ -22,8 +22,8 @@ class Place:
     seed: int
     step: int
     folder: Path
-    base: Cell
-    """The SFT policy, which an adapter is over."""
+    base: Cell | None = None
+    """The SFT policy, which an adapter is over; a table is over none."""
 
 
 def place_of(study: Study, root: Path, arm: str, setting: str = "", seed: int = -1, step: int = 0) -> Place:
@@ -47,16 +47,18 @@ def place_of(study: Study, root: Path, arm: str, setting: str = "", seed: int = 
     cell, store, step = runs[setting, seed], Store(root), step or steps[-1]
     if not store.has(cell.id):
         raise GoodhartError(f"{cell.label or cell.id} is not finished", f"run 'goodhart run {study.name}' first")
-    return Place(study.name, arm, setting, seed, step, store.open(cell.id) / f"step-{step}", cell.inputs["sft"])
+    return Place(study.name, arm, setting, seed, step, store.open(cell.id) / f"step-{step}", cell.inputs.get("sft"))
 
 
 def merged(place: Place, into: Path, root: Path) -> Place:
     """The checkpoint written as a plain Hugging Face one: an adapter is merged into its base's weights.
 
-    Raises GoodhartError for a folder that holds something else.
+    Raises GoodhartError for a folder that holds something else, and for a table.
     """
     from goodhart.models.checkpoint import write_whole
 
+    if place.base is None:
+        raise GoodhartError(f"the policies of study {place.study!r} are tables", "leave --merged out")
     Store(root).open(place.base.id)  # what an adapter is over is checked as the adapter is
     write_whole(place.folder, into)
     return replace(place, folder=into)
