@@ -310,7 +310,7 @@ def test_ray_makes_cells_and_one_whose_process_is_killed_is_begun_again(tmp_path
     from goodhart.cells import ray_cluster as module
 
     monkeypatch.setenv("RAY_worker_niceness", "0")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # what is given to Ray is read there
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setattr(module, "_made", made_by_ray)
     greedy = Launch("ray", address="local", resources={"run": Resources(cpus=4096)})
     with (
