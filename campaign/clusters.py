@@ -21,7 +21,8 @@ from campaign.study import Undisturbed, cells_done, plain_fault, undisturbed
 
 LONGEST = 900.0
 """Seconds in which a study must end."""
-RAY_PORT = 16399
+RAY_PORT = 6399
+"""Below those that Ray gives its workers."""
 _SAME = "ended with the undisturbed tables and cells"
 
 
@@ -69,6 +70,8 @@ def _ray_node(*arguments: str) -> Generator[subprocess.Popen[bytes]]:
         [*words, *quiet], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     time.sleep(10)  # a node has no file or port that tells when it is ready
+    if node.poll() is not None:
+        raise RuntimeError(f"'{' '.join(words)}' ended with {node.returncode}")
     try:
         yield node
     finally:
