@@ -203,6 +203,35 @@ class Where:
 
 
 @dataclass(frozen=True)
+class Push:
+    """Publish a checkpoint as a plain model with a card of what was measured of it, on the Hugging Face Hub.
+
+    Examples:
+      goodhart push quick online --out my-policy
+      goodhart push quick online --to name/my-policy --private
+    """
+
+    study: Known
+    arm: tyro.conf.Positional[str]
+    """An arm."""
+    setting: tyro.conf.Positional[str] = ""
+    """A point of its sweep; by default the first."""
+    seed: tyro.conf.Positional[int] = -1
+    """A seed; by default the study's first."""
+    step: tyro.conf.Positional[int] = 0
+    """The checkpoint's step; by default the last."""
+    to: str = ""
+    """NAME/MODEL of the Hub; needs 'hf auth login'."""
+    out: Path = Path()
+    """Write what would be uploaded into this folder, and upload nothing."""
+    licence: str = ""
+    """Of the model, as the Hub names it; by default that of the base models that ship, else other."""
+    private: bool = False
+    """Whom the Hub shows it to: nobody else."""
+    root: Root = Path("runs")
+
+
+@dataclass(frozen=True)
 class Export:
     """Write a finished study for a paper: figures as PDF and SVG, tables as LaTeX and CSV, methods, BibTeX.
 
@@ -318,7 +347,7 @@ class Pretrain:
     """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
 
 
-Command = Run | Status | Make | Why | Report | Power | Compare | Where | Export | List | Data | Init | Pretrain
+Command = Run | Status | Make | Why | Report | Power | Compare | Where | Push | Export | List | Data | Init | Pretrain
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in get_args(Command)}
 """By the word that a person writes."""
 _EXAMPLES = "\n\nExamples:\n"

@@ -27,6 +27,7 @@ from goodhart.arguments import (
     Make,
     Power,
     Pretrain,
+    Push,
     Report,
     Run,
     described,
@@ -162,7 +163,7 @@ def _check_memory(command: Command) -> None:
     check_room(_LEAST)
     if isinstance(command, Power):
         check_import("scipy", _STATISTICS)
-    elif isinstance(command, Run | Make | Report | Compare | Export | Init | Pretrain) or (
+    elif isinstance(command, Run | Make | Report | Compare | Push | Export | Init | Pretrain) or (
         isinstance(command, Data) and command.model
     ):
         check_import("torch", _MODELS)

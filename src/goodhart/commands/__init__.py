@@ -8,7 +8,7 @@ from typing import Any
 from goodhart import arguments
 from goodhart.commands.lists import list_names
 from goodhart.commands.own_data import data, init
-from goodhart.commands.results import compare, export, power, report, where
+from goodhart.commands.results import compare, export, power, push, report, where
 from goodhart.commands.study import make, run, status, why
 from goodhart.commands.training import pretrain
 
@@ -21,6 +21,7 @@ HANDLERS: dict[type[arguments.Command], Callable[[Any], int | None]] = {
     arguments.Power: power,
     arguments.Compare: compare,
     arguments.Where: where,
+    arguments.Push: push,
     arguments.Export: export,
     arguments.List: list_names,
     arguments.Data: data,

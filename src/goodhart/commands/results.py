@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from goodhart import arguments
 from goodhart.commands import documents
 from goodhart.commands.study import show
+from goodhart.errors import GoodhartError
 from goodhart.output import console, say, write_json
 
 if TYPE_CHECKING:
@@ -105,6 +106,25 @@ def where(asked: arguments.Where) -> None:
         write_json(documents.of_place(found))
     else:
         say(screen, str(found.folder))
+
+
+def push(asked: arguments.Push) -> None:
+    """Publish a checkpoint, or write what would be. Raises GoodhartError for one that is not there or not measured."""
+    from goodhart import publication
+    from goodhart.interface import open as open_result
+    from goodhart.studies import session
+    from goodhart.studies.checkpoints import place_of
+
+    if bool(asked.to) == (asked.out != Path()):
+        raise GoodhartError("push needs one of --to and --out", "give --to NAME/MODEL, or --out FOLDER to look at it")
+    study, screen = session.asked(asked.study, [], asked.root), console()
+    place = place_of(study, asked.root, asked.arm, asked.setting, asked.seed, asked.step)
+    result = open_result(study.name, asked.root)
+    if asked.to:
+        say(screen, publication.push(result, place, asked.to, asked.root, asked.licence, private=asked.private))
+        return
+    for path in publication.prepare(result, place, asked.out, asked.root, asked.licence):
+        say(screen, str(path))
 
 
 def export(asked: arguments.Export) -> None:
