@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -84,7 +85,7 @@ def place(tmp_path_factory):
 def here(monkeypatch):
     """Cells are made in this process, which has waited for torch once."""
 
-    def execute(store, cells, workers, watch, kernels, groups=(), log=None):
+    def execute(store, cells, kernels, watch):
         progress = Progress(len(cells))
         with using(kernels):
             for cell in cells:
@@ -92,6 +93,7 @@ def here(monkeypatch):
                 progress.done.append(cell)
         return progress
 
+    monkeypatch.setattr(session, "executor_of", lambda launch, root, workers, kernels, *rest: nullcontext(kernels))
     monkeypatch.setattr(session, "execute", execute)
     monkeypatch.setattr(estimate, "probe", lambda: estimate.PROBE)  # whatever else this machine does
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from goodhart.analysis.table import MEASURES
 from goodhart.errors import GoodhartError
-from goodhart.models.checkpoint import BASE_MODELS
 from goodhart.printable import printable
 from goodhart.report.verdict import MEASURES as IN_WORDS
 from goodhart.result import Result
 from goodhart.studies.checkpoints import Place, merged
+from goodhart.studies.study_file import PRESETS_SHIPPED
 
 OURS = "apache-2.0"
 """The licence of what ships with the package."""
@@ -29,7 +29,7 @@ def card(result: Result, place: Place, licence: str = "") -> str:
     study = result.record["study"]
     rows = _measured(result, place)
     base, data = _last(str(study["policy"])), _last(str(study["task"].get("data") or study["task"]["kind"]))
-    licence = licence or (OURS if (BASE_MODELS / str(study["policy"])).is_dir() else "other")
+    licence = licence or (OURS if study["policy"] in PRESETS_SHIPPED else "other")
     front = ModelCardData(
         license=licence,
         library_name="transformers",
