@@ -13,10 +13,12 @@ from matplotlib.lines import Line2D
 from goodhart.analysis.crossfit import Curve
 from goodhart.analysis.frontier import CheckpointPoint
 from goodhart.analysis.rulings import Ruling
-from goodhart.report import theme
+from goodhart.report import marks, theme
 from goodhart.report.contents import FEW
 from goodhart.report.findings import MAIN, Findings
-from goodhart.report.theme import Picture, Style, shown
+from goodhart.report.svg import titled
+from goodhart.report.theme import Drawing, Picture, Style, shown
+from goodhart.report.verdict import MEASURES
 
 _FILLS: tuple[Any, ...] = ("full", "none", "left", "top", "right", "bottom")
 _WIDE = 20.0
@@ -70,7 +72,7 @@ def hypothesis_picture(findings: Findings, ruling: Ruling, resolution: int) -> P
     return Picture(theme.file_name("hypothesis", ruling.name), ruling.name, caption, drawn)
 
 
-def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], resolution: int) -> bytes:
+def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], resolution: int) -> Drawing:
     look = theme.styles(arms)
     with theme.canvas(9.6, 4.3) as figure:
         axes = list(figure.subplots(1, len(measures), squeeze=False)[0])
@@ -82,7 +84,7 @@ def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], re
         kl_axes(axes)
         _share_win_rates(axes, measures)
         _legend(figure, findings, arms)
-        return theme.png(figure, resolution)
+        return theme.drawn(figure, resolution)
 
 
 def draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Style) -> None:
@@ -97,23 +99,33 @@ def draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Sty
     for (setting, _), run in runs.items():
         ordered = sorted(run, key=lambda at: at.checkpoint.step)
         kl, value = [at.kl.estimate for at in ordered], [at.value.estimate for at in ordered]
-        panel.plot(
+        (line,) = panel.plot(
             kl, value, color=style.colour, lw=0.6, alpha=0.55, marker=style.marker, ms=4.5, mew=0.9,
             fillstyle=fills[setting], mfcalt="white", zorder=2,
         )  # fmt: skip
+        titled(line, marks.run_named(ordered[0].checkpoint), [marks.point(at, measure) for at in ordered])
     if result.envelope is not None:
-        draw_curve(panel, result.envelope, style, floor=0.0, ceiling=1.0)
+        what = marks.curve(f"{arm}: {MEASURES[measure]} of the best within a KL budget", result.envelope)
+        draw_curve(panel, result.envelope, style, what, floor=0.0, ceiling=1.0)
 
 
 def draw_curve(
-    panel: Axes, curve: Curve, style: Style, floor: float = float("-inf"), ceiling: float = float("inf")
+    panel: Axes,
+    curve: Curve,
+    style: Style,
+    what: str = "",
+    floor: float = float("-inf"),
+    ceiling: float = float("inf"),
 ) -> None:
     """A curve over KL with the band that contains the whole of it, cut at what the measure can be."""
-    panel.plot(
+    (line,) = panel.plot(
         curve.budgets, [at.estimate for at in curve.pointwise], color=style.colour, ls=style.line, lw=2.2, zorder=4
     )
     low, high = np.maximum(curve.simultaneous.low, floor), np.minimum(curve.simultaneous.high, ceiling)
-    panel.fill_between(curve.budgets, low, high, color=style.colour, alpha=0.15, lw=0, zorder=1)
+    band = panel.fill_between(curve.budgets, low, high, color=style.colour, alpha=0.15, lw=0, zorder=1)
+    if what:
+        titled(line, what)
+        titled(band, f"{what}\nthe 95% band that contains the whole line")
 
 
 def draw_baselines(panel: Axes, findings: Findings, measure: str) -> None:
@@ -121,11 +133,15 @@ def draw_baselines(panel: Axes, findings: Findings, measure: str) -> None:
     start, golden = findings.start(measure), findings.golden_policy.get(measure)
     if start is not None:
         panel.axhline(start.value.estimate, color=theme.REFERENCE, lw=1, ls=":", zorder=0)
-        panel.plot(
+        (mark,) = panel.plot(
             start.kl.estimate, start.value.estimate, "X", color=theme.INK, ms=8, mec="white", zorder=5, clip_on=False
         )
+        titled(mark, each=[marks.point(start, measure)])
     if golden is not None:
-        panel.plot(golden.kl.estimate, golden.value.estimate, "*", color=theme.INK, ms=12, mec="white", zorder=5)
+        (mark,) = panel.plot(
+            golden.kl.estimate, golden.value.estimate, "*", color=theme.INK, ms=12, mec="white", zorder=5
+        )
+        titled(mark, each=[marks.point(golden, measure)])
 
 
 def _fillings(findings: Findings) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
+import itertools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from goodhart.report import svg
 from goodhart.report.grid import Grid
 from goodhart.report.samples import Sample
 from goodhart.report.theme import Picture
@@ -32,8 +35,10 @@ class Section:
     notices: tuple[str, ...] = ()
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+def _figures() -> Callable[[Picture], Markup]:
+    """A filter that gives a picture's figure, each with ids of its own; it is XML, in which names are escaped."""
+    places = itertools.count(1)
+    return lambda picture: Markup(svg.placed(picture.drawing.svg, f"f{next(places)}-", picture.title))  # noqa: S704
 
 
 def framed(page: str, height: int = 640) -> str:
@@ -46,7 +51,7 @@ def render(name: str, question: str, version: str, sections: list[Section]) -> s
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["base64"] = _base64
+    environment.filters["svg"] = _figures()
     page = environment.get_template("page.html.j2")
     title = f"{name}: a Goodhart study"
     text = page.render(title=title, name=name, question=question, version=version, sections=sections)

@@ -56,7 +56,7 @@ def write_report(folder: Path, findings: Findings | None = None, resolution: int
     for picture in (picture for section in sections for picture in section.pictures):
         path = folder / "figures" / f"{picture.name}.png"
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        temporary.write_bytes(picture.png)
+        temporary.write_bytes(picture.drawing.png)
         temporary.replace(path)
     write_atomically(folder / "summary.json", to_json(result))
     write_atomically(folder / "checkpoints.csv", to_csv(result))
