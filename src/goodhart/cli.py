@@ -87,12 +87,12 @@ class Why:
 
 @dataclass(frozen=True)
 class Report:
-    """Make the report of a study again; of one that has not ended, from what is done."""
+    """Make the report of a study again; of one that has not ended, from what is done. Of several: one page of them."""
 
     study: tyro.conf.Positional[str] = "quick"
     """Name of the study, its folder, or the path of its YAML file."""
-    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The settings that the study was run with."""
+    more: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The settings that the study was run with, and further studies to lay beside it, each with its settings."""
     root: Root = Path("runs")
     """Folder that keeps cells and studies."""
 
@@ -356,7 +356,7 @@ def _dispatch(command: Command) -> int | None:
         case Why():
             commands.why(command.cell, command.study, list(command.overrides), command.root)
         case Report():
-            commands.report(command.study, list(command.overrides), command.root)
+            commands.report([command.study, *command.more], command.root)
         case Power():
             commands.power(
                 command.study,

@@ -156,8 +156,38 @@ def why(cell: str, study_name: str, overrides: list[str], root: Path) -> None:
         _say(_console(), line)
 
 
-def report(name: str, overrides: list[str], root: Path) -> None:
-    """Make a study's report again; of one that has not ended, from the cells that are done."""
+def report(words: Sequence[str], root: Path) -> None:
+    """Make a study's report again, or one page of several; of a study that has not ended, from the cells that are done.
+
+    `words` are studies, each with the settings after it that it was run with. Raises GoodhartError for a study twice.
+    """
+    folders = [_folder(name, overrides, root) for name, overrides in named_studies(words)]
+    if len(folders) == 1:
+        _show(folders[0], _console())
+        return
+    from goodhart.report.findings import analyse
+    from goodhart.report.side_by_side import distinct, verdicts_and_gaps, write_side_by_side
+
+    studies = {label: analyse(folder) for label, folder in distinct(folders).items()}
+    path = write_side_by_side(studies, root / "comparisons" / "+".join(folder.name for folder in folders))
+    console = _console()
+    console.print(_table(verdicts_and_gaps(studies)))
+    _say(console, f"report: {path}")
+
+
+def named_studies(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Studies, each with the settings (`name=value`) that stand after it."""
+    studies: list[tuple[str, list[str]]] = []
+    for word in words:
+        if studies and "=" in word and not Path(word).exists():
+            studies[-1][1].append(word)
+        else:
+            studies.append((word, []))
+    return studies
+
+
+def _folder(name: str, overrides: list[str], root: Path) -> Path:
+    """The folder of a study's tables, made anew from its cells where that can be."""
     from goodhart.studies import session
 
     folder = Path(name) if (Path(name) / "rows.parquet").is_file() else None
@@ -166,7 +196,7 @@ def report(name: str, overrides: list[str], root: Path) -> None:
         own = root / "studies" / study.name
         known = (own / session.STUDY_FILE).is_file() or not (own / "rows.parquet").is_file()
         folder = _refreshed(study, root) if known and (root / "cells").is_dir() else session.folder_of(study.name, root)
-    _show(folder, _console())
+    return folder
 
 
 def _refreshed(study: Study, root: Path) -> Path:

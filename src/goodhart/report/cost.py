@@ -126,7 +126,9 @@ def cost_picture(parts: list[Share], resolution: int) -> Picture:
         y, left = np.arange(len(parts)), np.zeros(len(parts))
         for stage, fill, hatch in zip(STAGES, _FILLS, _HATCHES, strict=True):
             width = np.array([part.seconds[stage] for part in parts]) / 60
-            bars = axes.barh(y, width, left=left, color=fill, hatch=hatch, edgecolor="white", linewidth=0.5, label=stage)
+            bars = axes.barh(
+                y, width, left=left, color=fill, hatch=hatch, edgecolor="white", linewidth=0.5, label=stage
+            )
             for bar, part in zip(bars, parts, strict=True):
                 titled(bar, f"{part.group}, {stage}: {duration(part.seconds[stage])}")
             left += width

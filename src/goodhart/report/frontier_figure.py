@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,29 @@ def frontier_picture(findings: Findings, resolution: int) -> Picture:
     return Picture("frontier", "Frontier", caption, drawn)
 
 
+def first_picture(findings: Findings, resolution: int) -> Picture:
+    """The frontier by the measure of the answer alone, for the head of the page."""
+    with theme.canvas(5.6, 3.9) as figure:
+        panel = figure.subplots()
+        draw_panel(panel, findings, MAIN, theme.styles(findings.shown))
+        kl_axes([panel])
+        _legend(figure, findings, findings.shown, columns=3)
+        drawn = theme.drawn(figure, resolution)
+    caption = (
+        "A dot is a checkpoint, a thick line the best that an arm reaches within a KL budget, with its 95% band; "
+        "dotted: SFT. Point at a mark to read it."
+    )
+    return Picture("answer", "Golden win rate against KL", caption, drawn)
+
+
+def draw_panel(panel: Axes, findings: Findings, measure: str, look: Mapping[str, Style]) -> None:
+    """Arms and baselines by one measure, on axes that say which."""
+    for arm, style in look.items():
+        draw_arm(panel, findings, measure, arm, style)
+    draw_baselines(panel, findings, measure)
+    panel.set_ylabel(LABELS[measure])
+
+
 def hacking_picture(findings: Findings, resolution: int) -> Picture:
     """Proxy, golden and hidden measure along KL."""
     measures = ["proxy_vs_policy", "golden_vs_policy", *(["hidden"] if findings.measured("hidden") else [])]
@@ -77,10 +100,7 @@ def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], re
     with theme.canvas(9.6, 4.3) as figure:
         axes = list(figure.subplots(1, len(measures), squeeze=False)[0])
         for panel, measure in zip(axes, measures, strict=True):
-            for arm in arms:
-                draw_arm(panel, findings, measure, arm, look[arm])
-            draw_baselines(panel, findings, measure)
-            panel.set_ylabel(LABELS[measure])
+            draw_panel(panel, findings, measure, look)
         kl_axes(axes)
         _share_win_rates(axes, measures)
         _legend(figure, findings, arms)
@@ -186,14 +206,19 @@ def _share_win_rates(axes: Sequence[Axes], measures: Sequence[str]) -> None:
         panel.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
 
 
-def _legend(figure: Figure, findings: Findings, arms: Sequence[str]) -> None:
-    handles = [
-        Line2D([], [], color=s.colour, ls=s.line, marker=s.marker, lw=2.2, label=shown(arm))
-        for arm, s in theme.styles(arms).items()
+def _legend(figure: Figure, findings: Findings, arms: Sequence[str], columns: int = 4) -> None:
+    arm_handles = handles(theme.styles(arms))
+    every = [*arm_handles[:-2], *filling_handles(findings, arms), *arm_handles[-2:]]
+    figure.legend(handles=every, loc="outside upper center", ncols=min(columns, len(every)), fontsize=9)
+
+
+def handles(look: Mapping[str, Style]) -> list[Line2D]:
+    """The legend of some arms, and last of the two baselines."""
+    arms = [
+        Line2D([], [], color=s.colour, ls=s.line, marker=s.marker, lw=2.2, label=shown(arm)) for arm, s in look.items()
     ]
-    handles += filling_handles(findings, arms)
-    handles += [
+    return [
+        *arms,
         Line2D([], [], color=theme.INK, ls="", marker="X", ms=8, mec="white", label="SFT policy"),
         Line2D([], [], color=theme.INK, ls="", marker="*", ms=12, mec="white", label="golden policy"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=9)

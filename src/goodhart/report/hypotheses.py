@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ from goodhart.report.verdict import MEASURES, could_see, spelled
 COMPANION = "↳ "
 """What stands before a companion of a deciding contrast."""
 
+_FEW = 2
+"""So many numbers stand in a sentence."""
 _RATE = MEASURES["golden_vs_policy"]
 _SHIFTS = ("winner shift", "loser shift")
 
@@ -61,6 +64,20 @@ def ruling_line(ruling: Ruling) -> str:
         return f"{ruling.name}: {said(open_ones[0])}"
     each = "; ".join(f"{described(d)} {said(d)}" for d in open_ones)
     return f"{ruling.name}: undecided" + (f" ({each})" if each else "")
+
+
+def estimates(ruling: Ruling) -> str:
+    """The numbers that decide, of one or two contrasts; of more, how many came out how."""
+    deciding = [d for d in ruling.decisions if d.contrast.decides]
+    if len(deciding) > _FEW:
+        counts = Counter(decision.verdict for decision in deciding)
+        return f"of {len(deciding)} contrasts: " + ", ".join(f"{number} {words}" for words, number in counts.items())
+    return "; ".join(f"{described(d)}: {_number(d)}{_unseen(d)}" for d in deciding)
+
+
+def _unseen(decision: Decision) -> str:
+    seen = decision.visible is not None and math.isfinite(decision.visible) and decision.verdict == "undecided"
+    return f", {could_see(decision.visible or 0.0, _digits(decision))}" if seen else ""
 
 
 def agreement(ruling: Ruling) -> str:
