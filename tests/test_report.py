@@ -1,7 +1,9 @@
 """The report of a study: escaped, self-contained, complete, and saying what is missing."""
 
+import html
 import io
 import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -14,6 +16,9 @@ from rich.console import Console
 from goodhart.errors import GoodhartError
 from goodhart.report.contents import read_contents
 from goodhart.report.findings import MAIN, analyse
+from goodhart.report.grid import Grid
+from goodhart.report.page import MANY, Section, render
+from goodhart.report.provenance import settings_grid
 from goodhart.report.report import write_report
 from goodhart.report.samples import PROMPTS, select
 from goodhart.report.terminal import terminal_table
@@ -108,15 +113,77 @@ def test_the_page_asks_for_nothing_else(evil):
 def test_every_link_has_its_section(evil):
     page = page_of(evil)
     anchors = [a["href"][1:] for a in page.of("a")]
-    assert anchors == [a["id"] for a in page.of("section")]
+    assert ["answer", *anchors] == [a["id"] for a in page.of("section")]
     assert {"hypotheses", "axes"}.isdisjoint(anchors)  # this study claims nothing
     assert len(anchors) == len(set(anchors)) == 13
+
+
+def test_the_page_is_well_formed(evil, poor):
+    """What is opened is closed, in order, but for the elements that HTML has no end of."""
+    for study in (evil, poor):
+        open_ones = []
+        for tag, closing in re.findall(r"<(/?[a-zA-Z0-9]+)(?:\s[^<>]*?)?(/?)>", study[1].read_text(encoding="utf-8")):
+            if tag.startswith("/"):
+                assert open_ones.pop() == tag[1:]
+            elif not closing and tag not in ("meta", "link"):
+                open_ones.append(tag)
+        assert not open_ones
+
+
+def test_no_two_elements_have_the_same_id_and_figures_refer_to_their_own(evil):
+    page = page_of(evil)
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids)) > 100
+    values = [value or "" for _, a in page.tags for value in a.values()]
+    used = {name for value in values for name in re.findall(r"url\(#([^)]*)\)", value)}
+    used |= {a["href"][1:] for a in page.of("use")}
+    assert used
+    assert used <= set(ids)
+
+
+def test_every_checkpoint_of_the_frontier_says_what_it_is(evil):
+    findings, path = evil
+    figures = re.findall(r"<svg.*?</svg>", path.read_text(encoding="utf-8"), re.DOTALL)
+    for measure, places in ((MAIN, (0, 1)), ("golden_vs_sft", (1,))):
+        for arm in findings.contents.arms:
+            checkpoints = findings.frontier(measure, arm).checkpoints
+            assert len(checkpoints) == 8
+            for at in checkpoints:
+                name = f"{arm}, {at.checkpoint.setting}, seed {at.checkpoint.seed}, step {at.checkpoint.step}\n"
+                words = [f"KL {at.kl.estimate:.1f} [", f"{at.value.estimate:.3f} [{at.value.low:.3f}, "]
+                for place in places:
+                    titles = [html.unescape(t) for t in re.findall(r"<title>(.*?)</title>", figures[place], re.DOTALL)]
+                    own = [t for t in titles if t.startswith(name)]
+                    assert any(all(word in title for word in words) for title in own)
+
+
+def test_the_answer_and_the_frontier_stand_before_everything_else(evil):
+    text = evil[1].read_text(encoding="utf-8")
+    head = text[: text.index("<nav")]
+    gap = evil[0].comparisons(MAIN)[0].gap
+    assert "asked" in head
+    assert f"{gap.mean.estimate:+.3f}".replace("-", "−") in head
+    assert "with 80% power" in head
+    assert head.count("<svg") == 1
+
+
+def test_long_tables_can_be_folded_and_short_ones_cannot(evil):
+    text = evil[1].read_text(encoding="utf-8")
+    folds = re.findall(r"<details class=\"grid\"( open)?>\n<summary>(.*?) <span class=\"note\">\((\d+) rows\)", text)
+    rows = {title: (bool(opened), int(number)) for opened, title, number in folds}
+    assert rows["Every setting"] == (False, len(settings_grid(evil[0].contents.record["study"]).rows))
+    assert rows["Classification, every checkpoint"][0] is False
+    assert "<caption>Each arm at its peak</caption>" in text
+    for title in rows:
+        assert f"<caption>{title}</caption>" not in text
+    printed_page = text[text.index("@media print") :]
+    assert "details::details-content { content-visibility: visible; }" in printed_page
 
 
 def test_figures_are_on_the_page_and_in_the_folder(evil):
     drawings = page_of(evil).of("svg")
     files = list((evil[1].parent / "figures").glob("*.png"))
-    assert len(drawings) == len(files) == 10
+    assert len(drawings) == len(files) == 11
     for file in files:
         assert imread(file)[..., :3].std() > 0.01, "an empty figure"
     assert all(a["aria-label"] for a in drawings)
@@ -181,13 +248,21 @@ def test_no_number_on_a_page_is_nan(evil, poor):
 
 
 def test_unprintable_characters_do_not_break_the_page(tmp_path):
-    from goodhart.report.page import Section, render
-
     text = render("name\x00", "asked \ud800?", "1", [Section("a", "Title\x1b[31m")])
     text.encode("utf-8")
     assert "\x00" not in text
     assert "\x1b" not in text
     assert "name\ufffd" in text
+
+
+def test_a_table_is_folded_from_so_many_rows_on():
+    def page(rows):
+        return render("name", "asked", "", [Section("a", "A", grids=(Grid("Long one", ("x",), (("1",),) * rows),))])
+
+    assert "<details" not in page(MANY)
+    assert "<caption>Long one" in page(MANY)
+    assert re.search(r'<details class="grid" open>\s*<summary>Long one <span class="note">\(17 rows\)', page(MANY + 1))
+    assert "<caption" not in page(MANY + 1)
 
 
 def test_a_name_that_is_no_text_does_not_break_a_figure(tmp_path):
@@ -241,7 +316,7 @@ def test_the_page_loads_in_a_browser(evil, tmp_path, capsys):
         pytest.skip("no Chromium")
     document, console = browse(browser, evil[1], tmp_path / "profile")
     assert "<title>evil: a Goodhart study</title>" in document
-    assert document.count("<section") == 13
+    assert document.count("<section") == 14
     assert "alert(" in Page(document).text
     assert console == []
     broken = tmp_path / "broken.html"

@@ -39,7 +39,7 @@ _GROUPS = {
     "best of n": "best of n",
     "written": "pairs of other policies",
 }
-_HATCHES = ("", "///", "...", "\\\\\\", "xx", "")
+_HATCHES = ("", "///", "---", "\\\\\\", "xx", "")
 _FILLS = (theme.BLUE, theme.ORANGE, theme.SKY, theme.GREEN, theme.PURPLE, "#bdbdbd")
 
 

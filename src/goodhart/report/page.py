@@ -84,7 +84,7 @@ def render(name: str, question: str, footer: str, sections: list[Section], openi
     )
     environment.filters["svg"] = _figures()
     page = environment.get_template("page.html.j2")
-    kind = "Goodhart studies" if len(openings) > 1 else "a Goodhart study"
-    said = {"title": f"{name}: {kind}", "kind": kind, "name": name, "question": question, "footer": footer}
+    article, kind = ("", "Goodhart studies") if len(openings) > 1 else ("a ", "Goodhart study")
+    said = {"title": f"{name}: {article}{kind}", "kind": kind, "name": name, "question": question, "footer": footer}
     text = page.render(**said, openings=openings, sections=sections, many=MANY)
     return _UNPRINTABLE.sub("\ufffd", text)

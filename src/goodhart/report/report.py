@@ -252,7 +252,7 @@ def _cost(findings: Findings, resolution: int) -> Section:
 
 
 def _settings(findings: Findings) -> Section:
-    return Section("settings", "Settings", grids=(provenance.settings_grid(findings.contents.record["study"]),))
+    return Section("settings", "Settings", folded=(provenance.settings_grid(findings.contents.record["study"]),))
 
 
 def _origin(findings: Findings) -> Section:

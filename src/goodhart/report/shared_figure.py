@@ -39,10 +39,15 @@ def shared_picture(studies: Mapping[str, Findings], measure: str, resolution: in
         "judge against its own golden policy: where these differ, compare the order of the arms and the shape of their "
         "lines, and no heights."
     )
-    return Picture(theme.file_name("frontiers", measure), f"{MEASURES[measure].capitalize()}", caption, drawn)
+    return Picture(theme.file_name("frontiers", measure), _title(measure), caption, drawn)
 
 
 def shared_styles(studies: Mapping[str, Findings]) -> dict[str, Style]:
     """A style for each arm of any study, by its name."""
     arms = list(dict.fromkeys(arm for findings in studies.values() for arm in findings.shown))
     return theme.styles(arms)
+
+
+def _title(measure: str) -> str:
+    words = MEASURES[measure]
+    return words[:1].upper() + words[1:]

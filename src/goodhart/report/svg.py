@@ -46,8 +46,7 @@ def titled(artist: Artist, whole: str = "", each: Sequence[str] = ()) -> None:
 def titled_bar(bars: ErrorbarContainer, each: Sequence[str], whole: str = "") -> None:
     """The same of marks with bars."""
     line, _, ends = bars.lines
-    if line is not None:
-        titled(line, whole, each)
+    titled(line, whole, each)
     for collection in ends:
         titled(collection, each=each)
 

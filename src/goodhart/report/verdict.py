@@ -64,7 +64,7 @@ def gap_line(gap: Gap) -> str:
 
 
 def answer(gap: Gap, settings: SettingGaps | None) -> tuple[str, ...]:
-    """The answer of the study in a sentence, then what it is over, what could have been seen, and at equal setting."""
+    """The study's answer in a sentence, then what it is over, what could have been seen, and at equal setting."""
     if gap.mean is None:
         return (
             f"The checkpoints of {gap.first} and {gap.second} have no KL in common (on held-out prompts), so this "
@@ -77,7 +77,7 @@ def answer(gap: Gap, settings: SettingGaps | None) -> tuple[str, ...]:
         f"{kl_range(gap)}, with its 95% interval over {gap.mean.over}."
     )
     power = f"The study {could_see(visible(gap.mean))}."
-    return (_meaning(gap.mean, gap), power, over, _same_setting(settings))
+    return (_meaning(gap.mean, gap), over, power, _same_setting(settings))
 
 
 def _meaning(given: Interval, gap: Gap) -> str:
