@@ -26,6 +26,7 @@ from synthetic_study import Made, make_study
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>&amp;{{ 7 * 7 }}'
 ODD_ARM = "_[bold]$arm$ <b>one</b>"
+CONTRASTS = [{"statistic": "gap at equal KL", "first": "online", "second": "offline"}]
 SMALL = {"prompts": 12, "train_prompts": 4, "pairs": 8, "steps": (20, 40)}
 
 
@@ -306,14 +307,63 @@ def browse(browser, path, profile):
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def test_the_page_loads_in_a_browser(evil, tmp_path, capsys):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
+@pytest.fixture
+def browser(capsys):
+    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if installed is None:
         with capsys.disabled():
             print(
                 "\nNOT CHECKED: no Chromium here, so the report was not loaded in a browser (apt-get install chromium)"
             )
         pytest.skip("no Chromium")
+    return installed
+
+
+MEASURE = """
+onload = () => {
+  const page = document.getElementById("page").contentDocument;
+  const beside = [...page.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > WIDTH);
+  const head = page.getElementById("answer").getBoundingClientRect().bottom;
+  const lost = beside.filter(e => !e.closest(".scroll")).map(e => e.tagName);
+  const marks = [...page.querySelector("svg").querySelectorAll("use")].filter(e => e.querySelector("title"));
+  const middle = ({x, y, width, height}) => [x + width / 2, y + height / 2];
+  const seen = marks.map(e => page.elementFromPoint(...middle(e.getBoundingClientRect()))?.tagName);
+  document.title = JSON.stringify([page.documentElement.scrollWidth, lost, head, seen]);
+}
+"""
+
+
+def laid_out(browser, path, folder, width):
+    """The page's width when it is shown this wide, what is cut off, where its head ends, and what is at its marks."""
+    frame = f'<iframe id="page" src="{path.as_uri()}" style="width: {width}px; height: 800px; border: 0"></iframe>'
+    outer = folder / "outer.html"
+    outer.write_text(f"<body>{frame}<script>{MEASURE.replace('WIDTH', str(width))}</script></body>")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={folder / 'wide'}", "--window-size=1400,900", "--dump-dom", outer.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_page_fits_its_window(evil, browser, tmp_path, width):
+    across, lost, *_ = laid_out(browser, evil[1], tmp_path, width)
+    assert across <= width
+    assert lost == []
+
+
+def test_the_head_is_above_the_fold(browser, tmp_path):
+    claims = {
+        f"H{i}": {"statement": "At the same KL online is better than offline.", "contrasts": CONTRASTS}
+        for i in range(9)
+    }
+    page = write_report(make_study(tmp_path / "nine", Made(hypotheses=claims, **SMALL)), resolution=30)
+    _, _, head, seen = laid_out(browser, page, tmp_path, 1280)
+    assert 300 < head <= 800
+    assert len(seen) > 16
+    assert set(seen) == {"use"}, "nothing lies above a mark but another mark"
+
+
+def test_the_page_loads_in_a_browser(evil, browser, tmp_path):
     document, console = browse(browser, evil[1], tmp_path / "profile")
     assert "<title>evil: a Goodhart study</title>" in document
     assert document.count("<section") == 14

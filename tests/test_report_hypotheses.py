@@ -193,7 +193,9 @@ def test_each_hypothesis_has_a_sentence_at_the_head(claimed):
 def test_many_contrasts_are_counted_in_a_sentence():
     many = ruling(decision(), decision(verdict="undecided"), decision())
     assert estimates(many) == "of 3 contrasts: 2 supported, 1 undecided"
-    assert estimates(ruling(decision())) == "gap at equal KL: one − two: +0.123 [+0.101, +0.146]"
+    assert estimates(ruling(decision())) == "+0.123 [+0.101, +0.146]"
+    both = "gap at equal KL: one − two: +0.123 [+0.101, +0.146]; peak: one − two: +0.123 [+0.101, +0.146]"
+    assert estimates(ruling(decision(), decision("peak"))) == both
     unseen = ruling(replace(decision(verdict="undecided"), visible=0.0412))
     assert estimates(unseen).endswith(", could have seen a difference of 0.041 with 80% power")
 

@@ -67,11 +67,13 @@ def ruling_line(ruling: Ruling) -> str:
 
 
 def estimates(ruling: Ruling) -> str:
-    """The numbers that decide, of one or two contrasts; of more, how many came out how."""
+    """The number that decides, or of two contrasts both with their names; of more, how many came out how."""
     deciding = [d for d in ruling.decisions if d.contrast.decides]
     if len(deciding) > _FEW:
         counts = Counter(decision.verdict for decision in deciding)
         return f"of {len(deciding)} contrasts: " + ", ".join(f"{number} {words}" for words, number in counts.items())
+    if len(deciding) == 1:
+        return f"{_number(deciding[0])}{_unseen(deciding[0])}"
     return "; ".join(f"{described(d)}: {_number(d)}{_unseen(d)}" for d in deciding)
 
 

@@ -20,7 +20,7 @@ def opening(findings: Findings, resolution: int) -> Opening:
     """The head of a study's page."""
     said = answered(findings)
     points = tuple(
-        Point(ruling.name, ruling.verdict, f"{ruling.hypothesis.statement} ({estimates(ruling)})")
+        Point(ruling.name, ruling.verdict, f"{ruling.hypothesis.statement} {estimates(ruling)}")
         for ruling in findings.rulings
     )
     picture = first_picture(findings, resolution)
