@@ -151,7 +151,7 @@ def test_every_checkpoint_of_the_frontier_says_what_it_is(evil):
             assert len(checkpoints) == 8
             for at in checkpoints:
                 name = f"{arm}, {at.checkpoint.setting}, seed {at.checkpoint.seed}, step {at.checkpoint.step}\n"
-                words = [f"KL {at.kl.estimate:.1f} [", f"{at.value.estimate:.3f} [{at.value.low:.3f}, "]
+                words = [f"KL {at.kl.estimate:.1f} [", f"{at.value.estimate:.3f} [{max(0.0, at.value.low):.3f}, "]
                 for place in places:
                     titles = [html.unescape(t) for t in re.findall(r"<title>(.*?)</title>", figures[place], re.DOTALL)]
                     own = [t for t in titles if t.startswith(name)]
@@ -162,7 +162,7 @@ def test_the_answer_and_the_frontier_stand_before_everything_else(evil):
     text = evil[1].read_text(encoding="utf-8")
     head = text[: text.index("<nav")]
     gap = evil[0].comparisons(MAIN)[0].gap
-    assert "asked" in head
+    assert "At the same KL budget, what does sampling from the policy buy?" in head
     assert f"{gap.mean.estimate:+.3f}".replace("-", "−") in head
     assert "with 80% power" in head
     assert head.count("<svg") == 1
