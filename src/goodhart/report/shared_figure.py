@@ -16,8 +16,8 @@ _ACROSS = 3
 def shared_picture(studies: Mapping[str, Findings], measure: str, resolution: int) -> Picture:
     """A panel for each study by one measure; an arm looks the same in all, and all panels have the same axes."""
     look = shared_styles(studies)
-    columns = min(_ACROSS, len(studies))
-    rows = -(-len(studies) // columns)
+    rows = -(-len(studies) // _ACROSS)
+    columns = -(-len(studies) // rows)
     with theme.canvas(9.6, 0.7 + 3.5 * rows) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         panels = list(grid.flat)
