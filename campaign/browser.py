@@ -64,7 +64,7 @@ def look(browser: str, page: Path, profile: Path, asked: list[str]) -> str:
     faults = [f"it asked for {', '.join(sorted(set(asked)))}"] if asked else []
     if title is None or "a Goodhart study" not in html.unescape(title[1]) or title[1].strip() == "OWNED":
         faults.append(f"its title is {title[1] if title else 'gone'!r}")
-    if re.search(r"<(script|iframe|object|form|base|svg|embed)\b", seen):
+    if re.search(r'<(script|iframe|object|form|base|img|embed)\b|<svg\b(?![^>]* class="drawing")', seen):
         faults.append("a hostile element is in the document")
     if seen.count("<section") < 13:
         faults.append(f"only {seen.count('<section')} sections are left")

@@ -191,4 +191,4 @@ class TestResult:
         (page,) = outer.pages
         assert "<script" not in page
         assert "&lt;script&gt;" in page
-        assert "At matched KL" in page
+        assert "That is the golden win rate" in page

@@ -391,7 +391,7 @@ def test_the_report_has_the_ranking(page, folder, findings):
     assert left[:2] == ["short", "in some seed it does not reach KL 4"]
     assert (folder / "figures" / "league.png").is_file()
     said = escaped(league_said(findings.league))
-    assert page.index(said) < page.index("At matched KL"), "the ranking is the answer"
+    assert page.index(said) < page.index("That is the golden win rate"), "the ranking is the answer"
     summary = json.loads((folder / "summary.json").read_text())["league"]
     assert [place["ranks"] for place in summary["places"]] == [list(place.ranks) for place in findings.league.places]
 

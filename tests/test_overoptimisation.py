@@ -205,7 +205,7 @@ def test_the_figure_and_the_table_have_every_arm_by_every_measure(study):
     names = ("proxy_vs_policy", "golden_vs_policy", "hidden")
     assert pairs == [(arm, name) for arm in ("online", "offline") for name in names]
     picture = overoptimisation_picture(study, 40)
-    assert imread(io.BytesIO(picture.png))[..., :3].std() > 0.01
+    assert imread(io.BytesIO(picture.drawing.png))[..., :3].std() > 0.01
     assert picture.name == "over-optimisation"
     grid = overoptimisation_grid(study)
     assert {row[0] for row in grid.rows} == {"online", "offline"}
@@ -237,4 +237,4 @@ def test_without_a_hidden_measure_there_is_one_column(tmp_path):
     every = along_kl(analyse(make_study(tmp_path / "people", made)))
     assert {each.track.measure for each in every} == {"proxy_vs_policy", "golden_vs_policy"}
     assert all("of the 3 runs" in each.reason for each in every)
-    assert imread(io.BytesIO(overoptimisation_picture(every, 40).png))[..., :3].std() > 0.01
+    assert imread(io.BytesIO(overoptimisation_picture(every, 40).drawing.png))[..., :3].std() > 0.01

@@ -28,7 +28,7 @@ def test_it_renders_every_panel_with_the_papers_dots_and_our_checkpoints(found, 
     real, figures = theme.png, []
     monkeypatch.setattr(theme, "png", lambda figure, resolution: figures.append(figure) or real(figure, resolution))
     picture = paper_picture(found, "fig1", panels, BOTH, resolution=40)
-    assert imread(io.BytesIO(picture.png))[..., :3].std() > 0.01
+    assert imread(io.BytesIO(picture.drawing.png))[..., :3].std() > 0.01
     axes = figures[0].get_axes()
     assert [a.get_title(loc="left") for a in axes[:-1]] == [paper_figure.TASKS[panel] for panel in panels]
     for panel, drawn in zip(panels, axes, strict=False):

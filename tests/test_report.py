@@ -1,8 +1,9 @@
 """The report of a study: escaped, self-contained, complete, and saying what is missing."""
 
-import base64
+import html
 import io
 import json
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -15,6 +16,9 @@ from rich.console import Console
 from goodhart.errors import GoodhartError
 from goodhart.report.contents import read_contents
 from goodhart.report.findings import MAIN, analyse
+from goodhart.report.grid import Grid
+from goodhart.report.page import MANY, Section, render
+from goodhart.report.provenance import settings_grid
 from goodhart.report.report import write_report
 from goodhart.report.samples import PROMPTS, select
 from goodhart.report.terminal import terminal_table
@@ -22,6 +26,7 @@ from synthetic_study import Made, make_study
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>&amp;{{ 7 * 7 }}'
 ODD_ARM = "_[bold]$arm$ <b>one</b>"
+CONTRASTS = [{"statistic": "gap at equal KL", "first": "online", "second": "offline"}]
 SMALL = {"prompts": 12, "train_prompts": 4, "pairs": 8, "steps": (20, 40)}
 
 
@@ -87,7 +92,8 @@ def test_hostile_texts_are_shown_and_not_obeyed(evil):
         "section",
         "p",
     }
-    allowed |= {"h1", "h2", "a", "figure", "img", "figcaption", "b", "div", "table", "caption", "thead", "tbody", "tr"}
+    allowed |= {"svg", "g", "path", "use", "defs", "clippath", "rect", "text", "pattern"}
+    allowed |= {"h1", "h2", "a", "figure", "figcaption", "b", "div", "table", "caption", "thead", "tbody", "tr"}
     allowed |= {"th", "td", "bdi", "article", "pre", "dl", "dt", "dd", "span", "details", "summary"}
     assert {tag for tag, _ in page.tags} <= allowed
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
@@ -108,20 +114,80 @@ def test_the_page_asks_for_nothing_else(evil):
 def test_every_link_has_its_section(evil):
     page = page_of(evil)
     anchors = [a["href"][1:] for a in page.of("a")]
-    assert anchors == [a["id"] for a in page.of("section")]
+    assert ["answer", *anchors] == [a["id"] for a in page.of("section")]
     assert {"hypotheses", "axes"}.isdisjoint(anchors)  # this study claims nothing
     assert len(anchors) == len(set(anchors)) == 13
 
 
+def test_the_page_is_well_formed(evil, poor):
+    """What is opened is closed, in order, but for the elements that HTML has no end of."""
+    for study in (evil, poor):
+        open_ones = []
+        for tag, closing in re.findall(r"<(/?[a-zA-Z0-9]+)(?:\s[^<>]*?)?(/?)>", study[1].read_text(encoding="utf-8")):
+            if tag.startswith("/"):
+                assert open_ones.pop() == tag[1:]
+            elif not closing and tag not in ("meta", "link"):
+                open_ones.append(tag)
+        assert not open_ones
+
+
+def test_no_two_elements_have_the_same_id_and_figures_refer_to_their_own(evil):
+    page = page_of(evil)
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids)) > 100
+    values = [value or "" for _, a in page.tags for value in a.values()]
+    used = {name for value in values for name in re.findall(r"url\(#([^)]*)\)", value)}
+    used |= {a["href"][1:] for a in page.of("use")}
+    assert used
+    assert used <= set(ids)
+
+
+def test_every_checkpoint_of_the_frontier_says_what_it_is(evil):
+    findings, path = evil
+    figures = re.findall(r"<svg.*?</svg>", path.read_text(encoding="utf-8"), re.DOTALL)
+    for measure, places in ((MAIN, (0, 1)), ("golden_vs_sft", (1,))):
+        for arm in findings.contents.arms:
+            checkpoints = findings.frontier(measure, arm).checkpoints
+            assert len(checkpoints) == 8
+            for at in checkpoints:
+                name = f"{arm}, {at.checkpoint.setting}, seed {at.checkpoint.seed}, step {at.checkpoint.step}\n"
+                words = [f"KL {at.kl.estimate:.1f} [", f"{at.value.estimate:.3f} [{max(0.0, at.value.low):.3f}, "]
+                for place in places:
+                    titles = [html.unescape(t) for t in re.findall(r"<title>(.*?)</title>", figures[place], re.DOTALL)]
+                    own = [t for t in titles if t.startswith(name)]
+                    assert any(all(word in title for word in words) for title in own)
+
+
+def test_the_answer_and_the_frontier_stand_before_everything_else(evil):
+    text = evil[1].read_text(encoding="utf-8")
+    head = text[: text.index("<nav")]
+    gap = evil[0].comparisons(MAIN)[0].gap
+    assert "At the same KL budget, what does sampling from the policy buy?" in head
+    assert f"{gap.mean.estimate:+.3f}".replace("-", "−") in head
+    assert "with 80% power" in head
+    assert head.count("<svg") == 1
+
+
+def test_long_tables_can_be_folded_and_short_ones_cannot(evil):
+    text = evil[1].read_text(encoding="utf-8")
+    folds = re.findall(r"<details class=\"grid\"( open)?>\n<summary>(.*?) <span class=\"note\">\((\d+) rows\)", text)
+    rows = {title: (bool(opened), int(number)) for opened, title, number in folds}
+    assert rows["Every setting"] == (False, len(settings_grid(evil[0].contents.record["study"]).rows))
+    assert rows["Classification, every checkpoint"][0] is False
+    assert "<caption>Each arm at its peak</caption>" in text
+    for title in rows:
+        assert f"<caption>{title}</caption>" not in text
+    printed_page = text[text.index("@media print") :]
+    assert "details::details-content { content-visibility: visible; }" in printed_page
+
+
 def test_figures_are_on_the_page_and_in_the_folder(evil):
-    images = [base64.b64decode(a["src"].removeprefix("data:image/png;base64,")) for a in page_of(evil).of("img")]
-    files = {path.read_bytes() for path in (evil[1].parent / "figures").glob("*.png")}
-    assert set(images) == files
-    assert len(images) == 10
-    for image in images:
-        pixels = imread(io.BytesIO(image))
-        assert pixels[..., :3].std() > 0.01, "an empty figure"
-    assert all(a["alt"] for a in page_of(evil).of("img"))
+    drawings = page_of(evil).of("svg")
+    files = list((evil[1].parent / "figures").glob("*.png"))
+    assert len(drawings) == len(files) == 11
+    for file in files:
+        assert imread(file)[..., :3].std() > 0.01, "an empty figure"
+    assert all(a["aria-label"] for a in drawings)
 
 
 def test_page_terminal_and_json_have_the_same_gap(evil):
@@ -183,13 +249,21 @@ def test_no_number_on_a_page_is_nan(evil, poor):
 
 
 def test_unprintable_characters_do_not_break_the_page(tmp_path):
-    from goodhart.report.page import Section, render
-
     text = render("name\x00", "asked \ud800?", "1", [Section("a", "Title\x1b[31m")])
     text.encode("utf-8")
     assert "\x00" not in text
     assert "\x1b" not in text
     assert "name\ufffd" in text
+
+
+def test_a_table_is_folded_from_so_many_rows_on():
+    def page(rows):
+        return render("name", "asked", "", [Section("a", "A", grids=(Grid("Long one", ("x",), (("1",),) * rows),))])
+
+    assert "<details" not in page(MANY)
+    assert "<caption>Long one" in page(MANY)
+    assert re.search(r'<details class="grid" open>\s*<summary>Long one <span class="note">\(17 rows\)', page(MANY + 1))
+    assert "<caption" not in page(MANY + 1)
 
 
 def test_a_name_that_is_no_text_does_not_break_a_figure(tmp_path):
@@ -233,17 +307,66 @@ def browse(browser, path, profile):
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def test_the_page_loads_in_a_browser(evil, tmp_path, capsys):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
+@pytest.fixture
+def browser(capsys):
+    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if installed is None:
         with capsys.disabled():
             print(
                 "\nNOT CHECKED: no Chromium here, so the report was not loaded in a browser (apt-get install chromium)"
             )
         pytest.skip("no Chromium")
+    return installed
+
+
+MEASURE = """
+onload = () => {
+  const page = document.getElementById("page").contentDocument;
+  const beside = [...page.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > WIDTH);
+  const head = page.getElementById("answer").getBoundingClientRect().bottom;
+  const lost = beside.filter(e => !e.closest(".scroll")).map(e => e.tagName);
+  const marks = [...page.querySelector("svg").querySelectorAll("use")].filter(e => e.querySelector("title"));
+  const middle = ({x, y, width, height}) => [x + width / 2, y + height / 2];
+  const seen = marks.map(e => page.elementFromPoint(...middle(e.getBoundingClientRect()))?.tagName);
+  document.title = JSON.stringify([page.documentElement.scrollWidth, lost, head, seen]);
+}
+"""
+
+
+def laid_out(browser, path, folder, width):
+    """The page's width when it is shown this wide, what is cut off, where its head ends, and what is at its marks."""
+    frame = f'<iframe id="page" src="{path.as_uri()}" style="width: {width}px; height: 800px; border: 0"></iframe>'
+    outer = folder / "outer.html"
+    outer.write_text(f"<body>{frame}<script>{MEASURE.replace('WIDTH', str(width))}</script></body>")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--user-data-dir={folder / 'wide'}", "--window-size=1400,900", "--dump-dom", outer.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_page_fits_its_window(evil, browser, tmp_path, width):
+    across, lost, *_ = laid_out(browser, evil[1], tmp_path, width)
+    assert across <= width
+    assert lost == []
+
+
+def test_the_head_is_above_the_fold(browser, tmp_path):
+    claims = {
+        f"H{i}": {"statement": "At the same KL online is better than offline.", "contrasts": CONTRASTS}
+        for i in range(9)
+    }
+    page = write_report(make_study(tmp_path / "nine", Made(hypotheses=claims, **SMALL)), resolution=30)
+    _, _, head, seen = laid_out(browser, page, tmp_path, 1280)
+    assert 300 < head <= 800
+    assert len(seen) > 16
+    assert set(seen) == {"use"}, "nothing lies above a mark but another mark"
+
+
+def test_the_page_loads_in_a_browser(evil, browser, tmp_path):
     document, console = browse(browser, evil[1], tmp_path / "profile")
     assert "<title>evil: a Goodhart study</title>" in document
-    assert document.count("<section") == 13
+    assert document.count("<section") == 14
     assert "alert(" in Page(document).text
     assert console == []
     broken = tmp_path / "broken.html"

@@ -1,6 +1,8 @@
 """Verdicts, contrasts and axes on the page: every statistic in words, hostile names, and files with safe names."""
 
+import html
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +12,7 @@ from goodhart.analysis.hypotheses import Contrast, Hypothesis, Published
 from goodhart.analysis.interval import around
 from goodhart.analysis.rulings import Decision, Ruling
 from goodhart.report.findings import analyse
-from goodhart.report.hypotheses import contrast_grid, described, ruling_line, verdict_grid
+from goodhart.report.hypotheses import contrast_grid, described, estimates, ruling_line, verdict_grid
 from goodhart.report.report import write_report
 from goodhart.report.theme import file_name
 from synthetic_study import Made, make_study
@@ -171,6 +173,31 @@ def test_names_and_statements_are_escaped(claimed):
     assert text.count("&lt;script&gt;") > 5
     assert 'id="hypotheses"' in text
     assert 'id="axes"' in text
+
+
+def test_each_hypothesis_has_a_sentence_at_the_head(claimed):
+    text = claimed[1].read_text(encoding="utf-8")
+    head = text[: text.index("<nav")]
+    points = re.findall(
+        r"<li><b><bdi>(.*?)</bdi></b> <span class=\"verdict (.*?)\">(.*?)</span> <bdi>(.*?)</bdi></li>", head
+    )
+    assert [html.unescape(name) for name, *_ in points] == [ruling.name for ruling in claimed[0].rulings]
+    for ruling, (_, look, verdict, said) in zip(claimed[0].rulings, points, strict=True):
+        assert verdict == ruling.verdict
+        assert look == verdict.replace(" ", "-")
+        number = next(d.found.interval.estimate for d in ruling.decisions if d.contrast.decides)
+        assert html.unescape(said).startswith(ruling.hypothesis.statement)
+        assert f"{number:+.3f}".replace("-", "−") in said
+
+
+def test_many_contrasts_are_counted_in_a_sentence():
+    many = ruling(decision(), decision(verdict="undecided"), decision())
+    assert estimates(many) == "of 3 contrasts: 2 supported, 1 undecided"
+    assert estimates(ruling(decision())) == "+0.123 [+0.101, +0.146]"
+    both = "gap at equal KL: one − two: +0.123 [+0.101, +0.146]; peak: one − two: +0.123 [+0.101, +0.146]"
+    assert estimates(ruling(decision(), decision("peak"))) == both
+    unseen = ruling(replace(decision(verdict="undecided"), visible=0.0412))
+    assert estimates(unseen).endswith(", could have seen a difference of 0.041 with 80% power")
 
 
 def test_figures_lie_in_their_folder(claimed):

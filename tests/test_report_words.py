@@ -59,17 +59,27 @@ def test_an_interval_that_touches_zero_decides_nothing(edge):
 
 
 def test_the_answer_names_interval_range_and_winner():
-    text = answer(gap_of(found(-0.0812, -0.12, -0.041)), SettingGaps((), found(0.01, -0.02, 0.04)))
+    first, *others = answer(gap_of(found(-0.0812, -0.12, -0.041)), SettingGaps((), found(0.01, -0.02, 0.04)))
+    text = " ".join([first, *others])
+    assert "offline wins more often than online: −0.081 [−0.120, −0.041]" in first
     assert "−0.081 [−0.120, −0.041]" in text
     assert "1.0 to 9.0 nats" in text
     assert "offline wins more often than online" in text
     assert "+0.010 [−0.020, +0.040]" in text
     assert "seeds and prompts" in text
-    assert "prompts only" in answer(gap_of(found(0.1, 0.05, 0.15, seeds=1)), None)
+    assert any("prompts only" in each for each in answer(gap_of(found(0.1, 0.05, 0.15, seeds=1)), None))
+
+
+def test_the_answer_says_what_could_have_been_seen_whatever_came_out():
+    for low, high, words in ((0.01, 0.1, "online wins"), (-0.1, 0.1, "undecided whether online or offline")):
+        first, *others = answer(gap_of(found(0.05, low, high)), None)
+        assert words in first
+        size = (high - low) / 4 * 3.1456  # t quantiles of 9 degrees of freedom: 2.2622 + .8834
+        assert f"The study could have seen a difference of {size:.3f} with 80% power." in others
 
 
 def test_without_a_common_range_nothing_is_claimed():
-    assert "cannot compare" in answer(gap_of(None), SettingGaps((), None))
+    assert "cannot compare" in answer(gap_of(None), SettingGaps((), None))[0]
     assert "nothing is claimed" in gap_line(gap_of(None))
 
 
@@ -244,5 +254,5 @@ def test_a_poor_judge_is_said_in_the_terminal_and_in_the_answer(tmp_path):
     (sentence,) = doubts(found.contents.record)
     assert sentence in out.getvalue()
     page = write_report(folder, found, resolution=30).read_text()
-    answer = html.unescape(page[page.index('id="answer"') : page.index('id="frontier"')])
+    answer = html.unescape(page[page.index('id="answer"') : page.index("<nav")])
     assert sentence in answer

@@ -127,14 +127,16 @@ class Why:
 
 @dataclass(frozen=True)
 class Report:
-    """Make the report of a study again; of one that has not ended, from what is done.
+    """Make the report of a study again, of one that has not ended from what is done; of several studies, one page.
 
     Examples:
       goodhart report mine.yaml
+      goodhart report quick covered
     """
 
     study: Known = "quick"
-    overrides: Settings = ()
+    more: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The settings that the study was run with, and further studies to lay beside it, each with its settings."""
     root: Root = Path("runs")
 
 

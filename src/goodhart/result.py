@@ -161,6 +161,17 @@ class Result:
         page = self.folder / "report.html"
         return page if page.is_file() else write_report(self.folder, self.findings)
 
+    def beside(self, *others: Result, into: str | Path) -> Path:
+        """One page of this study and others, as `goodhart report A B` makes it, in a folder; returns the page's path.
+
+        Raises GoodhartError for a study that is laid beside itself, or beside none.
+        """
+        from goodhart.report.side_by_side import distinct, write_side_by_side
+
+        results = {each.folder.resolve(): each for each in (self, *others)}
+        labels = distinct([each.folder for each in (self, *others)])
+        return write_side_by_side({label: results[place].findings for label, place in labels.items()}, Path(into))
+
     @property
     def unfinished(self) -> dict[str, Any]:
         """What the study lacks: `missing` cells of `total`, those that `failed` and why, arms it is `without`."""
@@ -247,12 +258,10 @@ class Result:
         return "\n".join([f"<study {self.name}, {len(self.arms)} arms, in {self.folder}>", *lines])
 
     def _repr_html_(self) -> str:
-        from goodhart.report.page import framed, render
-        from goodhart.report.report import first_sections
+        from goodhart.report.page import framed
+        from goodhart.report.report import first_page
 
-        record = self.record
-        question, version = str(record["study"]["question"]), str(record["versions"]["goodhart"])
-        return framed(render(self.name, question, version, first_sections(self.findings)))
+        return framed(first_page(self.findings))
 
     def _known(self, arm: str, measure: str) -> None:
         if arm not in self.arms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,22 +17,48 @@ if TYPE_CHECKING:
 
 
 def report(asked: arguments.Report) -> None:
-    """Make a study's report again; of one that has not ended, from the cells that are done."""
+    """Make a study's report again, of one that has not ended from the cells that are done; of several, one page.
+
+    Raises GoodhartError for a study twice.
+    """
     from goodhart.report.report import write_report
     from goodhart.result import Result
 
-    result = Result(_folder(asked))
-    write_report(result.folder, result.findings)
-    show(result, console())
+    folders = [_folder(name, settings, asked.root) for name, settings in named_studies([asked.study, *asked.more])]
+    if len(folders) == 1:
+        result = Result(folders[0])
+        write_report(result.folder, result.findings)
+        show(result, console())
+        return
+    from goodhart.report.side_by_side import distinct, verdicts_and_gaps, write_side_by_side
+    from goodhart.report.terminal_grid import TerminalGrid
+
+    studies = {label: Result(folder).findings for label, folder in distinct(folders).items()}
+    path = write_side_by_side(studies, asked.root / "comparisons" / "+".join(folder.name for folder in folders))
+    screen = console()
+    screen.print(TerminalGrid(verdicts_and_gaps(studies)))
+    say(screen, f"report: {path}")
 
 
-def _folder(asked: arguments.Report) -> Path:
+def named_studies(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Studies, each with the settings (`name=value`) that stand after it."""
+    studies: list[tuple[str, list[str]]] = []
+    for word in words:
+        if studies and "=" in word and not Path(word).exists():
+            studies[-1][1].append(word)
+        else:
+            studies.append((word, []))
+    return studies
+
+
+def _folder(name: str, overrides: list[str], root: Path) -> Path:
+    """The folder of a study's tables, made anew from its cells where that can be."""
     from goodhart.studies import session
 
-    given, root = Path(asked.study), asked.root
+    given = Path(name)
     if (given / "rows.parquet").is_file() and not (given / session.STUDY_FILE).is_file():
         return given
-    study = session.asked(asked.study, list(asked.overrides), root)
+    study = session.asked(name, overrides, root)
     folder = root / "studies" / study.name
     known = (folder / session.STUDY_FILE).is_file() or not (folder / "rows.parquet").is_file()
     return _refreshed(study, root) if known and (root / "cells").is_dir() else session.folder_of(study.name, root)

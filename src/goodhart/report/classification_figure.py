@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from goodhart.analysis.classification import Classification
-from goodhart.report import theme
+from goodhart.analysis.interval import Interval
+from goodhart.report import marks, theme
 from goodhart.report.findings import MAIN, Findings
-from goodhart.report.grid import interval
+from goodhart.report.grid import interval, number
+from goodhart.report.svg import titled
 from goodhart.report.theme import Picture, shown
+from goodhart.report.verdict import spelled_share
 
 _SPLITS = {"train": "pairs that offline arms train on", "held_out": "pairs that nobody trains on"}
 
@@ -19,29 +22,35 @@ def accuracy_picture(findings: Findings, resolution: int) -> Picture:
     """Accuracy on golden pairs against golden win rate, a mark for each checkpoint."""
     arms = findings.shown
     frontiers = [findings.frontier(MAIN, arm) for arm in arms]
-    rates = {at.checkpoint: at.value.estimate for f in frontiers if f for at in f.checkpoints}
+    rates = {at.checkpoint: at.value for f in frontiers if f for at in f.checkpoints}
     splits = [split for split in _SPLITS if any(c.split == split for c in findings.summary.classification)]
     with theme.canvas(9.6, 3.9) as figure:
         axes = figure.subplots(1, max(1, len(splits)), squeeze=False)[0]
         for panel, split in zip(axes, splits, strict=False):
             for arm, style in theme.styles(arms).items():
                 own = [c for c in findings.summary.classification if c.split == split and c.checkpoint.arm == arm]
-                both = [(c.accuracy.mean, rates[c.checkpoint]) for c in own if c.checkpoint in rates]
-                panel.plot(
-                    [a for a, _ in both], [r for _, r in both], style.marker, color=style.colour, ms=6, mec="white",
-                    mew=0.5, label=shown(arm),
+                both = [(c, rates[c.checkpoint]) for c in own if c.checkpoint in rates]
+                (line,) = panel.plot(
+                    [c.accuracy.mean for c, _ in both], [rate.estimate for _, rate in both], style.marker,
+                    color=style.colour, ms=6, mec="white", mew=0.5, label=shown(arm),
                 )  # fmt: skip
+                titled(line, each=[_classified(c, rate) for c, rate in both])
             panel.axvline(0.5, color=theme.REFERENCE, lw=1, ls=":")
             panel.set_title(f"{_SPLITS[split]}\n{_correlation(findings, split)}", fontsize=9)
             panel.set_xlabel("accuracy on golden pairs (chance: 0.5)")
             panel.set_ylabel("golden win rate\nagainst the golden policy")
         theme.legend_above(figure, axes[0])
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     caption = (
         "Does a policy that classifies golden pairs well also write well? Each mark is a checkpoint: the share of "
         "pairs where the golden winner has the larger log-ratio, against its golden win rate on held-out prompts."
     )
     return Picture("classification", "Classification against generation", caption, drawn)
+
+
+def _classified(given: Classification, rate: Interval) -> str:
+    accuracy = f"{number(given.accuracy.mean)} ± {number(given.accuracy.se)} (standard error)"
+    return f"{marks.named(given.checkpoint)}\naccuracy {accuracy}\ngolden win rate {spelled_share(rate)}"
 
 
 def _correlation(findings: Findings, split: str) -> str:
@@ -72,7 +81,7 @@ def shift_picture(findings: Findings, resolution: int) -> Picture:
         for panel in grid[:, 0]:
             panel.set_ylabel("log policy − log SFT\n(nats per response)")
         theme.legend_above(figure, axes[0])
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     caption = (
         f"Mean log-ratio of golden winners and losers on the {_SPLITS[split]}, token sums, a line for each setting and "
         "seed. Below 0 a response has become less likely than under SFT; a loss of the difference can be lowered while "
@@ -91,7 +100,13 @@ def _draw_shifts(panel: Axes, own: Sequence[Classification]) -> None:
         steps = [0, *(c.checkpoint.step for c in ordered)]
         winner, loser = [0.0, *(c.winner_shift.mean for c in ordered)], [0.0, *(c.loser_shift.mean for c in ordered)]
         first = place == 0
-        panel.plot(steps, winner, "o-", color=theme.GREEN, ms=4, lw=1.2, label="golden winners" if first else None)
-        panel.plot(
+        drawn = panel.plot(
+            steps, winner, "o-", color=theme.GREEN, ms=4, lw=1.2, label="golden winners" if first else None
+        )
+        drawn += panel.plot(
             steps, loser, "s--", color=theme.PURPLE, ms=4, lw=1.2, mfc="white", label="golden losers" if first else None
         )
+        for line, who, shifts in zip(drawn, ("winners", "losers"), (winner, loser), strict=True):
+            each = [f"step {at}: golden {who} {number(v, 1, True)} nats" for at, v in zip(steps, shifts, strict=True)]
+            run_of = marks.run_named(ordered[0].checkpoint)
+            titled(line, run_of, [f"{run_of}, {words}" for words in each])

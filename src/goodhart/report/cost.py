@@ -10,6 +10,7 @@ import numpy as np
 
 from goodhart.report import theme
 from goodhart.report.grid import Grid, duration
+from goodhart.report.svg import titled
 from goodhart.report.theme import Picture, shown
 
 STAGES = ("generate", "label", "reference", "train", "evaluate", "other")
@@ -38,7 +39,7 @@ _GROUPS = {
     "best of n": "best of n",
     "written": "pairs of other policies",
 }
-_HATCHES = ("", "///", "...", "\\\\\\", "xx", "")
+_HATCHES = ("", "///", "---", "\\\\\\", "xx", "")
 _FILLS = (theme.BLUE, theme.ORANGE, theme.SKY, theme.GREEN, theme.PURPLE, "#bdbdbd")
 
 
@@ -125,7 +126,11 @@ def cost_picture(parts: list[Share], resolution: int) -> Picture:
         y, left = np.arange(len(parts)), np.zeros(len(parts))
         for stage, fill, hatch in zip(STAGES, _FILLS, _HATCHES, strict=True):
             width = np.array([part.seconds[stage] for part in parts]) / 60
-            axes.barh(y, width, left=left, color=fill, hatch=hatch, edgecolor="white", linewidth=0.5, label=stage)
+            bars = axes.barh(
+                y, width, left=left, color=fill, hatch=hatch, edgecolor="white", linewidth=0.5, label=stage
+            )
+            for bar, part in zip(bars, parts, strict=True):
+                titled(bar, f"{part.group}, {stage}: {duration(part.seconds[stage])}")
             left += width
         for place, end in zip(y, left, strict=True):
             axes.annotate(f"{end:.1f}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
@@ -135,6 +140,6 @@ def cost_picture(parts: list[Share], resolution: int) -> Picture:
         axes.set_xlabel("process time (minutes)")
         axes.margins(x=0.08)
         theme.legend_above(figure, axes)
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     caption = "Process time by part of the work and by stage; the number at a bar's end is its total in minutes."
     return Picture("cost", "What the study cost", caption, drawn)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from matplotlib.lines import Line2D
 from goodhart.analysis.crossfit import Curve
 from goodhart.analysis.frontier import CheckpointPoint
 from goodhart.analysis.rulings import Ruling
-from goodhart.report import theme
+from goodhart.report import marks, theme
 from goodhart.report.contents import FEW
 from goodhart.report.findings import MAIN, Findings
-from goodhart.report.theme import Picture, Style, shown
+from goodhart.report.svg import titled
+from goodhart.report.theme import Drawing, Picture, Style, shown
+from goodhart.report.verdict import MEASURES
 
 _FILLS: tuple[Any, ...] = ("full", "none", "left", "top", "right", "bottom")
 _WIDE = 20.0
@@ -41,6 +43,29 @@ def frontier_picture(findings: Findings, resolution: int) -> Picture:
         "with a 95% band that contains the whole line at once. Dotted: the SFT policy's win rate."
     )
     return Picture("frontier", "Frontier", caption, drawn)
+
+
+def first_picture(findings: Findings, resolution: int) -> Picture:
+    """The frontier by the measure of the answer alone, for the head of the page."""
+    with theme.canvas(5.6, 3.9) as figure:
+        panel = figure.subplots()
+        draw_panel(panel, findings, MAIN, theme.styles(findings.shown))
+        kl_axes([panel])
+        _legend(figure, findings, findings.shown, columns=3)
+        drawn = theme.drawn(figure, resolution)
+    caption = (
+        "A dot is a checkpoint, a thick line the best that an arm reaches within a KL budget, with its 95% band; "
+        "dotted: SFT. Point at a mark to read it."
+    )
+    return Picture("answer", "Golden win rate against KL", caption, drawn)
+
+
+def draw_panel(panel: Axes, findings: Findings, measure: str, look: Mapping[str, Style]) -> None:
+    """Arms and baselines by one measure, on axes that say which."""
+    for arm, style in look.items():
+        draw_arm(panel, findings, measure, arm, style)
+    draw_baselines(panel, findings, measure)
+    panel.set_ylabel(LABELS[measure])
 
 
 def hacking_picture(findings: Findings, resolution: int) -> Picture:
@@ -70,19 +95,16 @@ def hypothesis_picture(findings: Findings, ruling: Ruling, resolution: int) -> P
     return Picture(theme.file_name("hypothesis", ruling.name), ruling.name, caption, drawn)
 
 
-def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], resolution: int) -> bytes:
+def _panels(findings: Findings, measures: Sequence[str], arms: Sequence[str], resolution: int) -> Drawing:
     look = theme.styles(arms)
     with theme.canvas(9.6, 4.3) as figure:
         axes = list(figure.subplots(1, len(measures), squeeze=False)[0])
         for panel, measure in zip(axes, measures, strict=True):
-            for arm in arms:
-                draw_arm(panel, findings, measure, arm, look[arm])
-            draw_baselines(panel, findings, measure)
-            panel.set_ylabel(LABELS[measure])
+            draw_panel(panel, findings, measure, look)
         kl_axes(axes)
         _share_win_rates(axes, measures)
         _legend(figure, findings, arms)
-        return theme.png(figure, resolution)
+        return theme.drawn(figure, resolution)
 
 
 def draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Style) -> None:
@@ -97,23 +119,32 @@ def draw_arm(panel: Axes, findings: Findings, measure: str, arm: str, style: Sty
     for (setting, _), run in runs.items():
         ordered = sorted(run, key=lambda at: at.checkpoint.step)
         kl, value = [at.kl.estimate for at in ordered], [at.value.estimate for at in ordered]
-        panel.plot(
+        (line,) = panel.plot(
             kl, value, color=style.colour, lw=0.6, alpha=0.55, marker=style.marker, ms=4.5, mew=0.9,
             fillstyle=fills[setting], mfcalt="white", zorder=2,
         )  # fmt: skip
+        titled(line, marks.run_named(ordered[0].checkpoint), [marks.point(at, measure) for at in ordered])
     if result.envelope is not None:
-        draw_curve(panel, result.envelope, style, floor=0.0, ceiling=1.0)
+        what = marks.curve(f"{arm}: {MEASURES[measure]} of the best within a KL budget", result.envelope)
+        draw_curve(panel, result.envelope, style, what, floor=0.0, ceiling=1.0)
 
 
 def draw_curve(
-    panel: Axes, curve: Curve, style: Style, floor: float = float("-inf"), ceiling: float = float("inf")
+    panel: Axes,
+    curve: Curve,
+    style: Style,
+    what: str = "",
+    floor: float = float("-inf"),
+    ceiling: float = float("inf"),
 ) -> None:
     """A curve over KL with the band that contains the whole of it, cut at what the measure can be."""
     panel.plot(
         curve.budgets, [at.estimate for at in curve.pointwise], color=style.colour, ls=style.line, lw=2.2, zorder=4
     )
     low, high = np.maximum(curve.simultaneous.low, floor), np.minimum(curve.simultaneous.high, ceiling)
-    panel.fill_between(curve.budgets, low, high, color=style.colour, alpha=0.15, lw=0, zorder=1)
+    band = panel.fill_between(curve.budgets, low, high, color=style.colour, alpha=0.15, lw=0, zorder=1)
+    if what:  # said by the band alone, which lies below the dots: the line would hide those that it passes
+        titled(band, f"{what}\nwith the 95% band that contains the whole line")
 
 
 def draw_baselines(panel: Axes, findings: Findings, measure: str) -> None:
@@ -121,11 +152,15 @@ def draw_baselines(panel: Axes, findings: Findings, measure: str) -> None:
     start, golden = findings.start(measure), findings.golden_policy.get(measure)
     if start is not None:
         panel.axhline(start.value.estimate, color=theme.REFERENCE, lw=1, ls=":", zorder=0)
-        panel.plot(
+        (mark,) = panel.plot(
             start.kl.estimate, start.value.estimate, "X", color=theme.INK, ms=8, mec="white", zorder=5, clip_on=False
         )
+        titled(mark, each=[marks.point(start, measure)])
     if golden is not None:
-        panel.plot(golden.kl.estimate, golden.value.estimate, "*", color=theme.INK, ms=12, mec="white", zorder=5)
+        (mark,) = panel.plot(
+            golden.kl.estimate, golden.value.estimate, "*", color=theme.INK, ms=12, mec="white", zorder=5
+        )
+        titled(mark, each=[marks.point(golden, measure)])
 
 
 def _fillings(findings: Findings) -> dict[str, Any]:
@@ -170,14 +205,19 @@ def _share_win_rates(axes: Sequence[Axes], measures: Sequence[str]) -> None:
         panel.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
 
 
-def _legend(figure: Figure, findings: Findings, arms: Sequence[str]) -> None:
-    handles = [
-        Line2D([], [], color=s.colour, ls=s.line, marker=s.marker, lw=2.2, label=shown(arm))
-        for arm, s in theme.styles(arms).items()
+def _legend(figure: Figure, findings: Findings, arms: Sequence[str], columns: int = 4) -> None:
+    arm_handles = handles(theme.styles(arms))
+    every = [*arm_handles[:-2], *filling_handles(findings, arms), *arm_handles[-2:]]
+    figure.legend(handles=every, loc="outside upper center", ncols=min(columns, len(every)), fontsize=9)
+
+
+def handles(look: Mapping[str, Style]) -> list[Line2D]:
+    """The legend of some arms, and last of the two baselines."""
+    arms = [
+        Line2D([], [], color=s.colour, ls=s.line, marker=s.marker, lw=2.2, label=shown(arm)) for arm, s in look.items()
     ]
-    handles += filling_handles(findings, arms)
-    handles += [
+    return [
+        *arms,
         Line2D([], [], color=theme.INK, ls="", marker="X", ms=8, mec="white", label="SFT policy"),
         Line2D([], [], color=theme.INK, ls="", marker="*", ms=12, mec="white", label="golden policy"),
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)), fontsize=9)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 
 from goodhart.analysis.gap import Gap
-from goodhart.report import theme
+from goodhart.report import marks, theme
 from goodhart.report.findings import Findings
 from goodhart.report.frontier_figure import draw_curve
+from goodhart.report.svg import titled
 from goodhart.report.theme import Picture, shown
-from goodhart.report.verdict import spelled
+from goodhart.report.verdict import MEASURES, spelled
 
 _MEASURES = {
     "golden_vs_policy": "gap in golden win rate\nagainst the golden policy",
@@ -33,7 +34,7 @@ def gap_picture(findings: Findings, resolution: int) -> Picture:
                 panel.set_ylabel(_MEASURES[measure])
             names = f"{shown(first, 20)} − {shown(other, 20)}"
             row[0].set_ylabel(f"{names}\n{row[0].get_ylabel()}")
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     caption = (
         "The first arm's envelope less the other's at the same KL budget, with a 95% band that contains the whole line "
         "at once, over the KL that both arms reached; outside it nothing is claimed. Dashed: the mean over that range, "
@@ -51,6 +52,7 @@ def _draw(panel: Axes, gap: Gap | None, style: theme.Style) -> None:
         panel.set_xticks([])
         panel.set_yticks([])
         return
-    draw_curve(panel, gap.curve, style)
-    panel.axhline(gap.curve.mean.estimate, color=style.colour, lw=1.2, ls=(0, (4, 3)))
+    what = marks.curve(f"{gap.first} − {gap.second}, {MEASURES[gap.measure]}", gap.curve, sign=True)
+    draw_curve(panel, gap.curve, style, what)
+    titled(panel.axhline(gap.curve.mean.estimate, color=style.colour, lw=1.2, ls=(0, (4, 3))), what)
     panel.set_title(f"mean {spelled(gap.curve.mean, sign=True)}", fontsize=8)

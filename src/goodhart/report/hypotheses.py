@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,12 +16,16 @@ from goodhart.analysis.rulings import NO_DIFFERENCE, Decision, Ruling
 from goodhart.paper.results import Result, result
 from goodhart.report import theme
 from goodhart.report.grid import NONE, Grid, number
+from goodhart.report.svg import titled, titled_bar
 from goodhart.report.theme import Picture, shown
 from goodhart.report.verdict import MEASURES, could_see, spelled
 
 COMPANION = "↳ "
 """What stands before a companion of a deciding contrast."""
 
+_FEW = 2
+"""So many numbers stand in a sentence."""
+_RATE = MEASURES["golden_vs_policy"]
 _SHIFTS = ("winner shift", "loser shift")
 
 
@@ -59,6 +64,22 @@ def ruling_line(ruling: Ruling) -> str:
         return f"{ruling.name}: {said(open_ones[0])}"
     each = "; ".join(f"{described(d)} {said(d)}" for d in open_ones)
     return f"{ruling.name}: undecided" + (f" ({each})" if each else "")
+
+
+def estimates(ruling: Ruling) -> str:
+    """The number that decides, or of two contrasts both with their names; of more, how many came out how."""
+    deciding = [d for d in ruling.decisions if d.contrast.decides]
+    if len(deciding) > _FEW:
+        counts = Counter(decision.verdict for decision in deciding)
+        return f"of {len(deciding)} contrasts: " + ", ".join(f"{number} {words}" for words, number in counts.items())
+    if len(deciding) == 1:
+        return f"{_number(deciding[0])}{_unseen(deciding[0])}"
+    return "; ".join(f"{described(d)}: {_number(d)}{_unseen(d)}" for d in deciding)
+
+
+def _unseen(decision: Decision) -> str:
+    seen = decision.visible is not None and math.isfinite(decision.visible) and decision.verdict == "undecided"
+    return f", {could_see(decision.visible or 0.0, _digits(decision))}" if seen else ""
 
 
 def agreement(ruling: Ruling) -> str:
@@ -220,7 +241,7 @@ def axis_picture(axis: AxisFound, resolution: int) -> Picture:
         _draw(axes[0], axis, [p.level for p in axis.places], "no KL in common" if axis.common.empty else title)
         _draw(axes[1], axis, [p.peak for p in axis.places], "best checkpoint, at any KL")
         theme.legend_above(figure, axes[1])
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     shared = f" Only at the setting that all of them have: {', '.join(axis.settings)}." if axis.settings else ""
     caption = (
         f"Golden win rate against the golden policy by {axis.axis.label}, with 95% intervals over seeds and prompts; "
@@ -238,8 +259,10 @@ def _draw(panel: Axes, axis: AxisFound, values: Sequence[Interval | None], title
     for place, value in zip(axis.places, values, strict=True):
         if place.x is None and value is not None:
             style = looks[place.arm]
-            panel.axhline(value.estimate, color=style.colour, ls=style.line, lw=1.6, label=shown(place.arm))
-            panel.axhspan(value.low, value.high, color=style.colour, alpha=0.1, lw=0)
+            said = f"{place.arm}\n{_RATE} {spelled(value)}"
+            line = panel.axhline(value.estimate, color=style.colour, ls=style.line, lw=1.6, label=shown(place.arm))
+            titled(line, said)
+            titled(panel.axhspan(value.low, value.high, color=style.colour, alpha=0.1, lw=0), said)
     if axis.axis.log:
         panel.set_xscale("log")
     ticks = sorted({p.x for p in axis.places if p.x is not None})
@@ -257,9 +280,10 @@ def _bars(panel: Axes, own: Sequence[tuple[Place, Interval]], style: theme.Style
     x = [place.x or 0.0 for place, _ in own]
     y = np.array([value.estimate for _, value in own])
     spread = np.array([[v.estimate - v.low for _, v in own], [v.high - v.estimate for _, v in own]])
-    panel.errorbar(
+    bars = panel.errorbar(
         x, y, yerr=spread, color=style.colour, marker=style.marker, ls=style.line, capsize=3, lw=1.6, label=shown(line)
     )
+    titled_bar(bars, [f"{place.arm}, at {place.x:g}\n{_RATE} {spelled(value)}" for place, value in own], line)
 
 
 def axis_grid(given: Sequence[AxisFound]) -> Grid:

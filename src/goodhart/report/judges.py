@@ -9,6 +9,7 @@ import numpy as np
 
 from goodhart.report import theme
 from goodhart.report.grid import Grid, interval, listed, number
+from goodhart.report.svg import titled, titled_bar
 from goodhart.report.theme import Picture, Style
 
 _STYLES = {"golden": Style(theme.ORANGE, "D", "-"), "proxy": Style(theme.SKY, "v", (0, (5, 2)))}
@@ -112,23 +113,30 @@ def validation_picture(record: Mapping[str, Any], resolution: int) -> Picture:
                 step = [look["step"] for look in looks]
                 value = [look[key] for look in looks]
                 kept = int(np.argmin([look["loss"] for look in looks]))
-                panel.plot(
+                (line,) = panel.plot(
                     step, value, color=style.colour, ls=style.line, marker=style.marker, ms=4, label=f"{role} model"
                 )
-                panel.plot(
+                each = [f"{role} model, step {s}: {label} {number(v)}" for s, v in zip(step, value, strict=True)]
+                titled(line, f"{role} model", each)
+                (ring,) = panel.plot(
                     step[kept], value[kept], marker="o", ms=11, mfc="none", mec=theme.INK, ls="none", mew=1.1,
                     label="kept" if role == list(trained)[-1] else None,
                 )  # fmt: skip
+                titled(ring, each=[f"{each[kept]}, kept"])
             panel.set_xlabel("optimiser steps")
             panel.set_ylabel(label)
         theme.legend_above(figure, axes[0])
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     caption = (
         f"Validation curves of the {' and the '.join(trained)} model; a ring marks the look of lowest validation loss, "
         "whose weights are kept. Training stops when a set number of looks in a row (“patience” in the settings) "
         "find none that is lower."
     )
     return Picture("preference-models", "Training of the preference models", caption, drawn)
+
+
+def _agreement(role: str, what: str, quality: Mapping[str, Any]) -> str:
+    return f"{role}, {what}\nagreement {interval(quality['accuracy'], quality['low'], quality['high'])}"
 
 
 def quality_picture(record: Mapping[str, Any], resolution: int) -> Picture:
@@ -142,14 +150,15 @@ def quality_picture(record: Mapping[str, Any], resolution: int) -> Picture:
             value = np.array([rows[i][2]["accuracy"] for i in at])
             ends = np.array([[rows[i][2]["low"], rows[i][2]["high"]] for i in at]).reshape(-1, 2)
             error = np.maximum(np.stack([value - ends[:, 0], ends[:, 1] - value]), 0.0)
-            axes.errorbar(
+            bars = axes.errorbar(
                 value, at, xerr=error, fmt=style.marker, color=style.colour, mec=theme.INK, mew=0.5, ms=6,
                 capsize=3, label=f"{role} model",
             )  # fmt: skip
+            titled_bar(bars, [_agreement(*rows[i]) for i in at])
         axes.set_yticks(range(len(rows)), [row[1] for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel("agreement (chance: 0.5)")
         theme.legend_above(figure, axes)
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     caption = "Agreement with labels and probes, with 95% Wilson intervals; the dotted line is chance."
     return Picture("judgement", "What the judges can tell", caption, drawn)

@@ -8,7 +8,9 @@ from goodhart.analysis.league import Place, Standings
 from goodhart.report import theme
 from goodhart.report.findings import Findings
 from goodhart.report.league import budget_said, ranks_said
+from goodhart.report.svg import titled_bar
 from goodhart.report.theme import Picture, Style, shown
+from goodhart.report.verdict import spelled_share
 
 _OWN, _GIVEN = "learns from what the policy writes", "learns from given data"
 _LOOKS = {
@@ -37,7 +39,7 @@ def league_picture(findings: Findings, standings: Standings, resolution: int) ->
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(f"golden win rate against the golden policy, mean over {budget_said(standings)}")
         theme.legend_above(figure, axes)
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     caption = (
         "Each method's mean golden win rate over the same range of KL, with its 95% interval, the greatest first; "
         "beside it the confidence set of its rank, all of which hold at once with 95%. Two methods whose intervals "
@@ -62,7 +64,9 @@ def _draw(axes: Axes, own: list[tuple[int, Place]], words: str) -> None:
         [place.value.estimate - place.value.low for _, place in own],
         [place.value.high - place.value.estimate for _, place in own],
     ]
-    axes.errorbar(
+    bars = axes.errorbar(
         x, [y for y, _ in own], xerr=spread, color=style.colour, marker=style.marker, ls="", capsize=2.5, lw=1.4,
         markersize=5, markerfacecolor=fill, label=words, zorder=2,
     )  # fmt: skip
+    said = (f"mean golden win rate {spelled_share(place.value)}\nrank {ranks_said(place)}" for _, place in own)
+    titled_bar(bars, [f"{place.method}\n{each}" for (_, place), each in zip(own, said, strict=True)])

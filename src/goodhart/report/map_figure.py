@@ -12,6 +12,7 @@ from goodhart.analysis.hypotheses import Contrast, Map
 from goodhart.analysis.rulings import Decision, Ruling
 from goodhart.report import theme
 from goodhart.report.grid import NONE, number
+from goodhart.report.svg import titled
 from goodhart.report.theme import Picture, shown
 
 _SCALE = 0.2
@@ -32,8 +33,8 @@ def map_picture(name: str, given: Map, rulings: Sequence[Ruling], resolution: in
                 for x, column in enumerate(columns):
                     hypothesis = own.get(row, {}).get(column)
                     if hypothesis is not None:
-                        _tile(panel, x, y, decisions[hypothesis])
-        drawn = theme.png(figure, resolution)
+                        _tile(panel, x, y, decisions[hypothesis], hypothesis)
+        drawn = theme.drawn(figure, resolution)
     caption = (
         f"Each tile is a hypothesis, by {given.rows} and {given.columns}. In it: what was predicted before the run, "
         "the estimate (blue above 0, vermillion below), and its 95% interval. A black frame: decided, after Holm's "
@@ -62,15 +63,17 @@ def _axes(panel: Axes, title: str, rows: Sequence[str], columns: Sequence[str], 
         side.set_visible(False)
 
 
-def _tile(panel: Axes, x: int, y: int, decisions: tuple[Decision, str]) -> None:
+def _tile(panel: Axes, x: int, y: int, decisions: tuple[Decision, str], hypothesis: str) -> None:
     decision, verdict = decisions
     interval = decision.found.interval
     decided = verdict != "undecided"
     share = 0.0 if interval is None else max(-1.0, min(1.0, interval.estimate / _SCALE))
     edge, width = (theme.INK, 2.2) if decided else (theme.FAINT, 0.8)
-    panel.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fc=_colour(share), ec=edge, lw=width, zorder=1))
+    tile = Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fc=_colour(share), ec=edge, lw=width, zorder=1)
+    panel.add_patch(tile)
     middle = NONE if interval is None else number(interval.estimate, 3, sign=True)
     below = "no KL in common" if interval is None else f"[{_end(interval.low)}, {_end(interval.high)}]"
+    titled(tile, f"{hypothesis}: {verdict}\npredicted {predicted(decision.contrast)}\nestimate {middle} {below}")
     mark = " ✓" if verdict == "supported" else ""
     panel.text(x, y - 0.26, f"predicted {predicted(decision.contrast)}", ha="center", va="center", fontsize=6.5)
     panel.text(

@@ -12,6 +12,7 @@ from goodhart.analysis.interval import Interval
 from goodhart.report import theme
 from goodhart.report.findings import MAIN, Findings
 from goodhart.report.grid import NONE, Grid, number
+from goodhart.report.svg import titled_bar
 from goodhart.report.theme import Picture, shown
 from goodhart.report.verdict import spelled_share
 
@@ -86,20 +87,26 @@ def drift_picture(findings: Findings, resolution: int) -> Picture:
             assert line.peak is not None
             bold = line.arm in named
             bars = [[line.peak.estimate - line.peak.low], [line.peak.high - line.peak.estimate]]
-            axes.errorbar(
+            bar = axes.errorbar(
                 line.drift, line.peak.estimate, yerr=bars, marker="o", ms=6 if bold else 4, capsize=2, lw=1,
                 color=theme.BLUE if bold else theme.REFERENCE, alpha=1.0 if bold else 0.7,
             )  # fmt: skip
+            titled_bar(bar, [_said(line)])
         _label(axes, lines)
         axes.axvline(0, color=theme.INK, lw=1, ls=":")
         axes.set_xlabel("drift: mean log policy(y|x) − log writer(y|x) of what was learnt from, nats per response")
         axes.set_ylabel("peak golden win rate\nagainst the golden policy")
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     caption = (
         "How on-policy an arm's data were against what they gave. Left of 0 the policy has made less likely what it "
         "learns from than its writer had it; at 0 it wrote it itself. Bars: 95% intervals of the cross-fitted peak."
     )
     return Picture("on-policy", "How on-policy the data were", caption, drawn)
+
+
+def _said(line: Spent) -> str:
+    drift = f"drift {number(line.drift, 2, sign=True)} nats per response"
+    return f"{line.arm}\n{drift}\npeak golden win rate {spelled_share(line.peak)}" if line.peak else line.arm
 
 
 def _label(axes: Axes, lines: list[Spent]) -> None:

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 
 from goodhart.analysis.bend import Candidate
 from goodhart.analysis.overoptimisation import Bounded, Fit, Overoptimisation, overoptimisation
-from goodhart.report import theme
+from goodhart.report import marks, theme
 from goodhart.report.findings import Findings
 from goodhart.report.grid import NONE, Grid, interval, number
+from goodhart.report.svg import titled, titled_bar
 from goodhart.report.theme import Picture, Style, shown
 from goodhart.report.verdict import MEASURES
 
@@ -58,7 +59,7 @@ def overoptimisation_picture(every: Sequence[Overoptimisation], resolution: int)
             panel.set_xlim(left=0)
         handles = [h for panel in grid[0] for h in panel.get_legend_handles_labels()[0]]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9)
-        drawn = theme.png(figure, resolution)
+        drawn = theme.drawn(figure, resolution)
     caption = (
         "Each mark is a checkpoint with its standard error over prompts, the cross at 0 is the SFT policy. A solid "
         "curve is reported: it bends, and is better than the straight line; a ring is its peak, the bar at the bottom "
@@ -70,17 +71,31 @@ def overoptimisation_picture(every: Sequence[Overoptimisation], resolution: int)
 
 def _draw(panel: Axes, given: Overoptimisation, style: Style) -> None:
     track = given.track
-    panel.errorbar(
+    bars = panel.errorbar(
         track.d, track.mean, yerr=track.se, fmt=style.marker, color=style.colour, ms=4.5, elinewidth=0.6, mec="white",
         mew=0.4, label=MEASURES[track.measure],
     )  # fmt: skip
+    titled_bar(bars, _checkpoints(given))
     if track.start is not None:
-        panel.plot(0.0, track.start.mean(), "X", color=style.colour, ms=8, mec=theme.INK, mew=0.6, clip_on=False)
+        (mark,) = panel.plot(
+            0.0, track.start.mean(), "X", color=style.colour, ms=8, mec=theme.INK, mew=0.6, clip_on=False
+        )
+        titled(mark, each=[f"SFT policy\n{MEASURES[track.measure]} {number(float(track.start.mean()))}"])
     if given.fits:
         _curve(panel, given, given.fits[0].curve, style, "-")
         _peak(panel, given, given.fits[0], style)
     elif given.straight is not None:
         _curve(panel, given, given.straight, style, ":")
+
+
+def _checkpoints(given: Overoptimisation) -> list[str]:
+    track = given.track
+    values = zip(track.checkpoints, track.d, track.mean, track.se, strict=True)
+    return [
+        f"{marks.named(at)}\nKL {number(float(d**2), 1)} nats\n{MEASURES[track.measure]} {number(float(mean))} ± "
+        f"{number(float(se))} (standard error)"
+        for at, d, mean, se in values
+    ]
 
 
 def _curve(panel: Axes, given: Overoptimisation, curve: Candidate, style: Style, line: str) -> None:
@@ -98,7 +113,8 @@ def _peak(panel: Axes, given: Overoptimisation, fit: Fit, style: Style) -> None:
     at = _HEIGHTS[given.track.measure]
     panel.plot([low, high], [at] * 2, transform=across, color=style.colour, lw=4, alpha=0.6, solid_capstyle="butt")
     panel.plot(fit.peak.estimate, at, "|", transform=across, color=theme.INK, ms=8)
-    panel.plot(fit.peak.estimate, height, "o", mfc="none", mec=theme.INK, ms=9)
+    (ring,) = panel.plot(fit.peak.estimate, height, "o", mfc="none", mec=theme.INK, ms=9)
+    titled(ring, each=[f"{given.track.arm}: peak at √KL {_spelled_peak(given, fit)}, value {number(height)}"])
 
 
 def overoptimisation_grid(every: Sequence[Overoptimisation]) -> Grid:

@@ -16,7 +16,8 @@ from goodhart.paper.points import LOG_KL_ERROR, SOURCE, TASKS, WIN_RATE_ERROR
 from goodhart.report import theme
 from goodhart.report.findings import MAIN, Findings
 from goodhart.report.frontier_figure import draw_arm, draw_baselines, filling_handles, kl_axes
-from goodhart.report.grid import listed
+from goodhart.report.grid import listed, number
+from goodhart.report.svg import titled
 from goodhart.report.theme import Picture, Style, shown
 
 _LETTERS, _MARK = 142, 6
@@ -54,7 +55,7 @@ def paper_picture(
         _heading(left, f"Tang et al. 2024, Figure {number}", "dots read off the figure")
         _heading(right, f"this study: {shown(findings.contents.name, 40)}", "its own task, models and judge")
         _legend(canvas, findings, series, look)
-        drawn = theme.png(canvas, resolution)
+        drawn = theme.drawn(canvas, resolution)
     caption = f"{_explained(number)} {_missing(findings, figure, panels, series)}".strip()
     return Picture(f"paper-{figure}", f"Beside the paper's Figure {number}", caption, drawn)
 
@@ -72,8 +73,16 @@ def _styles(findings: Findings, matched: Mapping[str, str]) -> dict[str, Style]:
 def _draw_paper(axes: Axes, figure: str, panel: str, look: Mapping[str, Style]) -> None:
     for name, style in look.items():
         dots = points.series(figure, panel, name)
-        axes.plot(
+        (line,) = axes.plot(
             dots.kl, dots.y, style.marker, color=style.colour, ms=4.5, mec="white", mew=0.4, alpha=0.9, clip_on=False
+        )
+        said = f"the paper's {_words(name)}, {TASKS[panel]}\nread off its figure: "
+        titled(
+            line,
+            each=[
+                f"{said}KL {number(kl, 1)} nats, golden win rate {number(y)}"
+                for kl, y in zip(dots.kl, dots.y, strict=True)
+            ],
         )
     axes.set_title(TASKS[panel])
     axes.set_ylim(bottom=0)

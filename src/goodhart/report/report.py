@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +15,7 @@ from goodhart.report import provenance, statistics
 from goodhart.report.classification_figure import accuracy_picture, shift_picture
 from goodhart.report.cost import cost_grid, cost_picture, cost_sentence, shares
 from goodhart.report.export import to_csv, to_json
-from goodhart.report.findings import MAIN, Findings, analyse
+from goodhart.report.findings import Findings, analyse
 from goodhart.report.frontier_figure import frontier_picture, hacking_picture, hypothesis_picture
 from goodhart.report.gap_figure import gap_picture
 from goodhart.report.headline import headline_grid
@@ -25,18 +26,18 @@ from goodhart.report.hypotheses import (
     published_grid,
     verdict_grid,
 )
-from goodhart.report.judges import doubts, is_rule, quality_grid, quality_picture, rules_said, validation_picture
-from goodhart.report.league import league_grid, league_said, unranked_grid
+from goodhart.report.judges import is_rule, quality_grid, quality_picture, rules_said, validation_picture
+from goodhart.report.league import league_grid, unranked_grid
 from goodhart.report.league_figure import league_picture
 from goodhart.report.map_figure import map_picture
 from goodhart.report.on_policy import drift_grid, drift_picture
+from goodhart.report.opening import opening
 from goodhart.report.overoptimisation_figure import along_kl, overoptimisation_grid, overoptimisation_picture
-from goodhart.report.page import Section, render
+from goodhart.report.page import Opening, Section, render
 from goodhart.report.paper_figure import paper_picture
 from goodhart.report.samples import select
-from goodhart.report.tabular import optimum_grid, world_said, world_section
-from goodhart.report.unfinished import lacking
-from goodhart.report.verdict import answer, gap_line, seeds_note
+from goodhart.report.tabular import optimum_grid, world_section
+from goodhart.report.theme import Picture
 
 RESOLUTION = 200
 """Dots per inch of the figures, enough for print."""
@@ -51,27 +52,30 @@ def write_report(folder: Path, findings: Findings | None = None, resolution: int
         GoodhartError: a file, a column, or a section of the record is missing or unreadable; it is named.
     """
     result = findings or analyse(folder)
-    sections = _sections(result, resolution)
-    (folder / "figures").mkdir(exist_ok=True)
-    for picture in (picture for section in sections for picture in section.pictures):
-        path = folder / "figures" / f"{picture.name}.png"
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        temporary.write_bytes(picture.png)
-        temporary.replace(path)
+    sections, head = _sections(result, resolution), opening(result, resolution)
+    write_figures(folder, [*head.pictures, *(picture for section in sections for picture in section.pictures)])
     write_atomically(folder / "summary.json", to_json(result))
     write_atomically(folder / "checkpoints.csv", to_csv(result))
     page = folder / "report.html"
-    record = result.contents.record
-    text = render(result.contents.name, str(record["study"]["question"]), str(record["versions"]["goodhart"]), sections)
-    write_atomically(page, text)
+    write_atomically(page, _page(result, (head,), sections))
     return page
+
+
+def write_figures(folder: Path, pictures: Iterable[Picture]) -> None:
+    """Every picture as PNG into the folder's `figures`."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        path = folder / "figures" / f"{picture.name}.png"
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        temporary.write_bytes(picture.drawing.png)
+        temporary.replace(path)
 
 
 def _sections(findings: Findings, resolution: int) -> list[Section]:
     if findings.contents.tabular:
         return _of_tables(findings, resolution)
     return [
-        _answer(findings),
+        _arms(findings),
         *_league(findings, resolution),
         *_hypotheses(findings, resolution),
         _frontier(findings, resolution),
@@ -89,16 +93,26 @@ def _sections(findings: Findings, resolution: int) -> list[Section]:
     ]
 
 
-def first_sections(findings: Findings, resolution: int = 110) -> list[Section]:
-    """What a reader sees first: the answer, the frontier, and the verdicts."""
-    return [_answer(findings), *_hypotheses(findings, resolution)[:1], _frontier(findings, resolution)]
+def first_page(findings: Findings, resolution: int = 110) -> str:
+    """The head of the page and its first sections: the answer, the arms, the verdicts and the frontier."""
+    sections = [_arms(findings), *_hypotheses(findings, resolution)[:1], _frontier(findings, resolution)]
+    return _page(findings, (opening(findings, resolution),), sections)
+
+
+def _page(findings: Findings, openings: tuple[Opening, ...], sections: list[Section]) -> str:
+    record = findings.contents.record
+    footer = (
+        f"Made by goodhart {record['versions']['goodhart']} from the study's tables. Figures are also in figures/, "
+        "numbers in summary.json."
+    )
+    return render(findings.contents.name, str(record["study"]["question"]), footer, sections, openings)
 
 
 def _of_tables(findings: Findings, resolution: int) -> list[Section]:
     """What a tabular study has: no texts, no data and no trained judges."""
     optima = Section("optima", "Optima", grids=(optimum_grid(findings.contents),))
     return [
-        _answer(findings),
+        _arms(findings),
         *_league(findings, resolution),
         *_hypotheses(findings, resolution),
         optima,
@@ -113,35 +127,8 @@ def _of_tables(findings: Findings, resolution: int) -> list[Section]:
     ]
 
 
-def _answer(findings: Findings) -> Section:
-    compared = findings.comparisons(MAIN)
-    if compared:
-        lead = answer(compared[0].gap, compared[0].settings)
-    elif len(findings.contents.arms) == 1:
-        lead = f"This study has one arm, {findings.contents.arms[0]}, so there is nothing to compare it with."
-    else:
-        lead = "The arms have no seed or no prompt in common, so they cannot be compared."
-    notices = (*lacking(findings.contents.unfinished), *doubts(findings.contents.record))
-    said = _beside(findings)
-    if findings.league:
-        lead, said = league_said(findings.league), (lead, *said)
-    return Section("answer", "Answer", lead, said, grids=(headline_grid(findings),), notices=notices)
-
-
-def _beside(findings: Findings) -> tuple[str, ...]:
-    """The other gaps, and what the arms learn from."""
-    study = findings.contents.record["study"]
-    others = tuple(f"{gap_line(c.gap)}." for c in findings.comparisons(MAIN)[1:])
-    note = seeds_note(study["seeds"])
-    notes = (note,) if note else ()
-    if findings.contents.tabular:
-        return (*others, world_said(findings.contents.record), *notes)
-    serve = "feed" if is_rule(findings.contents.record, "proxy") else "train the proxy and feed"
-    labels = (
-        f"The judge labelled {study['labels']['number']:,} pairs; they {serve} the offline arms, "
-        "and how much the arms differ depends on how many there are."
-    )
-    return (*others, labels, *notes)
+def _arms(findings: Findings) -> Section:
+    return Section("arms", "Arms", grids=(headline_grid(findings),))
 
 
 def _league(findings: Findings, resolution: int) -> list[Section]:
@@ -265,7 +252,7 @@ def _cost(findings: Findings, resolution: int) -> Section:
 
 
 def _settings(findings: Findings) -> Section:
-    return Section("settings", "Settings", grids=(provenance.settings_grid(findings.contents.record["study"]),))
+    return Section("settings", "Settings", folded=(provenance.settings_grid(findings.contents.record["study"]),))
 
 
 def _origin(findings: Findings) -> Section:

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from goodhart.report import svg
+
 INK, FAINT, REFERENCE = "#222222", "#d9d9d9", "#5b5b5b"
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 """Okabe and Ito's palette (2008) without its yellow, which is lost on white paper."""
@@ -55,13 +57,21 @@ class Style:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """The same figure for a file and for a page."""
+
+    png: bytes
+    svg: str
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A figure that is drawn: a file name, what it shows in words, and its PNG."""
+    """A figure that is drawn: a file name, what it shows in words, and its drawing."""
 
     name: str
     title: str
     caption: str
-    png: bytes
+    drawing: Drawing
 
 
 def styles(arms: Sequence[str]) -> dict[str, Style]:
@@ -105,6 +115,13 @@ def png(figure: Figure, resolution: int) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font has not
         figure.savefig(buffer, format="png", dpi=resolution, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def drawn(figure: Figure, resolution: int) -> Drawing:
+    """The figure for a file, at this many dots per inch, and for a page."""
+    file = png(figure, resolution)
+    figure.set_layout_engine("none")  # the layout is in shares of the figure, and need not be made again
+    return Drawing(file, svg.drawn(figure))
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int = 6) -> None:

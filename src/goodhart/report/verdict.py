@@ -63,38 +63,35 @@ def gap_line(gap: Gap) -> str:
     )
 
 
-def answer(gap: Gap, settings: SettingGaps | None) -> str:
-    """The answer of the study in two sentences."""
-    measure = MEASURES.get(gap.measure, gap.measure)
+def answer(gap: Gap, settings: SettingGaps | None) -> tuple[str, ...]:
+    """The study's answer in a sentence, then what it is over, what could have been seen, and at equal setting."""
     if gap.mean is None:
         return (
             f"The checkpoints of {gap.first} and {gap.second} have no KL in common (on held-out prompts), so this "
-            f"study cannot compare them at the same KL budget. The frontiers below show each arm over its own range."
+            "study cannot compare them at the same KL budget.",
+            "The frontiers show each arm over its own range.",
         )
-    result = gap.mean
-    opening = (
-        f"At matched KL ({number(gap.common.low, 1)} to {number(gap.common.high, 1)} nats) the {measure} of "
-        f"{gap.first} less that of {gap.second} is {spelled(result, sign=True)} on held-out prompts (95% interval over "
-        f"{result.over}): "
+    measure = MEASURES.get(gap.measure, gap.measure)
+    over = (
+        f"That is the {measure} of {gap.first} less that of {gap.second} on held-out prompts, the mean over "
+        f"{kl_range(gap)}, with its 95% interval over {gap.mean.over}."
     )
-    return opening + _meaning(result, gap) + _same_setting(settings)
+    power = f"The study {could_see(visible(gap.mean))}."
+    return (_meaning(gap.mean, gap), over, power, _same_setting(settings))
 
 
 def _meaning(given: Interval, gap: Gap) -> str:
-    size = number(abs(given.estimate), 3)
+    size = f"{spelled(given, sign=True)} in golden win rate"
     if given.low > 0 or given.high < 0:
         winner, loser = (gap.first, gap.second) if given.low > 0 else (gap.second, gap.first)
-        return f"at the same budget {winner} wins more often than {loser}, by {size} on average."
-    return (
-        "the interval contains 0, so it is undecided which of the two is better at the same budget; the study "
-        f"{could_see(visible(given))}."
-    )
+        return f"At the same KL {winner} wins more often than {loser}: {size}."
+    return f"At the same KL it is undecided whether {gap.first} or {gap.second} wins more often: {size}."
 
 
 def _same_setting(settings: SettingGaps | None) -> str:
     if settings is None or settings.mean is None:
-        return " No setting of the sweep is shared with a common KL range, so there is no gap at equal setting."
-    return f" At equal β and learning rate, without choosing the best, it is {spelled(settings.mean, sign=True)}."
+        return "No setting of the sweep is shared with a common KL range, so there is no gap at equal setting."
+    return f"At equal β and learning rate, without choosing the best, it is {spelled(settings.mean, sign=True)}."
 
 
 def seeds_note(seeds: Sequence[int]) -> str:
