@@ -51,8 +51,7 @@ class Run:
     repair: bool = False
     """Read every finished cell of the study first, and make those anew that are damaged."""
     until_decided: bool = False
-    """Go on with more seeds, look by look, until every hypothesis is decided or the study's looks are used up; without
-    it a study with looks stops after those that it has begun. The same command again goes on where it stopped."""
+    """More seeds, look by look, until all is decided or no look is left; without it, no look that has not begun."""
     within: str = ""
     """With --until-decided: begin no look that would not end within this time, for example 3h, 90m or 1h30m."""
 
