@@ -153,7 +153,8 @@ def commands() -> dict[str, type]:
 
 def help_of(command: str) -> str:
     """What `goodhart COMMAND --help` prints in a terminal of COLUMNS columns."""
-    before, text = os.environ.get("COLUMNS"), io.StringIO()
+    before, said = os.environ.get("COLUMNS"), io.BytesIO()
+    text = io.TextIOWrapper(said, encoding="utf-8")  # of no encoding, lines would be drawn in ASCII
     os.environ["COLUMNS"] = str(COLUMNS)
     try:
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
@@ -161,7 +162,8 @@ def help_of(command: str) -> str:
     finally:
         os.environ.pop("COLUMNS")
         os.environ.update({"COLUMNS": before} if before else {})
-    return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
+    text.flush()
+    return "\n".join(line.rstrip() for line in said.getvalue().decode("utf-8").strip().splitlines())
 
 
 def methods_page() -> str:

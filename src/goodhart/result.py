@@ -196,6 +196,8 @@ class Result:
             every = measure_summary(
                 tables.matrix("held_out"), measure, (first, second), resamples, untrained=contents.untrained
             )
+            for arm in (first, second) if not every.comparisons else ():
+                self.frontier(arm, measure)  # says of what was not measured that it was not
             if not every.comparisons:
                 raise GoodhartError(f"{first!r} and {second!r} have no seed or no prompt in common", "take other arms")
             (known,) = every.comparisons
