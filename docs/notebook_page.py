@@ -19,7 +19,7 @@ def pages(path: Path) -> dict[str, str | bytes]:
     body, resources = MarkdownExporter().from_filename(
         str(path), resources={"unique_key": name, "output_files_dir": "."}
     )
-    head, rest = body.split("\n", 1)
+    head, rest = body.replace('<table border="1" class="dataframe">', "<table>").split("\n", 1)  # the site's own look
     note = f"This page is a notebook, with what its cells printed: [{path.name}]({path.name})."
     pictures = {Path(place).name: data for place, data in resources["outputs"].items()}
     return {f"{name}.md": f"{head}\n\n{note}\n{rest}", **pictures}
