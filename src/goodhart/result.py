@@ -174,7 +174,7 @@ class Result:
         """An arm's measure against KL on held-out prompts. Raises GoodhartError for an arm or measure it has not."""
         self._known(arm, measure)
         found = self.findings.frontier(measure, arm)
-        if found is None:
+        if found is None or not found.checkpoints:
             raise GoodhartError(f"{arm!r} was not measured by {measure}", "take another measure")
         return Frontier.of(found, measure)
 
@@ -196,8 +196,9 @@ class Result:
             every = measure_summary(
                 tables.matrix("held_out"), measure, (first, second), resamples, untrained=contents.untrained
             )
-            for arm in (first, second) if not every.comparisons else ():
-                self.frontier(arm, measure)  # says of what was not measured that it was not
+            for each in every.arms:
+                if not each.checkpoints:
+                    raise GoodhartError(f"{each.arm!r} was not measured by {measure}", "take another measure")
             if not every.comparisons:
                 raise GoodhartError(f"{first!r} and {second!r} have no seed or no prompt in common", "take other arms")
             (known,) = every.comparisons
