@@ -69,13 +69,26 @@ def _ray_node(*arguments: str) -> Generator[subprocess.Popen[bytes]]:
     node = subprocess.Popen(
         [*words, *quiet], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    time.sleep(10)  # a node has no file or port that tells when it is ready
-    if node.poll() is not None:
-        raise RuntimeError(f"'{' '.join(words)}' ended with {node.returncode}")
+    until = time.monotonic() + 120
     try:
+        while _ray_nodes() < (1 if "--head" in arguments else 2):
+            if node.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"'{' '.join(words)}' does not join a cluster")
+            time.sleep(1)
         yield node
     finally:
         _kill_tree(node)
+
+
+def _ray_nodes() -> int:
+    """How many nodes the cluster has; 0 where there is none."""
+    asked = [str(Path(sys.executable).with_name("ray")), "status", f"--address=127.0.0.1:{RAY_PORT}"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=20).stdout
+    except subprocess.TimeoutExpired:
+        return 0
+    active = said.partition("Active:")[2].partition("Pending:")[0]
+    return active.count("node_")
 
 
 def _kill_tree(process: subprocess.Popen[bytes]) -> None:

@@ -22,7 +22,7 @@ from goodhart.tasks.tokenizer import train_tokenizer
 from micro_study import preference_lines, said, write_micro_study, write_model, write_qwen2, write_small_study, write_t5
 from preference_data_cases import answer, user, write
 
-README = Path(__file__).parent.parent / "README.md"
+REPOSITORY = Path(__file__).parent.parent
 TEXTS = [" ".join(line.values()) for line in preference_lines(40)]
 
 
@@ -90,7 +90,7 @@ def test_the_studies_that_ship_pass(name):
 
 @pytest.mark.parametrize("name", ["arena", "hh_harmless", "hh_helpful", "tldr"])
 def test_the_recipes_leave_nothing_to_the_defaults_of_small_models(name):
-    study = read_study(str(README.parent / "recipes" / f"{name}.yaml"), [])
+    study = read_study(str(REPOSITORY / "recipes" / f"{name}.yaml"), [])
     check_sizes(study, dict.fromkeys(models(study), 800_000_000))
 
 
@@ -275,9 +275,9 @@ class TestData:
         assert sum(sizes) <= 2000 * 0.2
 
 
-def test_the_readmes_example_passes(tmp_path):
-    """With stand-ins for its models, which have their sizes, and data of the size that the README names."""
-    text = README.read_text()
+def test_the_example_by_hand_passes(tmp_path):
+    """With stand-ins for its models, which have their sizes, and data of the size that the page names."""
+    text = (REPOSITORY / "docs" / "your-data.md").read_text()
     study = text.partition("```yaml\n# mine.yaml\n")[2].partition("```")[0]
     (tmp_path / "mine.yaml").write_text(study)
     tokenizer = train_tokenizer(TEXTS, 320)

@@ -38,7 +38,7 @@ def two_cores(monkeypatch):
 
 
 def test_the_quick_study_is_expected_to_take_what_it_took():
-    # 1,013 seconds of threads in 561 seconds with two workers; README.md
+    # 1,013 seconds of threads in 561 seconds with two workers; docs/start.md
     study = read_study("quick", [])
     cells = closure(build_graph(study).targets)
     found = costs(study)

@@ -94,6 +94,8 @@ class TestRun:
         assert made.unfinished["without"] == ["wild"]
         again = goodhart.open("small", root=tmp_path)
         assert again.rows.equals(made.rows)
+        with pytest.raises(GoodhartError, match="'one' was not measured by hidden; take another measure"):
+            made.gap("one", "two", measure="hidden")
         del asked["arms"]["wild"]
         assert goodhart.run(asked, root=tmp_path, quiet=True, workers=1).rows.equals(made.rows)
         assert json.loads((made.folder / "record.json").read_text())["cost"]["cells made"] == 0

@@ -77,6 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _understood(given: list[str]) -> Command:
     """The command in words; prints what is asked for, or what is wrong with them, and exits where they are none."""
     kind = COMMANDS.get(given[0]) if given else None
+    if given and given[0].startswith("--tyro-"):  # a shell's completion of all commands
+        tyro.cli(Command, prog="goodhart", args=given, config=(tyro.conf.FlagCreatePairsOff,))  # type: ignore[arg-type]
     if kind is None:
         _not_understood(given)
     boxes, colours = sys.stdout.isatty() and sys.stderr.isatty(), not os.environ.get("NO_COLOR")

@@ -160,22 +160,22 @@ def _inside(kind: Any, head: str) -> tuple[Any, object]:
     if get_origin(hint) in (typing.Union, types.UnionType):
         hint = options[0]
     factory = next((f.default_factory for f in dataclasses.fields(kind) if f.name == head), dataclasses.MISSING)
-    return hint, _differing(factory()) if factory is not dataclasses.MISSING else {}
+    return hint, differing(factory()) if factory is not dataclasses.MISSING else {}
 
 
-def _differing(value: Any) -> Any:
+def differing(value: Any) -> Any:
     """What a study file would say of a value: of a dataclass, the fields that are not at their defaults."""
     if isinstance(value, dict):
-        return {name: _differing(each) for name, each in value.items()}
+        return {name: differing(each) for name, each in value.items()}
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return plain_data(value)
     found: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         own = getattr(value, field.name)
         if field.metadata.get("flat"):
-            found |= _differing(own)
+            found |= differing(own)
         elif own != _default(field):
-            found[field.name] = _differing(own)
+            found[field.name] = differing(own)
     return found
 
 

@@ -191,7 +191,7 @@ class Result:
         """An arm's measure against KL on held-out prompts. Raises GoodhartError for an arm or measure it has not."""
         self._known(arm, measure)
         found = self.findings.frontier(measure, arm)
-        if found is None:
+        if found is None or not found.checkpoints:
             raise GoodhartError(f"{arm!r} was not measured by {measure}", "take another measure")
         return Frontier.of(found, measure)
 
@@ -206,6 +206,9 @@ class Result:
             raise GoodhartError(f"{first!r} is compared with itself", f"its arms are: {', '.join(self.arms)}")
         gap = self._gap(first, second, measure)
         if gap is None:
+            for arm in (first, second):
+                if not self.frontier(arm, measure).checkpoints.num_rows:
+                    raise GoodhartError(f"{arm!r} was not measured by {measure}", "take another measure")
             raise GoodhartError(f"{first!r} and {second!r} have no seed or no prompt in common", "take other arms")
         return gap
 
@@ -217,7 +220,7 @@ class Result:
     def _gap(self, first: str, second: str, measure: str) -> Gap | None:
         resamples, untrained = int(self.record["study"]["resamples"]), self.contents.untrained
         every = measure_summary(self._held_out, measure, (first, second), resamples, untrained=untrained)
-        if not every.comparisons:
+        if not every.comparisons or not all(arm.checkpoints for arm in every.arms):
             return None
         (found,) = every.comparisons
         gap = found.gap

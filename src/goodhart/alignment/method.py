@@ -97,11 +97,13 @@ class Method:
     """Who writes the responses: the policy itself (online), the golden data set (offline), the recorded stream of
     another arm's run at the same setting and seed, samples of two other policies, or a mixture of other arms'."""
     labeller: Annotated[str, Names(LABELLERS)] = "proxy"
-    """Who labels them. `golden` is for the golden policy alone: a judge trains no arm. `itself`: by how much the policy
-    that began the round of `refresh` steps prefers them to the one before it, at a price of length (DICE). Or a
-    function of the user's own (`goodhart.alignment.own_labels`)."""
+    """Who labels them: the proxy what the policy writes; data: all other sources carry their labels. `golden` is for
+    the golden policy alone: a judge trains no arm. `itself`: by how much the policy that began the round of `refresh`
+    steps prefers them to the one before it, at a price of length (DICE). Or a function of the user's own
+    (`goodhart.alignment.own_labels`)."""
     refresh: Whole = 1
-    """For `policy`: the policy that samples is renewed after this many steps; 1 is online, 0 never renews it."""
+    """For `policy`: the policy that samples is renewed after this many steps; 1 is online, more is semi-online (arXiv
+    2506.21495), 0 never renews it, so that the SFT policy samples throughout."""
     drawn: tuple[Writer, ...] = ("policy", "policy")
     """For `policy`: who writes each of a prompt's responses. `mixture` is the geometric mixture of policy and
     reference, whose share is the parameter `share`; `first` and `second` are the data set's own."""

@@ -51,8 +51,11 @@ class Contrast:
     """One number with its prediction: a statistic of the first arm less that of the second."""
 
     statistic: Statistic
+    """What is compared (docs/study_files.md has each)."""
     first: str
+    """An arm."""
     second: str = ""
+    """The arm that it is compared with; `correlation` needs none."""
     baseline: tuple[str, ...] = ()
     """Two more arms, whose difference is taken off: does the gap change from there to here?"""
     stream: str = ""
@@ -60,10 +63,13 @@ class Contrast:
     measure: Literal["golden_vs_policy", "golden_vs_sft", "proxy_vs_policy", "proxy_vs_sft", "hidden"] = (
         "golden_vs_policy"
     )
+    """By whom responses are judged, and against whose."""
     split: Literal["held_out", "train"] = "held_out"
+    """On which prompts or pairs."""
     predicted: Literal["greater", "less", "near", "nothing"] = "greater"
     """Than `than`; near: within `than` of 0; nothing: the number is shown, and there is no verdict on it."""
     than: float = 0.0
+    """What the prediction is set against, in the statistic's unit."""
     decides: bool = True
     """Whether the hypothesis' verdict rests on it; all others are shown beside it."""
     smallest: Annotated[float, Range(0)] = 0.0
@@ -169,7 +175,9 @@ class Hypothesis:
     """A statement with the contrasts that decide on it: `rulings.Ruling` has the rule."""
 
     statement: str
+    """In words, for the report."""
     contrasts: tuple[Contrast, ...]
+    """The numbers that decide on it, and what stands beside them."""
     paper: Published = Published()
     """What arXiv 2405.08448 found."""
 

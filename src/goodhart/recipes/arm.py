@@ -34,7 +34,8 @@ class Arm:
     stream: str = named_elsewhere("")
     """For `stream`: the arm whose pairs are replayed."""
     window: Whole = 1
-    """For `stream`: this many batches are shuffled together; 1 replays them in order, 0 shuffles the whole stream."""
+    """For `stream`: this many batches are shuffled together; 1 replays them in order, bit for bit the recorded run, 0
+    shuffles the whole stream."""
     writers: tuple[str, ...] = named_elsewhere(())
     """For `samples`: who writes the first and who the second response to every prompt of the golden data set, each
     `sft` or ARM@STEP, that arm's checkpoint at its first beta and lr and the same seed. The golden model labels."""
@@ -63,7 +64,7 @@ class Arm:
     """Regularisation strengths to sweep; the target margin of IPO is 1/(2 beta) nats. Empty for methods
     that have none."""
     lr: tuple[Rate, ...] = (1e-4,)
-    """Peak learning rates to sweep."""
+    """Peak learning rates to sweep; every combination of what is swept is run with every seed."""
     sweep: dict[str, tuple[Parameter, ...]] = field(default_factory=dict[str, tuple[float, ...]])
     """Other parameters of the method to sweep, by name: each point of the sweep is a setting."""
     optimisation: Optimisation = Optimisation()

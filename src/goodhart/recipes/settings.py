@@ -96,7 +96,8 @@ class Labels:
     flip: Annotated[float, Range(0, 0.5, open_high=True)] = 0.0
     """Noise: the probability that a label is exchanged. Pairs that measure keep their labels."""
     of: tuple[Literal["samples", "early", "human", "mismatched", "degenerate"], ...] = ("samples",)
-    """Which kinds of a built-in task's initial pairs (see `Pool`) are labelled, in the pool's order."""
+    """Which kinds of a built-in task's initial pairs (those of `pool`) are labelled, in the pool's order. With `human`
+    the human lines are in the data that offline arms and the proxy learn from."""
 
 
 @dataclass(frozen=True)

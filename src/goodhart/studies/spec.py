@@ -74,9 +74,9 @@ class Study:
     """Arms and seeds over one task; it ends in a report."""
 
     name: str
-    """Names the study's folder."""
+    """Names the folder `runs/studies/NAME`."""
     question: str = "At the same KL budget, what does sampling from the policy buy?"
-    """What the report answers."""
+    """Stands at the top of the report."""
     task: Task = Task()
     """Prompts and data."""
     world: World | None = None
@@ -84,7 +84,7 @@ class Study:
     is read where the world's data are labels, and `arms`, `hypotheses`, `axes`, `maps`, `league`, `seeds`, `looks`,
     `resamples` as ever (docs/tabular.md)."""
     policy: str = "tiny"
-    """Language model of every arm: a preset with a base model, a Hub id, or a path."""
+    """Language model of every arm, causal or encoder-decoder: a preset with a base model, a Hub id, or a path."""
     sft: Supervised = Supervised()
     """Supervised fine-tuning, the start and the reference of every arm."""
     pool: Pool = Pool()
@@ -112,16 +112,16 @@ class Study:
     axes: dict[str, Axis] = field(default_factory=dict[str, Axis])
     """Things that are changed by degrees, to be drawn."""
     maps: dict[str, Map] = field(default_factory=dict[str, Map])
-    """Hypotheses as pictures, by what differs between them."""
+    """Hypotheses as pictures, by what differs between them; the built-in study `map` has two."""
     league: League | None = None
-    """Arms ranked at equal KL; without, none are."""
+    """Arms ranked at equal KL; without, none are (docs/league.md)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What arms train in: bfloat16 has a float32 master. `auto` takes what is faster for the study's policy. All
     else, measurements above all, is float32."""
     seeds: tuple[Seed, ...] = (0, 1)
-    """Seeds of the arms."""
+    """Seeds of the arms; two or more give intervals over seeds. With `looks` the default is as many as the last has."""
     looks: Looks | None = None
-    """When the study is looked at: with how many of its seeds; without, once, with all of them."""
+    """When the study is looked at: with how many of its seeds; without, once, with all of them (docs/power.md)."""
     resamples: Annotated[int, Range(FEWEST_RESAMPLES, MOST)] = 1000
     """Of the bootstrap."""
     executor: Launch = Launch()

@@ -22,12 +22,14 @@ class World:
     """
 
     kind: Literal["transitive", "cyclic", "condorcet", "csv"] = "condorcet"
-    """transitive: Bradley-Terry of random rewards; cyclic: every response beats the half that follows it in a circle;
-    condorcet: one beats every other narrowly, another beats all the rest clearly; csv: a file's."""
+    """transitive: Bradley-Terry of random rewards; cyclic: every response beats the half that follows it in a circle
+    (rock, paper, scissors); condorcet: one beats every other narrowly, another beats all the rest clearly and so has
+    the highest mean win rate (Borda); csv: a file's."""
     file: str = named_elsewhere("")
     """For `csv`: the file (docs/tabular.md has its columns)."""
     prompts: Count = 16
-    """How many; each has preferences and a reference of its own. Of a file all are taken."""
+    """How many; each has preferences and a reference of its own, and a larger world begins with the prompts of a
+    smaller one. Of a file all are taken."""
     responses: Annotated[int, Range(3, MANY)] = 4
     """To each prompt."""
     spread: Positive = 1.0
@@ -39,13 +41,15 @@ class World:
     transitive world, or the column `reward` of the file."""
     data: Literal["population", "labels"] = "population"
     """What is known of the truth. population: offline arms learn from every ordered pair with its true preference, and
-    the proxy is the truth. labels: from `labels.number` pairs that are drawn uniformly and labelled, and the proxy is
-    their empirical win matrix."""
+    the proxy is the truth. labels: from `labels.number` pairs that are drawn uniformly and labelled by `labels.mode`
+    and `labels.flip`, and the proxy is their empirical win matrix."""
     prior: Positive = 1.0
-    """For `labels`: the proxy's pseudo-counts, so many wins of either side of every pair."""
+    """For `labels`: the proxy's pseudo-counts, so many wins of either side of every pair: its probability is
+    (prior + wins) / (2 prior + pairs)."""
     gradient: Literal["exact", "sampled"] = "exact"
     """exact: a step has every prompt with every tuple of responses in its probability, where the method allows it, and
-    `batch` is not read; sampled: `batch` prompts with sampled responses."""
+    `batch` is not read, or all of the data; sampled: `batch` prompts with sampled responses, or `batch` pairs of the
+    data."""
     golden_beta: Positive = 0.1
     """Of the golden policy: the Nash equilibrium of p(pi > pi') - beta KL(pi || ref) + beta KL(pi' || ref)."""
     seed: Whole = 0

@@ -37,7 +37,8 @@ class Optimisation:
     beta2: Moment = 0.999
     """AdamW's second moment."""
     micro_batch: Whole = 0
-    """Rows per forward pass; 0 is the whole batch. Changes memory and how many cores can help, not the result."""
+    """Rows per forward pass; 0 is the whole batch. Changes memory and how many cores can help, not the result: SFT
+    policies and preference models that train while nothing else can run compute as many at once as workers are idle."""
     gradient_checkpointing: bool = False
     """Whether layers keep their inputs alone and are computed again in the backward pass. Changes memory and time."""
 
@@ -65,7 +66,8 @@ class Preference:
     model: str = named_elsewhere("tiny")
     """Language model it starts from: a preset with a base model, a Hub id, or a path."""
     kind: Literal["pairwise", "bradley-terry", "rule"] = "pairwise"
-    """pairwise: both responses in context; bradley-terry: a score for each; rule: an exact reward, and no model."""
+    """pairwise: both responses in context; bradley-terry: a score for each; rule: an exact reward, and no model
+    (docs/rules.md)."""
     rule: Rule | None = None
     """For `rule`: the reward. No other setting but these two is read then."""
     steps: Count = 200
