@@ -17,7 +17,6 @@ from goodhart.errors import GoodhartError
 
 _UNLIMITED = 10**6
 _WORDS = 300
-_LOCAL = "local"
 
 
 @dataclass(slots=True)
@@ -108,11 +107,10 @@ def ray_cluster(root: Path, launch: Launch, kernels: str, chosen_for: tuple[str,
     no such cluster, or none of its machines has what a cell needs.
     """
     ray = _ray()
-    address = None if launch.address == _LOCAL else launch.address
     if ray.is_initialized():
         raise GoodhartError("this process has begun Ray already", "call ray.shutdown() first")
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
+        ray.init(address=launch.address, log_to_driver=False, configure_logging=False, include_dashboard=False)
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise GoodhartError(
             f"there is no Ray cluster at {launch.address!r} ({' '.join(str(error).split())[:_WORDS]})",
