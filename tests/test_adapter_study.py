@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from goodhart import commands
+from goodhart import arguments
 from goodhart.cells.cell import closure
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
 from goodhart.cells.workplace import Workplace
+from goodhart.commands import results
 from goodhart.compute.threads import use_threads
 from goodhart.config import essential
 from goodhart.errors import GoodhartError
@@ -233,7 +234,7 @@ def test_a_merged_export_is_a_plain_checkpoint(study, tmp_path, capsys):
     from goodhart.studies import session
 
     session.remember(asked, store.root, "test")
-    commands.where("adapters", "online", "", -1, 0, store.root, merged=tmp_path / "out")
+    results.where(arguments.Where("adapters", "online", root=store.root, merged=tmp_path / "out"))
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     ids = torch.tensor([[5, 6, 7, 8, 4]])
@@ -241,7 +242,7 @@ def test_a_merged_export_is_a_plain_checkpoint(study, tmp_path, capsys):
         assert torch.allclose(plain(ids).logits, read_model(checkpoint)(ids).logits, atol=1e-5)
     assert "library_name: transformers" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(GoodhartError, match="not empty"):
-        commands.where("adapters", "online", "", -1, 0, store.root, merged=tmp_path / "out")
+        results.where(arguments.Where("adapters", "online", root=store.root, merged=tmp_path / "out"))
 
 
 @pytest.mark.parametrize(

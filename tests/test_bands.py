@@ -18,10 +18,10 @@ AT = Interval(0.9, 0.85, 0.95, 0.02, 9.0, 3, 24)
 CURVE = Curve(np.array([1.0, 2.0]), (AT, AT), Band(np.array([0.7, -0.2]), np.array([1.1, 1.2])), AT)
 
 
-@pytest.mark.parametrize(("ends", "low", "high"), [((), -0.2, 1.2), ((0.0, 1.0), 0.0, 1.0)])
+@pytest.mark.parametrize(("ends", "low", "high"), [({}, -0.2, 1.2), ({"floor": 0.0, "ceiling": 1.0}, 0.0, 1.0)])
 def test_the_band_that_is_drawn_is_that_of_the_whole_curve_cut_at_what_can_be(ends, low, high):
     panel = Figure().add_subplot()
-    draw_curve(panel, CURVE, styles(["arm"])["arm"], *ends)
+    draw_curve(panel, CURVE, styles(["arm"])["arm"], **ends)
     (band,) = panel.collections
     heights = {float(x): sorted(y for at, y in band.get_paths()[0].vertices if at == x) for x in (1.0, 2.0)}
     assert (heights[1.0][0], heights[1.0][-1]) == pytest.approx((0.7, min(high, 1.1)))

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from goodhart.alignment.method import Method, Term
+from goodhart.cells.launch import Launch, Resources
 from goodhart.config import Range, build
 from goodhart.errors import GoodhartError
+from goodhart.models.adapter_settings import Adapter
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.settings import BestOf, Labels, Measurement, Pool, Task
 from goodhart.studies.spec import Study, read_study
@@ -34,6 +36,9 @@ KINDS = [
     Supervised,
     Preference,
     Rule,
+    Adapter,
+    Launch,
+    Resources,
 ]
 MAY_BE_ZERO = {
     *(
@@ -48,6 +53,9 @@ MAY_BE_ZERO = {
         "Labels.flip",
         "Optimisation.warmup",
         "Optimisation.micro_batch",
+        "Launch.at_once",
+        "Resources.gpus",
+        "Resources.memory",
     ),
     *("Optimisation.weight_decay", "Optimisation.beta1", "Optimisation.beta2", "Study.seeds", "Rule.noise"),
     *(f"Pool.{share}" for share in ("samples", "early", "human", "mismatched", "degenerate")),

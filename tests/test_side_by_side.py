@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from goodhart import commands
+from goodhart import arguments
+from goodhart.commands import results
 from goodhart.errors import GoodhartError
 from goodhart.report import theme
 from goodhart.report.findings import MAIN, analyse
@@ -107,7 +108,7 @@ def test_only_settings_that_differ_are_listed(studies, page):
 
 def test_settings_follow_their_study():
     words = ["quick", "seeds=[0]", "labels.number=4", "covered", "mine.yaml", "seeds=[1]"]
-    assert commands.named_studies(words) == [
+    assert results.named_studies(words) == [
         ("quick", ["seeds=[0]", "labels.number=4"]), ("covered", []), ("mine.yaml", ["seeds=[1]"]),
     ]  # fmt: skip
 
@@ -115,7 +116,7 @@ def test_settings_follow_their_study():
 def test_a_folder_whose_name_has_an_equals_sign_is_a_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a=b").mkdir()
-    assert commands.named_studies(["quick", "a=b"]) == [("quick", []), ("a=b", [])]
+    assert results.named_studies(["quick", "a=b"]) == [("quick", []), ("a=b", [])]
 
 
 def test_studies_of_one_name_are_told_apart_and_none_stands_beside_itself(tmp_path):
@@ -133,7 +134,7 @@ def test_one_study_is_none_beside(studies, tmp_path):
 
 def test_the_command_and_python_make_the_same_page(folders, tmp_path, capsys):
     root = folders[0].parent.parent
-    commands.report([str(folder) for folder in folders], root)
+    results.report(arguments.Report(str(folders[0]), (str(folders[1]),), root=root))
     path = root / "comparisons" / "first+second" / "report.html"
     printed = capsys.readouterr().out
     assert str(path) in printed.replace("\n", "")

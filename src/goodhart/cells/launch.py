@@ -27,9 +27,9 @@ class Resources:
 
     cpus: Count = 1
     """Cores: as many threads compute its batches and micro-batches, with the same bits."""
-    gpus: Annotated[float, Range(0)] = 0.0
+    gpus: Annotated[float, Range(0, 1024)] = 0.0
     """GPUs, all of one machine; with Ray also a part of one, which several cells then share."""
-    memory: Annotated[float, Range(0)] = 0.0
+    memory: Annotated[float, Range(0, 2**20)] = 0.0
     """GiB; 0 leaves it to the cluster."""
     minutes: Count = 240
     """After which Slurm stops it and queues it again, to go on where it was."""
