@@ -64,6 +64,7 @@ MAY_BE_HUGE = {
     *("Arm.beta", "Optimisation.clip", "Optimisation.weight_decay", "Preference.head_factor", "Pool.temperatures"),
     *("Rule.scale", "Rule.noise"),
     *("Method.parameters", "Arm.sweep", "World.prior", "World.spread", "World.golden_beta"),
+    "Adapter.alpha",
     "Arm.parts",  # their sum is looked at
 }
 """Rates and factors whose size depends on their unit; a huge one has a meaning (no clipping, no preference)."""

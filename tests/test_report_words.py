@@ -143,12 +143,8 @@ def test_a_part_of_the_cost_is_named_by_the_arm_and_not_by_what_a_label_looks_li
 
 def test_every_kind_of_cell_has_its_part():
     parts = {kind: shares([{"kind": kind, "label": "x", "stages": {}, "seconds": 1.0}])[0].group for kind in RECIPES}
-    assert {kind for kind, part in parts.items() if part.startswith("runs: ")} == {
-        "run",
-        "merge",
-        "adopted",
-        "tabular run",
-    }
+    runs = {kind for kind, part in parts.items() if part.startswith("runs: ")}
+    assert runs == {"run", "merge", "adopted", "tabular run"}
 
 
 def test_the_four_numbers_of_the_golden_model_are_shown():

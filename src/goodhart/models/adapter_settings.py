@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from goodhart.config import Count, Positive, Range
-from goodhart.errors import GoodhartError
+from goodhart.config import Count, Positive
 
 
 @dataclass(frozen=True)
@@ -19,14 +17,3 @@ class Adapter:
     """Scales what the adapter adds, by alpha / rank."""
     targets: tuple[str, ...] = ()
     """Last parts of the names of the layers that have one, as q_proj; without, all linear ones but the output layer."""
-    dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.0
-    """Of the adapter's input; only 0 can be trained with here."""
-
-    def validate(self, where: str) -> None:
-        """Raises GoodhartError for dropout, whose masks no key decides."""
-        if self.dropout:
-            raise GoodhartError(
-                f"{where}.dropout is {self.dropout:g}, and masks are drawn from a generator that no key decides: a run "
-                "that goes on would be another one, and other micro-batches would change the result",
-                f"set {where}.dropout=0; fewer targets or a lower rank regularise too",
-            )

@@ -102,11 +102,10 @@ class Arm:
             )
         self._validate_sweep(name)
         if self.adapter:
-            self._validate_adapter(name, self.adapter)
+            self._validate_adapter(name)
 
-    def _validate_adapter(self, name: str, adapter: Adapter) -> None:
+    def _validate_adapter(self, name: str) -> None:
         """An average of two adapters is no average of two policies: (A + A')/2 times (B + B')/2 has other products."""
-        adapter.validate(f"arm {name!r}: adapter")
         rates = self.sweep.get("reference_rate", (self.method.parameters.get("reference_rate", 1.0),))
         if self.method.reference == "moving" and set(rates) != {1.0}:
             raise GoodhartError(

@@ -51,9 +51,6 @@ def validate(study: Study) -> None:
     _judges(study)
     _rewards(study)
     _golden_policy(study)
-    for name, sft in {"sft": study.sft, **{f"variants.{n}.sft": v.sft for n, v in study.variants.items()}}.items():
-        if sft and sft.adapter:
-            sft.adapter.validate(f"{name}.adapter")
     study.task.validate()
     if study.task.kind != PREFERENCES:
         _pool(study)

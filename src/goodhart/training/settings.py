@@ -94,5 +94,3 @@ class Preference:
             )
         if self.rule:
             self.rule.validate(f"{where}.rule")
-        if self.adapter:
-            self.adapter.validate(f"{where}.adapter")
