@@ -34,6 +34,7 @@ def test_what_a_terminal_obeys_or_cannot_show_is_spelled_out():
 
 
 def test_status_and_the_list_of_a_dry_run_show_labels_as_they_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
     cell = Cell("corpus", {}, {}, HOSTILE)
     monkeypatch.setattr(session, "planned", lambda study, *_: (study, None, [(cell, False)]))
     monkeypatch.setattr(session, "check_before", lambda *_: None)

@@ -73,7 +73,9 @@ def _dry_run(study: Study, root: Path, workers: Workers, screen: Console) -> Non
     from goodhart.report.terminal_grid import TerminalGrid
     from goodhart.studies.cell_memory import check_memory
 
-    screen.print("", TerminalGrid(_memory(study, missing)))
+    memory = _memory(study, missing)
+    if memory.rows:
+        screen.print("", TerminalGrid(memory))
     if study.executor.kind == "local":
         check_memory(study, missing, workers.number, workers.groups)
 
