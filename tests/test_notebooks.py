@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import matplotlib as mpl
@@ -28,7 +29,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "notebooks"
 def _here(monkeypatch, tmp_path):
     """Cells are made in this process, which has waited for torch once, and in a folder of their own."""
 
-    def execute(store, cells, workers, watch, kernels, groups=(), log=None):
+    def execute(store, cells, kernels, watch):
         progress = Progress(len(cells))
         with using(kernels):
             for cell in cells:
@@ -36,6 +37,7 @@ def _here(monkeypatch, tmp_path):
                 progress.done.append(cell)
         return progress
 
+    monkeypatch.setattr(session, "executor_of", lambda launch, root, workers, kernels, *rest: nullcontext(kernels))
     monkeypatch.setattr(session, "execute", execute)
     monkeypatch.setattr(estimate, "probe", lambda: estimate.PROBE)
     for name in ("PATH", "TERM"):
