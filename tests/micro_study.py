@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from goodhart.cells.cell import closure
+from goodhart.cells.cell import Cell, closure
+from goodhart.cells.executor import Progress
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
 from goodhart.cli import main
 from goodhart.compute.kernels import using
 from goodhart.compute.threads import use_threads
 from goodhart.randomness import stream
+from goodhart.studies import session
 from goodhart.studies.engine import Engine, settle
 from goodhart.studies.graph import Graph, build_graph
 from goodhart.studies.results import Unfinished, write_results
@@ -220,6 +223,21 @@ def write_small_study(folder: Path, write: Callable[[Path, list[str]], None] = w
     return write_micro_study(
         folder, write, arms=arms, seeds=[0], variants={}, hypotheses={}, axes={}, best_of=best, resamples=20
     )
+
+
+def make_cells_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies have their cells made in this process, which has waited for torch once."""
+
+    def execute(store: Store, cells: list[Cell], kernels: str, watch: object) -> Progress:
+        progress = Progress(len(cells))
+        with using(kernels):
+            for cell in cells:
+                assert make(store, cell)
+                progress.done.append(cell)
+        return progress
+
+    monkeypatch.setattr(session, "executor_of", lambda launch, root, workers, kernels, *rest: nullcontext(kernels))
+    monkeypatch.setattr(session, "execute", execute)
 
 
 def make_cells(study: Study, root: Path, threads: int = 1) -> tuple[Study, Graph, Engine]:

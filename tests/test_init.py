@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +9,8 @@ import pytest
 import yaml
 
 from goodhart import commands, interface, proposal
-from goodhart.cells.executor import Progress
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
-from goodhart.compute.kernels import using
 from goodhart.errors import GoodhartError
 from goodhart.proposal import Asked, propose
 from goodhart.recipes.settings import Task
@@ -22,7 +19,7 @@ from goodhart.studies.data_fit import Measured, choose_limits
 from goodhart.studies.memory_fit import Need, Room
 from goodhart.studies.spec import read_study
 from goodhart.tasks.preference_layouts import LAYOUTS
-from micro_study import preference_lines, said, write_model
+from micro_study import make_cells_here, preference_lines, said, write_model
 from preference_data_cases import answer, hh, user, write
 
 LINES = preference_lines(40)
@@ -85,16 +82,7 @@ def place(tmp_path_factory):
 def here(monkeypatch):
     """Cells are made in this process, which has waited for torch once."""
 
-    def execute(store, cells, kernels, watch):
-        progress = Progress(len(cells))
-        with using(kernels):
-            for cell in cells:
-                assert make(store, cell)
-                progress.done.append(cell)
-        return progress
-
-    monkeypatch.setattr(session, "executor_of", lambda launch, root, workers, kernels, *rest: nullcontext(kernels))
-    monkeypatch.setattr(session, "execute", execute)
+    make_cells_here(monkeypatch)
     monkeypatch.setattr(estimate, "probe", lambda: estimate.PROBE)  # whatever else this machine does
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-from contextlib import nullcontext
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,12 +12,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 import goodhart
-from goodhart.cells.executor import Progress
-from goodhart.cells.make import make
 from goodhart.cli import main
-from goodhart.compute.kernels import using
-from goodhart.studies import estimate, session
-from micro_study import preference_lines, write_qwen2
+from goodhart.studies import estimate
+from micro_study import make_cells_here, preference_lines, write_qwen2
 from synthetic_study import Made, make_study
 
 mpl.use("Agg")
@@ -29,16 +25,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "notebooks"
 def _here(monkeypatch, tmp_path):
     """Cells are made in this process, which has waited for torch once, and in a folder of their own."""
 
-    def execute(store, cells, kernels, watch):
-        progress = Progress(len(cells))
-        with using(kernels):
-            for cell in cells:
-                assert make(store, cell)
-                progress.done.append(cell)
-        return progress
-
-    monkeypatch.setattr(session, "executor_of", lambda launch, root, workers, kernels, *rest: nullcontext(kernels))
-    monkeypatch.setattr(session, "execute", execute)
+    make_cells_here(monkeypatch)
     monkeypatch.setattr(estimate, "probe", lambda: estimate.PROBE)
     for name in ("PATH", "TERM"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # which a notebook may set

@@ -18,7 +18,8 @@ from goodhart.cells.cell import closure
 from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
 from goodhart.report import theme
-from goodhart.studies.spec import read_study
+from goodhart.studies.session import remember
+from goodhart.studies.spec import origin_of, read_study
 from micro_study import goodhart, make_cells, said, write_small_study, write_tables
 
 
@@ -26,7 +27,9 @@ from micro_study import goodhart, make_cells, said, write_small_study, write_tab
 def finished(tmp_path_factory):
     """A small study that this process made cell by cell: (its file, its root)."""
     folder = tmp_path_factory.mktemp("small")
-    study = read_study(str(write_small_study(folder)), [])
+    path = write_small_study(folder)
+    study = read_study(str(path), [])
+    remember(study, folder / "runs", origin_of(str(path)))
     write_tables(folder / "runs", *make_cells(study, folder / "runs"))
     return folder / "study.yaml", folder / "runs"
 
@@ -108,10 +111,8 @@ def test_status_compare_and_report_work_on_a_finished_study(finished, capfd):
     path, root = finished
     shown = said(capfd, "status", str(path), "--root", str(root))
     assert shown.returncode == 0, shown.stderr
-    states = [
-        line.split()[0] for line in shown.stdout.splitlines()[1:-1] if not line.startswith(" ")
-    ]  # no wrapped line
-    assert states.count("done") == len(cells_done(root))
+    lines = [line for line in shown.stdout.splitlines()[1:-1] if not line.startswith(" ")]  # of wrapped ones the first
+    assert [line.split()[0] for line in lines] == ["done"] * len(cells_done(root))
     assert "missing" not in shown.stdout
     compared = said(capfd, "compare", "micro", "online", "offline", "--root", str(root))
     assert compared.returncode == 0, compared.stderr
