@@ -27,7 +27,7 @@ from goodhart.models.logprobs import choose_layout, response_laws
 from goodhart.models.precision import in_precision
 from goodhart.recipes import run
 from goodhart.recipes.models import load_policy, scored
-from goodhart.report.provenance import origin_grid
+from goodhart.report.provenance import origin_grids
 from goodhart.studies import engine, session
 from goodhart.studies.graph import build_graph
 from goodhart.studies.spec import read_study
@@ -321,7 +321,7 @@ def test_a_study_in_bfloat16_ends_and_its_record_says_so(finished):
     root, record = finished
     assert record["engine"]["precision"]["choice"]["chosen"] == record["study"]["precision"] == "bfloat16"
     assert record["engine"]["kernels"]["choice"]["candidates"][0]["name"] == "default"
-    rows = dict(origin_grid(record).rows)
+    rows = dict(origin_grids(record)[0].rows)
     assert rows["training precision"].startswith("bfloat16: ")
     assert rows["float32 kernels"].startswith(record["engine"]["kernels"]["choice"]["chosen"])
     cell = run_cell(root, "policy")[1]

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from goodhart.interface import open, run, study
+    from goodhart.interface import join, open, run, study
     from goodhart.result import Result
     from goodhart.studies.spec import Study
 
-__all__ = ["Result", "Study", "open", "run", "study"]
+__all__ = ["Result", "Study", "join", "open", "run", "study"]
 
-_WHERE = {"open": "interface", "run": "interface", "study": "interface", "Result": "result", "Study": "studies.spec"}
+_WHERE = {
+    **dict.fromkeys(("join", "open", "run", "study"), "interface"),
+    "Result": "result",
+    "Study": "studies.spec",
+}
 
 
 def __getattr__(name: str) -> Any:

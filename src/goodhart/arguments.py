@@ -141,6 +141,21 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Join:
+    """Put results of one study with different seeds together: made on several machines, or at several times.
+
+    Examples:
+      goodhart join paper here/studies/paper there/studies/paper --root both
+    """
+
+    study: Known
+    parts: tyro.conf.Positional[tuple[str, ...]]
+    """Settings of the whole study (seeds=[0,1,2,3]), and the folders of the results."""
+    root: Root = Path("runs")
+    """Folder of the joined study's own results."""
+
+
+@dataclass(frozen=True)
 class Power:
     """Say what a study could show before it is run, and what other numbers of seeds and prompts would show and cost.
 
@@ -349,7 +364,9 @@ class Pretrain:
     """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
 
 
-Command = Run | Status | Make | Why | Report | Power | Compare | Where | Push | Export | List | Data | Init | Pretrain
+Command = (
+    Run | Status | Make | Why | Report | Join | Power | Compare | Where | Push | Export | List | Data | Init | Pretrain
+)
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in get_args(Command)}
 """By the word that a person writes."""
 _EXAMPLES = "\n\nExamples:\n"

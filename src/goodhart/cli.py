@@ -24,6 +24,7 @@ from goodhart.arguments import (
     Data,
     Export,
     Init,
+    Join,
     Make,
     Power,
     Pretrain,
@@ -165,7 +166,7 @@ def _check_memory(command: Command) -> None:
     check_room(_LEAST)
     if isinstance(command, Power):
         check_import("scipy", _STATISTICS)
-    elif isinstance(command, Run | Make | Report | Compare | Push | Export | Init | Pretrain) or (
+    elif isinstance(command, Run | Make | Report | Join | Compare | Push | Export | Init | Pretrain) or (
         isinstance(command, Data) and command.model
     ):
         check_import("torch", _MODELS)

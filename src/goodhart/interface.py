@@ -14,6 +14,7 @@ from goodhart import functions, rounds
 from goodhart.cells.launch import Kind
 from goodhart.cells.store import Store
 from goodhart.config import essential, plain_data
+from goodhart.joining import join as join_parts
 from goodhart.output import console, say
 from goodhart.report.report import write_report
 from goodhart.result import Result
@@ -120,3 +121,16 @@ def perform(
 def open(study: str | Path, root: str | Path = "runs") -> Result:
     """A study that was run: its folder, or its name below `root`. Raises GoodhartError if there is none."""
     return Result(session.folder_of(str(study), Path(root)))
+
+
+def join(
+    source: str | Path | Mapping[str, Any] | Study, /, parts: Sequence[str | Path], root: str | Path = "runs"
+) -> Result:
+    """Results of one study with different seeds, put together below `root` with a report; as `goodhart join`.
+
+    `source` is the whole study, with all seeds. Raises GoodhartError for parts that are not of that study, that have a
+    seed in common, or that have not ended.
+    """
+    result = Result(join_parts(study(source), [Path(part) for part in parts], Path(root)))
+    write_report(result.folder, result.findings)
+    return result

@@ -8,7 +8,7 @@ from typing import Any
 from goodhart import arguments
 from goodhart.commands.lists import list_names
 from goodhart.commands.own_data import data, init
-from goodhart.commands.results import compare, export, power, push, report, where
+from goodhart.commands.results import compare, export, join, power, push, report, where
 from goodhart.commands.study import make, run, status, why
 from goodhart.commands.training import pretrain
 
@@ -18,6 +18,7 @@ HANDLERS: dict[type[arguments.Command], Callable[[Any], int | None]] = {
     arguments.Make: make,
     arguments.Why: why,
     arguments.Report: report,
+    arguments.Join: join,
     arguments.Power: power,
     arguments.Compare: compare,
     arguments.Where: where,

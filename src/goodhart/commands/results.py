@@ -40,6 +40,16 @@ def report(asked: arguments.Report) -> None:
     say(screen, f"report: {path}")
 
 
+def join(asked: arguments.Join) -> None:
+    """Put results of one study with different seeds together, and make their report."""
+    from goodhart.interface import join as join_results
+    from goodhart.studies.spec import read_study
+
+    settings = [word for word in asked.parts if "=" in word and not Path(word).exists()]
+    folders = [word for word in asked.parts if word not in settings]
+    show(join_results(read_study(asked.study, settings), folders, asked.root), console())
+
+
 def named_studies(words: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Studies, each with the settings (`name=value`) that stand after it."""
     studies: list[tuple[str, list[str]]] = []

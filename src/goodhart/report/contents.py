@@ -17,13 +17,14 @@ from goodhart.errors import GoodhartError
 from goodhart.evaluation import schema
 
 _AGAIN = "run the study again: it goes on from its finished cells"
-_TABLES = {
+TABLES = {
     "rows": schema.ROWS,
     "pairs": schema.PAIR_ROWS,
     "prompts": schema.PROMPTS,
     "budgets": schema.BUDGETS,
     "streams": schema.STREAM_ROWS,
 }
+"""A study's files of rows, with their columns."""
 FEW = 6
 """So many arms can be told apart in one figure."""
 _MAY_BE_EMPTY = ("streams",)
@@ -143,10 +144,10 @@ def read_contents(folder: Path) -> Contents:
     Raises:
         GoodhartError: a file, a column, or a section of the record is missing or unreadable; it is named.
     """
-    missing = [name for name in (*(f"{t}.parquet" for t in _TABLES), "record.json") if not (folder / name).is_file()]
+    missing = [name for name in (*(f"{t}.parquet" for t in TABLES), "record.json") if not (folder / name).is_file()]
     if missing:
         raise GoodhartError(f"study folder {folder} lacks {', '.join(missing)}", _AGAIN)
-    tables = {name: _table(folder / f"{name}.parquet", columns) for name, columns in _TABLES.items()}
+    tables = {name: _table(folder / f"{name}.parquet", columns) for name, columns in TABLES.items()}
     return Contents(**tables, record=_record(folder / "record.json"))
 
 

@@ -109,10 +109,11 @@ def _row(name: str, cells: int, seconds: Mapping[str, float], tokens: int, use: 
     return (name, str(cells), *spent, f"{sum(seconds.values()):.1f}", f"{tokens:,}" if tokens else "", share)
 
 
-def cost_sentence(cost: Mapping[str, Any]) -> str:
-    """Wall time and memory in one sentence."""
+def cost_sentence(cost: Mapping[str, Any], parts: int = 1) -> str:
+    """Wall time and memory in one sentence; `parts` is how many results were joined."""
+    calls = "The call that finished this study" if parts == 1 else f"The calls that finished the study's {parts} parts"
     return (
-        f"The call that finished this study took {duration(cost['seconds of this call'])} with {cost['workers']} "
+        f"{calls} took {duration(cost['seconds of this call'])} with {cost['workers']} "
         f"worker processes, made {cost['cells made']} cells and reused {cost['cells reused']}; all cells together cost "
         f"{duration(cost['seconds of all cells'])} of process time. The largest worker held "
         f"{cost['largest worker, GiB']:.2f} GiB."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goodhart.report.grid import Grid, counted, flattened, plain
@@ -74,11 +74,22 @@ def _read(judge: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": judge["kind"], "rule": rule} if rule else {k: v for k, v in judge.items() if k != "rule"}
 
 
-def origin_grid(record: Mapping[str, Any]) -> Grid:
-    """Versions, machine, what was chosen for it, and source tree."""
+def origin_grids(record: Mapping[str, Any]) -> list[Grid]:
+    """Versions, machine, what was chosen for it, and source tree; one grid for each part that was joined."""
+    parts = record.get("parts")
+    if not parts:
+        return [_origin("Versions and machine", record)]
+    return [_origin(f"Versions and machine: {_of_seeds(part['seeds'])}", part) for part in parts]
+
+
+def _origin(title: str, record: Mapping[str, Any]) -> Grid:
     rows = [*flattened(record["versions"]), *flattened(record["machine"]), *_chosen(record.get("engine", {}))]
     rows.append(("source tree (git)", plain(record["git"])))
-    return Grid("Versions and machine", ("what", "which"), tuple(rows))
+    return Grid(title, ("what", "which"), tuple(rows))
+
+
+def _of_seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(str(seed) for seed in seeds)}"
 
 
 def _chosen(engine: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -245,7 +245,8 @@ def _data(findings: Findings) -> Section:
 
 
 def _cost(findings: Findings, resolution: int) -> Section:
-    parts, text = shares(findings.contents.record["cells"]), cost_sentence(findings.contents.record["cost"])
+    record = findings.contents.record
+    parts, text = shares(record["cells"]), cost_sentence(record["cost"], len(record.get("parts", [None])))
     return Section(
         "cost", "Cost", paragraphs=(text,), pictures=(cost_picture(parts, resolution),), grids=(cost_grid(parts),)
     )
@@ -257,5 +258,5 @@ def _settings(findings: Findings) -> Section:
 
 def _origin(findings: Findings) -> Section:
     record = findings.contents.record
-    grids = (provenance.origin_grid(record),)
+    grids = tuple(provenance.origin_grids(record))
     return Section("origin", "Origin", grids=grids, folded=(provenance.cell_grid(record["cells"]),))
