@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ LONGEST = 900.0
 """Seconds in which a study must end."""
 RAY_PORT = 6399
 """Below those that Ray gives its workers."""
+_ASKED = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+"""The token that a Ray cluster asks all who come to it for; what else a node finds may differ from node to node."""
 _SAME = "ended with the undisturbed tables and cells"
 
 
@@ -31,6 +34,7 @@ def run(work: Path, quick: bool) -> Outcome:
     began = time.monotonic()
     folder, tally = work / "clusters", Tally()
     made = undisturbed(folder)
+    os.environ.update(_ASKED)
     for number in range(1 if quick else 3):
         _ray(made, folder / f"ray-{number}", tally, killed=number != 0 or quick)
     lacking = missing()
