@@ -16,7 +16,10 @@ from goodhart.analysis.summary import measure_summary, summarise
 from goodhart.analysis.table import Cloud, Point, clouds, read
 from goodhart.errors import GoodhartError
 from goodhart.randomness import stream
-from made_rows import NO_PAIRS, TWO, noiseless, noisy, pairs_of, row, rows_of
+from made_rows import TWO, noiseless, noisy, pairs_of, row, rows_of
+from test_contrasts import tables_of
+
+MAIN = "golden_vs_policy"
 
 
 def arms(table, measure="golden_vs_policy", names=("online", "offline")):
@@ -39,9 +42,7 @@ def test_gap_of_noiseless_frontiers_is_the_area_between_them():
 
 def test_disjoint_ranges_give_no_claim():
     curves = {"online": {0.1: [(5.0, 0.6), (6.0, 0.7)]}, "offline": {0.1: [(1.0, 0.45), (3.0, 0.55)]}}
-    comparison = (
-        summarise(noiseless(curves), NO_PAIRS, resamples=20).measures["held_out", "golden_vs_policy"].comparisons[0]
-    )
+    (comparison,) = measure_summary(tables_of(noiseless(curves)), MAIN, ("online", "offline")).comparisons
     assert comparison.gap.common.empty
     assert comparison.gap.mean is None
     assert comparison.settings.mean is None
@@ -73,7 +74,7 @@ def test_row_order_does_not_matter():
     records = noisy(prompts=12)
     shuffled = [records[i] for i in stream(1, "test/shuffle").permutation(len(records))]
     found = [
-        measure_summary(read(rows_of(each), "held_out"), "golden_vs_policy", ("online", "offline"), resamples=20)
+        measure_summary(tables_of(rows_of(each), resamples=20), MAIN, ("online", "offline"))
         for each in (records, shuffled)
     ]
     # As text, because NaN equals NaN there.
@@ -112,7 +113,7 @@ def test_a_measure_that_is_null_everywhere_is_absent_and_null_prompts_are_counte
     assert arms(table, "hidden") is None
     found = arms(table, "golden_vs_sft")
     assert (len(found.prompts), found.left_out_prompts) == (39, 1)
-    hidden = measure_summary(read(table, "held_out"), "hidden", ("online", "offline"), resamples=20)
+    hidden = measure_summary(tables_of(table), "hidden", ("online", "offline"))
     assert hidden.comparisons == ()
     assert hidden.arms[0].peak is None
 
@@ -250,7 +251,8 @@ def test_summary_joins_classification_and_win_rate():
                         name = f"beta={beta} lr=0.0001"
                         at = (arm, name, beta, 1e-4, seed, step, "train", f"q{pair}", f"p{pair % 4}")
                         records.append((*at, 0.5 if pair == 7 else 1.0, margin, 0.0))
-    found = summarise(rows_of(noisy()), pairs_of(records), resamples=60)
+    rows = rows_of(noisy())
+    found = summarise(rows, tables_of(rows, pairs=pairs_of(records)))
     first = next(c for c in found.classification if c.checkpoint.step == 2)
     assert (first.pairs, first.ties) == (8, 1)
     assert first.accuracy.mean == pytest.approx(3.5 / 8)

@@ -1,5 +1,7 @@
 """What a study's arms say of the variance between seeds: each alone by the same rule, worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -154,11 +156,11 @@ def test_a_prior_is_of_its_split_measure_and_settings_and_made_once():
 def test_a_summary_has_the_prior_of_all_arms_of_its_table():
     """Arms that the summary does not show are evidence too, but for the untrained."""
     rows = [*noisy(prompts=8), *differing("third", APART, prompts=8, start=False)]
-    matrix = read(rows_of(rows), "held_out")
-    arms = [each.arms[arm] for arm, each in each_alone(matrix, MAIN).items()]
+    tables = tables_of(rows_of(rows), resamples=20)
+    arms = [each.arms[arm] for arm, each in each_alone(tables.matrix("held_out"), MAIN).items()]
     assert [own.arm for own in arms] == ["offline", "online", "third"]
-    every = measure_summary(matrix, MAIN, ("online", "offline"), resamples=20)
-    fewer = measure_summary(matrix, MAIN, ("online", "offline"), resamples=20, untrained=("third",))
+    every = measure_summary(tables, MAIN, ("online", "offline"))
+    fewer = measure_summary(replace(tables, untrained=("third",)), MAIN, ("online", "offline"))
     assert every.prior == prior(arms, hull)
     assert fewer.prior == prior(arms[:2], hull)
     assert every.comparisons[0].gap.mean.se != fewer.comparisons[0].gap.mean.se
@@ -169,6 +171,6 @@ def test_the_intervals_of_a_summary_are_those_of_its_contrasts():
     """One prior for the report's tables and for its verdicts, at equal KL and at equal setting."""
     rows = rows_of(noisy(prompts=12))
     tables = tables_of(rows)
-    (found,) = measure_summary(tables.matrix("held_out"), MAIN, ("online", "offline"), resamples=60).comparisons
+    (found,) = measure_summary(tables, MAIN, ("online", "offline")).comparisons
     for statistic, interval in (("gap at equal KL", found.gap.mean), ("gap at equal setting", found.settings.mean)):
         assert estimate(tables, Contrast(statistic, "online", "offline")).interval == interval

@@ -17,12 +17,13 @@ from goodhart.analysis.frontier import Peak
 from goodhart.analysis.gap import Range
 from goodhart.analysis.interval import Interval
 from goodhart.analysis.rulings import Ruling
+from goodhart.analysis.study_tables import Tables
 from goodhart.analysis.summary import ArmFrontier, measure_summary
-from goodhart.analysis.table import MEASURES, Matrix, read
+from goodhart.analysis.table import MEASURES
 from goodhart.errors import GoodhartError
 from goodhart.randomness import permutation
 from goodhart.report.contents import Contents, read_contents
-from goodhart.report.findings import MAIN, Findings, analysed
+from goodhart.report.findings import MAIN, Findings, analysed, tables_of
 from goodhart.report.hypotheses import ruling_line
 from goodhart.report.verdict import gap_line, spelled_kl, spelled_share
 
@@ -218,8 +219,7 @@ class Result:
         return (self.gap(first, second), *(gap for gap in others if gap))
 
     def _gap(self, first: str, second: str, measure: str) -> Gap | None:
-        resamples, untrained = int(self.record["study"]["resamples"]), self.contents.untrained
-        every = measure_summary(self._held_out, measure, (first, second), resamples, untrained=untrained)
+        every = measure_summary(self._tables, measure, (first, second))
         if not every.comparisons or not all(arm.checkpoints for arm in every.arms):
             return None
         (found,) = every.comparisons
@@ -227,8 +227,8 @@ class Result:
         return Gap(first, second, measure, gap.mean, found.settings.mean, gap.common, gap.curve, gap_line(gap))
 
     @cached_property
-    def _held_out(self) -> Matrix:
-        return read(self.contents.rows, "held_out", anchors=self.contents.anchors)
+    def _tables(self) -> Tables:
+        return tables_of(self.contents)
 
     def samples(self, arm: str, prompts: int = 5, seed: int = 0) -> pa.Table:
         """What an arm's last checkpoint wrote to a few held-out prompts, chosen by a keyed shuffle.

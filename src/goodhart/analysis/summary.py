@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from goodhart.analysis.classification import Classification, Correlation, classify, correlate
-from goodhart.analysis.crossfit import Curve, draw
+from goodhart.analysis.crossfit import Curve
 from goodhart.analysis.diagnostics import Diagnostics, diagnose
 from goodhart.analysis.envelope import highest, hull, trajectory
 from goodhart.analysis.frontier import (
@@ -21,10 +20,10 @@ from goodhart.analysis.frontier import (
     peak,
     points,
 )
-from goodhart.analysis.gap import Gap, Setting, SettingGaps, at_equal_settings, matched
+from goodhart.analysis.gap import Gap, SettingGaps, at_equal_settings, matched
 from goodhart.analysis.interval import Prior
-from goodhart.analysis.prior import each_alone, prior
-from goodhart.analysis.table import MEASURES, Checkpoint, Clouds, Matrix, clouds, read
+from goodhart.analysis.study_tables import Tables
+from goodhart.analysis.table import MEASURES, SFT, Checkpoint, clouds
 
 SPLITS = ("held_out", "train")
 """The splits of ROWS and PAIR_ROWS."""
@@ -67,26 +66,6 @@ class MeasureSummary:
 
 
 @dataclass(frozen=True)
-class Priors:
-    """What all trained arms of a study show of the variance between seeds, by the rule of a statistic."""
-
-    envelope: Prior
-    peak: Prior
-    along: Callable[[Collection[Setting]], Prior]
-
-
-def priors(matrix: Matrix, measure: str, seed: int, untrained: Collection[str] = ()) -> Priors:
-    """The priors of one measure on one split, from every arm that has trained checkpoints but the untrained ones."""
-    arms = [each.arms[arm] for arm, each in each_alone(matrix, measure, untrained).items()]
-
-    @functools.cache
-    def along(among: frozenset[Setting]) -> Prior:
-        return prior(arms, trajectory, seed, among)
-
-    return Priors(prior(arms, hull, seed), prior(arms, highest, seed), lambda among: along(frozenset(among)))
-
-
-@dataclass(frozen=True)
 class Summary:
     """Everything: by (split, measure), and per checkpoint."""
 
@@ -96,55 +75,52 @@ class Summary:
     diagnostics: Mapping[str, tuple[Diagnostics, ...]]
 
 
-def _frontier(matrix: Matrix, arm: str, measure: str, resamples: int, seed: int, known: Priors) -> ArmFrontier:
-    result = clouds(matrix, [arm], measure)
-    curve_, best = None, None
-    if result and len(result.prompts) > 1:
-        draws = draw(len(result.seeds), len(result.prompts), resamples, seed)
-        curve_ = envelope(result.arms[arm], draws, known.envelope)
-        best = peak(result.arms[arm], draws, known.peak)
-    return ArmFrontier(arm, points(matrix, arm, measure), checkpoint_points(matrix, arm, measure), curve_, best)
-
-
-def compare(
-    given: Clouds, first: str, second: str, measure: str, resamples: int, seed: int, known: Priors
-) -> Comparison:
-    """The gaps between two arms of the clouds."""
-    draws = draw(len(given.seeds), len(given.prompts), resamples, seed)
-    one, two = given.arms[first], given.arms[second]
-    return Comparison(
-        matched(one, two, measure, draws, known.envelope),
-        at_equal_settings(one, two, measure, draws, known.along),
-        given.seeds,
-        len(given.prompts),
-        given.left_out_checkpoints,
-        given.left_out_prompts,
-    )
-
-
 def measure_summary(
-    matrix: Matrix,
-    measure: str,
-    arms: Sequence[str],
-    resamples: int = 1000,
-    seed: int = 0,
-    compared: Sequence[str] | None = None,
-    untrained: Collection[str] = (),
+    tables: Tables, measure: str, arms: Sequence[str], split: str = "held_out", compared: Sequence[str] | None = None
 ) -> MeasureSummary:
     """One measure on one split; arms that the table does not have give empty frontiers and no comparison.
 
-    The first arm is compared with those of `compared`, or with all others. The seeds of all arms of the matrix but the
-    `untrained` are evidence of how much seeds differ.
+    The first arm is compared with those of `compared`, or with all others.
     """
-    known = priors(matrix, measure, seed, untrained)
-    comparisons: list[Comparison] = []
-    for other in (arm for arm in (arms if compared is None else compared) if arm != arms[0]):
-        result = clouds(matrix, [arms[0], other], measure)
-        if result and len(result.prompts) > 1:
-            comparisons.append(compare(result, arms[0], other, measure, resamples, seed, known))
-    frontiers = tuple(_frontier(matrix, arm, measure, resamples, seed, known) for arm in arms)
-    sft = checkpoint_points(matrix, "sft", measure)
-    return MeasureSummary(measure, matrix.split, sft, frontiers, tuple(comparisons), known.envelope)
+    others = [arm for arm in (arms if compared is None else compared) if arm != arms[0]]
+    comparisons = (_compared(tables, split, arms[0], other, measure) for other in others)
+    return MeasureSummary(
+        measure,
+        split,
+        checkpoint_points(tables.matrix(split), SFT, measure),
+        tuple(_frontier(tables, split, arm, measure) for arm in arms),
+        tuple(comparison for comparison in comparisons if comparison),
+        tables.prior(split, measure, hull),
+    )
+
+
+def _frontier(tables: Tables, split: str, arm: str, measure: str) -> ArmFrontier:
+    matrix = tables.matrix(split)
+    result = clouds(matrix, [arm], measure)
+    curve_, best = None, None
+    if result and len(result.prompts) > 1:
+        draws = tables.draws(result)
+        curve_ = envelope(result.arms[arm], draws, tables.prior(split, measure, hull))
+        best = peak(result.arms[arm], draws, tables.prior(split, measure, highest))
+    return ArmFrontier(arm, points(matrix, arm, measure), checkpoint_points(matrix, arm, measure), curve_, best)
+
+
+def _compared(tables: Tables, split: str, first: str, second: str, measure: str) -> Comparison | None:
+    """The gaps between two arms; None where they have fewer than two prompts in common."""
+    common = clouds(tables.matrix(split), [first, second], measure)
+    if common is None or len(common.prompts) < 2:
+        return None
+    draws, one, two = tables.draws(common), common.arms[first], common.arms[second]
+    return Comparison(
+        matched(one, two, measure, draws, tables.prior(split, measure, hull)),
+        at_equal_settings(
+            one, two, measure, draws, lambda among: tables.prior(split, measure, trajectory, among=among)
+        ),
+        common.seeds,
+        len(common.prompts),
+        common.left_out_checkpoints,
+        common.left_out_prompts,
+    )
 
 
 def _win_rates(summary: MeasureSummary) -> dict[Checkpoint, float]:
@@ -176,29 +152,25 @@ def _correlations(
 
 def summarise(
     rows: pa.Table,
-    pair_rows: pa.Table,
+    tables: Tables,
     arms: Sequence[str] = ("online", "offline"),
-    resamples: int = 1000,
-    seed: int = 0,
-    anchors: Mapping[str, str] | None = None,
     compared: Sequence[str] | None = None,
-    untrained: Collection[str] = (),
 ) -> Summary:
-    """Summarise a study's ROWS and PAIR_ROWS.
+    """Summarise a study's ROWS, and the tables that were read from them and the others.
 
     Correlations are between accuracy on each split's pairs and the held-out golden win rate against the golden policy.
 
     Raises:
-        GoodhartError: a table lacks a column, or a checkpoint has rows without a finite KL.
+        GoodhartError: the table lacks a column.
     """
-    matrices = [read(rows, split, anchors=anchors) for split in SPLITS]
     measures = {
-        (matrix.split, name): measure_summary(matrix, name, arms, resamples, seed, compared, untrained)
-        for matrix in matrices
-        if matrix.checkpoints
+        (split, name): measure_summary(tables, name, arms, split, compared)
+        for split in SPLITS
+        if tables.matrix(split).checkpoints
         for name in MEASURES
     }
-    result = tuple(each for split in SPLITS for each in classify(pair_rows, split))
+    result = tuple(each for split in SPLITS for each in classify(tables.pairs, split))
     judged = measures.get(("held_out", "golden_vs_policy"))
-    correlations = _correlations(result, _win_rates(judged) if judged else {}, arms, resamples, seed)
+    rates = _win_rates(judged) if judged else {}
+    correlations = _correlations(result, rates, arms, tables.resamples, tables.seed)
     return Summary(measures, result, correlations, {split: diagnose(rows, split) for split in SPLITS})

@@ -116,10 +116,8 @@ def analyse(folder: Path) -> Findings:
 
 def analysed(contents: Contents) -> Findings:
     """The same of a folder that has been read."""
-    resamples = int(contents.record["study"]["resamples"])
-    arms = (contents.arms, resamples, 0, contents.anchors, contents.few, contents.untrained)
-    summary = summarise(contents.rows, contents.pairs, *arms)
     tables = tables_of(contents)
+    summary = summarise(contents.rows, tables, contents.arms, contents.few)
     baseline = {name: checkpoint_points(tables.matrix("held_out"), GOLDEN_POLICY, name) for name in MEASURES}
     last = {name: max(result, key=lambda p: p.checkpoint.step, default=None) for name, result in baseline.items()}
     axes = (along(tables, name, axis) for name, axis in contents.axes.items())
