@@ -14,30 +14,44 @@ SHOWN = 40
 HEAD = """# Reliability
 
 What the campaign (`make campaign`, about an hour on two cores) did to the lab, and what the lab did. The numbers are
-those of its last run; `python -m campaign PART` runs one part again, `python -m campaign page` writes this page from
-what the parts have left in `runs/campaign`. Parts may be of different commits; a fault is listed as it was seen on the
+those of its last run; `python -m campaign PART` runs one part again, `python -m campaign page` writes on this page what
+the parts have left in `runs/campaign`. Parts may be of different commits; a fault is listed as it was seen on the
 commit of its part.
 
 """
 
 
 def write(work: Path, path: Path) -> Path:
-    """Write the page; returns its path."""
-    outcomes = [load(file) for part in PARTS if (file := work / f"{part}.json").is_file()]
-    text = HEAD + _summary(outcomes) + "\n".join(map(_section, outcomes))
+    """Write the page; a part that left nothing keeps what the page says of it. Returns the page's path."""
+    before = _said(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    outcomes = {part: load(file) for part in PARTS if (file := work / f"{part}.json").is_file()}
+    said = {part: (_row(outcome), _section(outcome)) for part, outcome in outcomes.items()}
+    shown = [(before | said)[part] for part in PARTS if part in before | said]
+    head = [
+        "| part | trials | faults | minutes | commit |",
+        "|---|--:|--:|--:|---|",
+        *(row for row, _ in shown),
+        "",
+        "",
+    ]
+    text = HEAD + "\n".join(head) + "\n".join(section for _, section in shown)
     for place in (work, REPOSITORY):  # where a machine keeps them says nothing to a reader
         text = text.replace(f"{place}/", "")
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def _summary(outcomes: list[Outcome]) -> str:
-    rows: list[str] = []
-    for each in outcomes:
-        trials, commit = sum(line.times for line in each.lines), each.commit + " (quick)" * each.quick
-        name, minutes = f"[{each.part}](#{each.part})", f"{each.seconds / 60:.1f}"
-        rows.append(f"| {name} | {trials:,} | {len(each.faults):,} | {minutes} | {commit} |")
-    return "\n".join(["| part | trials | faults | minutes | commit |", "|---|--:|--:|--:|---|", *rows, "", ""])
+def _said(page: str) -> dict[str, tuple[str, str]]:
+    """By part, its row and its section of a page that `write` wrote."""
+    rows = {line.partition("[")[2].partition("]")[0]: line for line in page.splitlines() if line.startswith("| [")}
+    sections = {text.partition("\n")[0]: f"## {text.rstrip()}\n\n" for text in page.split("\n## ")[1:]}
+    return {part: (rows[part], sections[part]) for part in rows if part in sections}
+
+
+def _row(outcome: Outcome) -> str:
+    trials, commit = sum(line.times for line in outcome.lines), outcome.commit + " (quick)" * outcome.quick
+    minutes = f"{outcome.seconds / 60:.1f}"
+    return f"| [{outcome.part}](#{outcome.part}) | {trials:,} | {len(outcome.faults):,} | {minutes} | {commit} |"
 
 
 def _section(outcome: Outcome) -> str:

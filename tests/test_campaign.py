@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from campaign import damage, disk, flips, locks, memory, page
+from campaign import REPOSITORY, damage, disk, flips, locks, memory, page
 from campaign.command import Command
 from campaign.input_cases import Sandbox, arguments_of, fault_of, obey
 from campaign.outcome import Outcome, Tally, load
@@ -148,6 +148,19 @@ def test_the_page_shows_what_the_parts_left(tmp_path):
     assert "| a kill | 2 | 1 | went on (1); ended otherwise (1) |" in text
     assert "- a kill: &lt;b>no&lt;/b> \\| table" in text
     assert "| [kills](#kills) | 2 | 1 | 1.0 | abc123 |" in text
+
+
+def test_the_page_keeps_what_it_says_of_parts_that_left_nothing(tmp_path):
+    copied = Path(shutil.copy(REPOSITORY / "docs" / "reliability.md", tmp_path))
+    written = page.write(tmp_path / "nothing", copied)
+    assert written.read_text() == (REPOSITORY / "docs" / "reliability.md").read_text()
+    tally = Tally()
+    tally.add("a lock", "held")
+    Outcome("locks", "Locked.", tally.lines, (), 60.0, True, "abc123").save(tmp_path)
+    before, after = written.read_text(), page.write(tmp_path, written).read_text()
+    assert "| [locks](#locks) | 1 | 0 | 1.0 | abc123 (quick) |" in after
+    assert after[after.index("## kills") :] == before[before.index("## kills") :]
+    assert after.count("## locks") == 1
 
 
 @pytest.mark.parametrize(
