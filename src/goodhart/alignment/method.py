@@ -175,6 +175,9 @@ class Method:
         self._validate_parameters(where)
         self._validate_responses(where)
         self._validate_labeller(where)
+        self._validate_replay(where)
+        self._validate_buffer(where)
+        self._validate_terms(where)
         if (self.reference == "external") != bool(self.external):
             raise GoodhartError(
                 f"{where} has reference {self.reference!r} and external {self.external!r}",
@@ -185,6 +188,13 @@ class Method:
                 f"{where} labels itself with refresh {self.refresh} and selection {self.selection!r}",
                 "set refresh to the steps of a round, two or more, and selection: best and worst",
             )
+        if self.merge == "none" and (self.runs, self.rounds) != (1, 1):
+            raise GoodhartError(
+                f"{where} has {self.runs} runs in {self.rounds} rounds and merges none of them",
+                "say merge: slerp or linear, or leave both out",
+            )
+
+    def _validate_replay(self, where: str) -> None:
         if "replay" in self.parameters and (self.source != "policy" or self.kind.supervision != "label"):
             raise GoodhartError(
                 f"{where} replays pairs of the data with source {self.source!r} and loss {self.loss!r}",
@@ -197,6 +207,8 @@ class Method:
                 "give the share of the data's pairs in a batch, above 0 and below 1, for example parameters: "
                 "{replay: 0.5}",
             )
+
+    def _validate_buffer(self, where: str) -> None:
         if self.buffer and "prefix" in self.parameters:
             raise GoodhartError(
                 f"{where} keeps pairs in a buffer and forces prefixes", "take one of the two: no buffer, or no prefix"
@@ -207,11 +219,8 @@ class Method:
                 f"{self.loss!r}",
                 "take source: policy, a judge as labeller, and a loss that learns from labels",
             )
-        if self.merge == "none" and (self.runs, self.rounds) != (1, 1):
-            raise GoodhartError(
-                f"{where} has {self.runs} runs in {self.rounds} rounds and merges none of them",
-                "say merge: slerp or linear, or leave both out",
-            )
+
+    def _validate_terms(self, where: str) -> None:
         for term in self.terms:
             if term.law == "drawn" and (self.source != "policy" or term.place >= len(self.drawn)):
                 raise GoodhartError(
