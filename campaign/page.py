@@ -7,7 +7,20 @@ from pathlib import Path
 from campaign import REPOSITORY
 from campaign.outcome import Outcome, load
 
-PARTS = ("locks", "kills", "overlap", "clusters", "flips", "disk", "memory", "inputs", "browser", "wheel", "mutation")
+PARTS = (
+    "locks",
+    "kills",
+    "overlap",
+    "hosts",
+    "clusters",
+    "flips",
+    "disk",
+    "memory",
+    "inputs",
+    "browser",
+    "wheel",
+    "mutation",
+)
 """In the order of running and of the page."""
 SHOWN = 40
 """At most this many faults of a part are listed."""
