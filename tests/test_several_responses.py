@@ -103,12 +103,12 @@ LONE = [
 
 def test_lone_marks_are_counted(tmp_path):
     pair = [{"prompt": "s", "completion": text, "label": good} for text, good in (("e", True), ("f", False))]
-    found = loaded(tmp_path, [*LONE, *pair])
+    found = loaded(tmp_path, [*LONE, *pair], rule="best and worst")
     assert pairs(found) == [("e", "f", 1.0)]
     lone = {"good responses to prompts without a bad one": 3, "bad responses to prompts without a good one": 1}
     assert found.left_out == lone
     assert sum(lone.values()) + 2 == found.rows
-    text = render_text(describe(tmp_path / "d.jsonl"))
+    text = render_text(describe(tmp_path / "d.jsonl", rule="best and worst"))
     assert re.search(r"^ +3  good responses to prompts without a bad one$", text, re.MULTILINE)
 
 
@@ -120,9 +120,9 @@ def test_lone_marks_that_a_rule_makes_ties_of_are_not_left_out(tmp_path):
 
 
 def test_marks_without_any_pair_are_refused_with_what_helps(tmp_path):
-    refused = r"none of the 4 rows .* is usable \(fewer than two .*: 2; .* alike: 1\); a golden .*both a good and a bad"
+    refused = r"none of the 4 rows .* is usable \(fewer than two .*: 2; .* alike: 1\); with task.pairs=none .*--pairs none"
     with pytest.raises(GoodhartError, match=refused):
-        loaded(tmp_path, LONE)
+        loaded(tmp_path, LONE, rule="best and worst")
 
 
 def test_nectar_has_ranks_in_its_records(tmp_path):

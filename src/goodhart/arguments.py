@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 
 from goodhart.models.presets import PRESETS
-from goodhart.tasks.pair_rules import RULES, Rule
+from goodhart.tasks.pair_rules import Rule
 
 Root = Annotated[Path, tyro.conf.arg(help="Folder that keeps cells and studies.")]
 Known = Annotated[
@@ -27,7 +27,12 @@ Columns = Annotated[
     tyro.conf.arg(help="What your data call a layout's columns: prompt=question,chosen=best,rejected=worst."),
 ]
 Layout = Annotated[str, tyro.conf.arg(help="The layout, if it is not to be recognised.")]
-Pairs = Annotated[Rule, tyro.conf.arg(help="Which pairs are made where a row has several responses, as task.pairs.")]
+Pairs = Annotated[
+    Literal["auto"] | Rule,
+    tyro.conf.arg(
+        help="Which pairs are made of several responses, as task.pairs; auto: of marks none, if most have no partner."
+    ),
+]
 DataPath = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(help="A file (JSONL, JSON, CSV, TSV, Parquet), a folder, or a Hub id.")
 ]
@@ -295,7 +300,7 @@ class Data:
     layout: Layout = "auto"
     columns: str = ""
     """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
-    pairs: Pairs = RULES[0]
+    pairs: Pairs = "auto"
     model: str = ""
     """Count lengths in tokens of this model (preset, Hub id or path)."""
     max_prompt: int = 0
@@ -327,7 +332,7 @@ class Init:
     layout: Layout = "auto"
     columns: str = ""
     """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
-    pairs: Pairs = RULES[0]
+    pairs: Pairs = "auto"
     split: str = ""
     """Which split of the data; needed where there are several and none is called train."""
     force: bool = False

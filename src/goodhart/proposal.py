@@ -25,6 +25,7 @@ from goodhart.studies.session import Workers
 from goodhart.studies.spec import Study, read_study
 from goodhart.studies.study_file import PRESETS_SHIPPED
 from goodhart.tasks.data_source import find_source
+from goodhart.tasks.pair_rules import RULES, Rule
 from goodhart.tasks.preference_data import Loaded
 from goodhart.tasks.preference_tokens import ChatTokenizer
 
@@ -50,10 +51,12 @@ class Asked:
     policy: str
     golden: str
     task: Task
-    """Layout, columns, rule of pairs and split of the data, where they are said."""
+    """Layout, columns and split of the data, where they are said."""
     seconds: float | None
     """That it may take."""
     root: Path
+    by_rule: bool = False
+    """Whether the task's rule of pairs is said, too; else the data decide."""
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,15 @@ def _facts(asked: Asked, folder: Path, say: Callable[[int, int], None]) -> tuple
     golden = asked.golden or _JUDGES.get(policy, policy)
     folders = {"policy": Path(find(policy).path), "golden.model": Path(find(golden).path)}
     check_tokenizers(folders)
-    loaded = load_people(asked.task, asked.data)
+    loaded = load_people(asked.task, asked.data, by_rule=asked.by_rule)
     tokenizer: ChatTokenizer = load_tokenizer(folders["policy"])
     template = "plain" if _lacks_template(loaded, tokenizer) else "auto"
     measured = measure(loaded, tokenizer, template, say)
     limits = choose_limits(measured, _fits(folders))
     sizes = choose_sizes(loaded, limits.kept)
     splits = find_source(asked.data).splits
-    task = replace(asked.task, template=template, data_split=loaded.split if len(splits) > 1 else "")
+    rule: Rule = loaded.rule or RULES[0]
+    task = replace(asked.task, pairs=rule, template=template, data_split=loaded.split if len(splits) > 1 else "")
     workers = Workers.of(0, 1)
     room = Room.of(workers.number)
     facts = Facts(

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 OPPONENTS = 4
 """Responses of each baseline that a checkpoint's is judged against, as in what ships."""
+_RULES = {
+    "pairs": "or another rule: best and worst, best and other, all",
+    "marks": "the judge learns from marks one by one; labels are for each response beside an SFT sample",
+}
+"""What is said of the rule of pairs."""
 _LARGE = {"sft": 1e-5, "judge": 1e-5, "arm": 1e-6}
 """Learning rates that models of more than 50 million parameters are commonly trained with."""
 
@@ -43,17 +48,19 @@ def _task(facts: Facts, evaluation: int) -> list[str]:
     longer, filtered = facts.readable - len(limits.kept), sum(loaded.filtered.values())
     columns = ", ".join(f"{quoted(ours)}: {quoted(theirs)}" for ours, theirs in task.columns.items())
     return [
-        f"# {loaded.rows:,} rows of layout {loaded.layout}: {len(loaded.examples):,} pairs, {filtered:,} filtered.",
+        f"# {loaded.rows:,} rows of layout {loaded.layout}: {len(loaded.examples):,} {loaded.unit}, "
+        f"{filtered:,} filtered.",
         *(f"# {number:,} {what}." for what, number in loaded.left_out.items()),
         "task:",
         f"  data: {quoted(facts.data)}",
         *([f"  layout: {task.layout}"] if task.layout != "auto" else []),
         *([f"  data_split: {quoted(task.data_split)}"] if task.data_split else []),
         *([f"  columns: {{{columns}}}"] if columns else []),
-        *([f"  pairs: {loaded.rule}  # or another rule: best and worst, best and other, all"] if loaded.rule else []),
+        *([f"  pairs: {loaded.rule}  # {_RULES[loaded.unit]}"] if loaded.rule else []),
         *([f"  template: {task.template}  # the model has no chat template"] if task.template != "auto" else []),
-        f"  # {limits.share:.0%} of the prompts, and of the pairs by their longer response, are no longer than this.",
-        f"  # As longer, {longer:,} of {facts.readable:,} pairs ({longer / facts.readable:.1%}) are left out.",
+        f"  # {limits.share:.0%} of the prompts, and of the {loaded.unit} by their longer response, are no longer than "
+        "this.",
+        f"  # As longer, {longer:,} of {facts.readable:,} {loaded.unit} ({longer / facts.readable:.1%}) are left out.",
         f"  max_prompt: {limits.prompt}",
         f"  max_response: {limits.response}",
         f"  # Nothing is trained on the held-out prompts, of which {sizes.held_out_prompts:,} fit.",
@@ -85,7 +92,8 @@ def _models(facts: Facts, steps: Steps) -> list[str]:
         else "# The judge, a larger model with the same tokenizer.",
         f"golden: {{model: {quoted(facts.golden)}, kind: bradley-terry, steps: {steps.golden}, batch: {steps.batch}, "
         f"check_every: {max(1, steps.golden // 6)}{head}, optimisation: {{{judge}micro_batch: {portions.golden}}}}}",
-        f"labels: {{number: {labels}}}  # of {facts.sizes.train_pairs:,} training pairs; fewer widen the gap",
+        f"labels: {{number: {labels}}}  # of {facts.sizes.train_pairs:,} training {facts.loaded.unit}; "
+        f"fewer widen the gap",
         f"proxy: {{model: {quoted(facts.policy)}, kind: bradley-terry, steps: {steps.proxy}, batch: {steps.batch}, "
         f"check_every: {max(1, steps.proxy // 6)}{head}, optimisation: {{{proxy}micro_batch: {portions.proxy}}}}}",
     ]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 CELL = ("id", "kind", "label", "state", "seconds", "progress", "holder", "problem", "files")
 SPLIT = (
-    *("name", "layout", "columns", "unread", "template", "rows", "rule", "pairs", "left_out", "usable", "prompts"),
-    *("ties", "duplicates", "filtered"),
+    *("name", "layout", "columns", "unread", "template", "rows", "rule", "pairs", "good", "left_out", "usable"),
+    *("prompts", "ties", "duplicates", "filtered"),
 )
 
 

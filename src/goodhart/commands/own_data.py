@@ -32,7 +32,7 @@ def data(asked: arguments.Data) -> None:
             reading,
             layout=None if asked.layout == "auto" else asked.layout,
             columns=named_columns(asked.columns),
-            rule=asked.pairs,
+            rule=None if asked.pairs == "auto" else asked.pairs,
             say=progress,
         )
     if asked.json:
@@ -71,18 +71,22 @@ def init(asked: arguments.Init) -> None:
     from goodhart.recipes.settings import PREFERENCES, Task
     from goodhart.report.grid import duration
     from goodhart.rounds import seconds_of
+    from goodhart.tasks.pair_rules import RULES
 
     out = asked.out
     _check_out(asked)
-    task = Task(PREFERENCES, asked.data, asked.layout, named_columns(asked.columns), asked.pairs, asked.split)
+    said = asked.pairs != "auto"
+    rule = asked.pairs if asked.pairs != "auto" else RULES[0]
+    task = Task(PREFERENCES, asked.data, asked.layout, named_columns(asked.columns), rule, asked.split)
     seconds = seconds_of("--time", asked.time) if asked.time else None
     with _bar("tokenised") as progress:
-        wishes = Asked(asked.data, asked.policy, asked.golden, task, seconds, asked.root)
+        wishes = Asked(asked.data, asked.policy, asked.golden, task, seconds, asked.root, said)
         proposal = propose(wishes, out.parent, progress)
     study = checked(proposal, out.parent)
     write_atomically(out, proposal.text)
     facts, screen = proposal.facts, console()
-    say(screen, f"{out}: {len(facts.limits.kept):,} of {len(facts.loaded.examples):,} usable pairs are within "
+    usable = f"{len(facts.loaded.examples):,} usable {facts.loaded.unit}"
+    say(screen, f"{out}: {len(facts.limits.kept):,} of {usable} are within "
         f"{facts.limits.prompt} and {facts.limits.response} tokens; {len(study.seeds)} seeds, {study.task.evaluation} "
         f"held-out prompts")  # fmt: skip
     if proposal.shortened < 1:

@@ -1,4 +1,4 @@
-"""Recipes for data: the docstring corpus, the study's prompts, people's preferences."""
+"""Recipes for data: the docstring corpus, the study's prompts, people's preferences and marks."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from goodhart.alignment.batch import Batch
+from goodhart.alignment.mark_table import write_marks
 from goodhart.alignment.pair_table import write_pairs
 from goodhart.cells.digest import sha256
 from goodhart.cells.workplace import Workplace
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
-from goodhart.randomness import permutation
+from goodhart.randomness import key, permutation
 from goodhart.recipes.located import model_folder
-from goodhart.recipes.people import load_people
+from goodhart.recipes.people import MARKS, load_people
 from goodhart.recipes.settings import Task
 from goodhart.tasks import docstrings
 from goodhart.tasks.data_digest import check_digest
 from goodhart.tasks.docstring_text import prompt_frame
+from goodhart.tasks.pair_rules import ALONE
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_tokens import Framing, encode_examples
-from goodhart.tasks.prompt_table import HeldOut, held_out_number, ranks, read_held_out, write_prompts
+from goodhart.tasks.prompt_table import ranks, write_prompts
 from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.text_task import TEXT_TASKS, TextTask
 
@@ -176,7 +178,7 @@ def _describe(kept: list[dict[str, Any]], reasons: Counter[str]) -> dict[str, An
 
 
 def preference_prompts(work: Workplace) -> dict[str, Any]:
-    """`prompts.parquet` and `pairs.parquet` of a preference data set of people."""
+    """`prompts.parquet` and `pairs.parquet` of a preference data set of people, or `marks.parquet` of marks."""
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(model_folder(work, "tokenizer"))
     planned = {"name": work.places["data"], **work.settings["data"]}
@@ -196,34 +198,53 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
             work.say(len(rows), len(loaded.examples), "comparisons")
     if not any(row["side"] == "train" for row in rows):
         raise GoodhartError(
-            f"no training pair of {work.places['data']} is left after filtering ({dict(reasons)})",
+            f"none of the training {loaded.unit} of {work.places['data']} is left after filtering ({dict(reasons)})",
             "raise task.max_prompt and task.max_response, or check the data with 'goodhart data'",
         )
+    if loaded.rule == ALONE:  # data of marks often have the good ones first
+        rows.sort(key=lambda row: key(0, "order of marks", row["id"]))
     prompts = _unique_prompts(rows, tokenizer)
-    _write_preferences(work.folder, rows, prompts)
+    _write_preferences(work.folder, rows, prompts, alone=loaded.rule == ALONE)
     counts = _describe(list(prompts.values()), reasons)
-    return {"counts": {**counts, "pairs": len(rows), "layout": loaded.layout, "template": framing.words}}
+    return {"counts": {**counts, loaded.unit: len(rows), "layout": loaded.layout, "template": framing.words}}
 
 
 def _unique_prompts(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, dict[str, Any]]:
-    """One entry for each prompt, with its split; the better response of its first pair is its demonstration."""
+    """One entry for each prompt, with its split and its demonstration.
+
+    That is the better response of its first pair or, of marks, its first good response, where it has one.
+    """
     prompts: dict[str, dict[str, Any]] = {}
     for row in rows:
         encoded = row["encoded"]
         spelled = ",".join(map(str, encoded.prompt))
         row["prompt"] = hashlib.sha256(spelled.encode()).hexdigest()[:16]
-        winner = encoded.first if row["label"] >= 0.5 else encoded.second
+        winner = encoded.first if row["label"] >= 0.5 else encoded.second or ()
         text = tokenizer.decode(list(encoded.prompt), skip_special_tokens=True)
         entry = {"side": row["side"], "tokens": list(encoded.prompt), "line": list(winner), "text": text}
-        prompts.setdefault(row["prompt"], entry)
+        entry["good"] = encoded.second is None and row["label"] == 1
+        known = prompts.setdefault(row["prompt"], entry)
+        known["line"] = known["line"] or entry["line"]
     held_out = [entry for entry in prompts.values() if entry["side"] == "held_out"]
     order = permutation(len(held_out), 0, "held-out split").tolist()
-    for entry, rank in zip(held_out, ranks(order), strict=True):
+    for entry, rank in zip(held_out, ranks(spread_evenly(order, [e["good"] for e in held_out])), strict=True):
         entry["rank"] = rank
     return prompts
 
 
-def _write_preferences(folder: Path, rows: list[dict[str, Any]], prompts: dict[str, dict[str, Any]]) -> None:
+def spread_evenly(order: Sequence[int], good: Sequence[bool]) -> list[int]:
+    """The places of an order so that those of either kind follow at even distances, each kind in its order.
+
+    So no part of the held-out prompts is without good marks or without bad ones, unless it is too small for the
+    rarer ones. Where all are of one kind it is the order itself.
+    """
+    kinds = [[place for place in order if good[place] == kind] for kind in (True, False)]
+    return [place for _, place in sorted(((i + 0.5) / len(each), p) for each in kinds for i, p in enumerate(each))]
+
+
+def _write_preferences(
+    folder: Path, rows: list[dict[str, Any]], prompts: dict[str, dict[str, Any]], *, alone: bool
+) -> None:
     write_prompts(
         folder / "prompts.parquet",
         {
@@ -237,38 +258,11 @@ def _write_preferences(folder: Path, rows: list[dict[str, Any]], prompts: dict[s
             "reference_tokens": [e["line"] for e in prompts.values()],
         },
     )
-    pairs = Batch.of_pairs(
-        [Prompt(row["prompt"], tuple(row["encoded"].prompt)) for row in rows],
-        [row["encoded"].first for row in rows],
-        [row["encoded"].second for row in rows],
-        label=np.array([row["label"] for row in rows]),
-    )
+    asked = [Prompt(row["prompt"], tuple(row["encoded"].prompt)) for row in rows]
+    responses = [row["encoded"].responses for row in rows]
+    label, ids = np.array([row["label"] for row in rows]), [row["id"] for row in rows]
     splits = [prompts[row["prompt"]]["side"] for row in rows]
-    write_pairs(folder / "pairs.parquet", pairs, [row["id"] for row in rows], splits, ["people"] * len(rows))
-
-
-def peoples_pairs(work: Workplace) -> dict[str, Any]:
-    """`pairs.parquet`: the pairs of people that train (train) and that stop what is trained (validation)."""
-    train = pq.read_table(work.inputs["prompts"] / "pairs.parquet", filters=[("split", "=", "train")])
-    validation = _of_prompts(work, HeldOut(int(work.settings["validation"])).to_validate, "validation")
-    pq.write_table(pa.concat_tables([train, validation]), work.folder / "pairs.parquet")
-    return {"pairs": {"train": len(train), "validation": len(validation)}}
-
-
-def peoples_test_pairs(work: Workplace) -> dict[str, Any]:
-    """`pairs.parquet`: the pairs of people that measure preference models (test), one for each such prompt."""
-    held_out = HeldOut(int(work.settings["validation"]), 0, int(work.settings["test"]))
-    number = held_out_number(work.inputs["prompts"] / "prompts.parquet")
-    test = _of_prompts(work, held_out.to_test(number), "test")
-    first = {prompt: place for place, prompt in reversed(list(enumerate(test.column("prompt").to_pylist())))}
-    test = test.take(sorted(first.values()))
-    pq.write_table(test, work.folder / "pairs.parquet")
-    return {"pairs": {"test": len(test)}}
-
-
-def _of_prompts(work: Workplace, chosen: range, split: str) -> pa.Table:
-    """The pairs of the held-out prompts of some ranks, under the name of a split."""
-    ids = [row.prompt.id for row in read_held_out(work.inputs["prompts"] / "prompts.parquet", chosen)]
-    found = pq.read_table(work.inputs["prompts"] / "pairs.parquet", filters=[("prompt", "in", ids)])
-    names = pa.array([split] * len(found), pa.string())
-    return found.set_column(found.schema.get_field_index("split"), "split", names)
+    if alone:
+        write_marks(folder / MARKS, Batch(asked, responses, mark=label[:, None]), ids, splits)
+    else:
+        write_pairs(folder / "pairs.parquet", Batch(asked, responses, label=label), ids, splits, ["people"] * len(rows))

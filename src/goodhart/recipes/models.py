@@ -14,6 +14,7 @@ from jaxtyping import Float
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge, PairJudge
 from goodhart.alignment.labellers import JudgeLabels, coins
+from goodhart.alignment.mark_table import read_marks
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.rule import FILE, RuleJudge
@@ -28,8 +29,10 @@ from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
 from goodhart.models.recomputation import recompute_layers
 from goodhart.recipes.located import model_folder
+from goodhart.recipes.mark_quality import marks_quality
 from goodhart.recipes.model_card import write_model_card
-from goodhart.recipes.settings import Labels
+from goodhart.recipes.people import MARKED, MARKS
+from goodhart.recipes.settings import HELD_OUT_PAIRS, Labels
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.tasks.docstring_text import RESPOND
 from goodhart.tasks.prompt_table import read_held_out, read_train
@@ -37,12 +40,10 @@ from goodhart.training import preference, supervised
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import RULE, Preference, Supervised
 
-HELD_OUT_PAIRS = 512
-"""At most this many pairs of each held-out split are labelled too: to stop the proxy, and to measure."""
 HELD_OUT_LINES = 256
 """At most this many human lines of held-out prompts tell what the SFT policy has learnt."""
 TRAIN_PAIRS = 256
-"""Training pairs on which a preference model's quality is measured beside the held-out ones."""
+"""Training pairs, or marks, on which a preference model's quality is measured beside the held-out ones."""
 
 
 def load_policy(path: Path | str, max_tokens: int, *, whole: bool = False) -> tuple[LanguagePolicy, Any]:
@@ -86,6 +87,7 @@ def sft(work: Workplace) -> dict[str, Any]:
     table = work.inputs["prompts"] / "prompts.parquet"
     train = read_train(table)
     _check_context(policy.model, max(len(r.prompt.tokens) for r in train), work.settings["max_response"])
+    train = [row for row in train if row.demonstration]  # of marks, a prompt with bad ones alone has none
     descent = Descent(policy.parameters(), settings.optimisation, settings.steps)
     state = work.state / "training.pt"
     start = descent.load(state) if state.exists() else 0
@@ -102,7 +104,7 @@ def sft(work: Workplace) -> dict[str, Any]:
         policy = replace(policy, model=merged(policy.model))
     save_policy(policy.model, tokenizer, work.folder / "final", work, "SFT policy")
     policy.model.eval()
-    held_out = read_held_out(table, range(HELD_OUT_LINES))
+    held_out = [row for row in read_held_out(table, range(HELD_OUT_LINES)) if row.demonstration]
     prompts, lines = [r.prompt for r in held_out], [r.demonstration for r in held_out]
     elsewhere = [*prompts[1:], prompts[0]]
     return {
@@ -153,12 +155,11 @@ def save_policy(
 
 
 def preference_model(work: Workplace) -> dict[str, Any]:
-    """`model/`: a preference model fitted on labelled pairs, and how well it judges held-out ones."""
+    """`model/`: a preference model fitted on labelled pairs or on marks, and how well it judges held-out ones."""
     settings = work.setting(Preference, "preference")
     index = work.inputs["prompts"] / "prompts.parquet"
     source = work.inputs["pairs"]
-    data, _, _ = read_pairs(source / "pairs.parquet", "train", index)
-    validation, _, _ = read_pairs(source / "pairs.parquet", "validation", index)
+    data, validation = (_learnt(source, split, index) for split in ("train", "validation"))
     if len(data) == 0 or len(validation) == 0:
         raise GoodhartError("there are no training or no validation pairs", "raise task.held_out or task.validation")
     model = _initial_model(work, settings)
@@ -175,13 +176,24 @@ def preference_model(work: Workplace) -> dict[str, Any]:
     return {"looks": looks, "training pairs": len(data), "parameters": sum(p.numel() for p in model.parameters())}
 
 
+def _learnt(folder: Path, split: str, index: Path) -> Batch:
+    """What preference models learn from: the marks of a cell, or its pairs."""
+    if (folder / MARKS).exists():
+        return read_marks(folder / MARKS, split, index)[0]
+    return read_pairs(folder / "pairs.parquet", split, index)[0]
+
+
 def judge_quality(work: Workplace) -> dict[str, Any]:
     """How well a judge does on held-out pairs and, in a built-in task, its probes; nothing is written."""
     index, source, tests = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"], work.inputs["tests"]
     model = judge(work.inputs["model"])
     work.watch.start()
+    if (source / MARKS).exists():
+        result = marks_quality(model, _learnt(source, "train", index), _learnt(tests, "test", index))
+        work.watch.lap("evaluate")
+        return result
     train, _, _ = read_pairs(source / "pairs.parquet", "train", index)
-    result: dict[str, Any] = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
+    result = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
     test, _, kinds = read_pairs(tests / "pairs.parquet", "test", index)
     if len(test):
         result["test"] = _quality(model, test)
@@ -233,7 +245,8 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
     """`pairs.parquet` with golden labels and SFT log-probabilities: train and validation.
 
     Pairs are of the kinds that `Labels.of` says, by default two samples of the SFT policy, as the paper's golden data
-    set is close to "sft against sft" (arXiv 2405.08448, section 6), or pairs of people.
+    set is close to "sft against sft" (arXiv 2405.08448, section 6), or pairs of people, or marked responses against
+    samples.
     """
     settings = work.setting(Labels, "labels")
     pairs, ids, found = _to_label(work, work.inputs["pairs"], "train", settings.number, settings.of)
@@ -261,7 +274,7 @@ def test_labels(work: Workplace) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Pairs of one split with their identities and their initial labels."""
+    """Pairs of one split with their identities and, where they have any, their initial labels."""
 
     split: str
     pairs: Batch
@@ -272,9 +285,9 @@ class _Part:
 def _to_label(
     work: Workplace, folder: Path, split: str, number: int, of: Sequence[str]
 ) -> tuple[Batch, list[str], Float[np.ndarray, " pair"]]:
-    """The first pairs of a split that are of some kinds or pairs of people."""
+    """The first pairs of a split that are of some kinds, or of people, or of marked responses."""
     pairs, ids, kinds = read_pairs(folder / "pairs.parquet", split, work.inputs["prompts"] / "prompts.parquet")
-    chosen = [i for i, kind in enumerate(kinds) if kind in (*of, "people")][:number]
+    chosen = [i for i, kind in enumerate(kinds) if kind in (*of, "people", MARKED)][:number]
     taken = pairs.take(chosen)
     return taken, [ids[i] for i in chosen], np.zeros(0) if taken.label is None else taken.label
 
@@ -286,7 +299,9 @@ def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, 
     agreement: dict[str, float] = {}
     for part, after in zip(parts, labelled, strict=True):
         assert after.label is not None
-        agreement[part.split] = float(1 - np.abs(np.sign(after.label - 0.5) - np.sign(part.initial - 0.5)).mean() / 2)
+        if len(part.initial):  # nobody has compared a marked response with a sample
+            away = np.abs(np.sign(after.label - 0.5) - np.sign(part.initial - 0.5))
+            agreement[part.split] = float(1 - away.mean() / 2)
     reference = load_reference(work)
     work.watch.start()
     done = [

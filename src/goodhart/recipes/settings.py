@@ -11,6 +11,8 @@ from goodhart.tasks.pair_rules import RULES, Rule
 
 PREFERENCES = "preferences"
 """The task of a user's own data."""
+HELD_OUT_PAIRS = 512
+"""At most this many pairs of each held-out split are labelled too: to stop the proxy, and to measure."""
 Several = Annotated[int, Range(2, MOST)]
 """So many that their mean has a standard error."""
 
@@ -29,7 +31,8 @@ class Task:
     """For `preferences`: what the data call a layout's columns, `{prompt: question, chosen: best}`."""
     pairs: Rule = RULES[0]
     """For `preferences` with several responses in a row: which pairs are made of them. `best and worst`; `best and
-    other`, the other one drawn from those that are worse; or `all`, where equal ones are ties."""
+    other`, the other one drawn from those that are worse; `all`, where equal ones are ties; or `none`, for marks alone:
+    the golden model learns from each mark, and labels the response beside a sample of the SFT policy."""
     data_split: str = ""
     """For `preferences`: which split of the data; needed where there are several."""
     held_out: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.2

@@ -24,6 +24,7 @@ _GROUPS = {
     "test people": "data",
     "pairs": "initial pairs",
     "test pairs": "initial pairs",
+    "marked pairs": "initial pairs",
     "sft": "SFT policy",
     "preference": "judges",
     "rule": "judges",

@@ -16,6 +16,12 @@ _STYLES = {"golden": Style(theme.ORANGE, "D", "-"), "proxy": Style(theme.SKY, "v
 MANY_FLIPS = 0.25
 """From so many on, the share of order flips is said at the top: chance alone gives up to one half."""
 _LEARNS = {"golden": "initial pairs", "proxy": "golden labels"}
+_EXCHANGED = "held-out marks, each prompt with another's response (0.5 is right)"
+
+
+def _of_marks(model: Mapping[str, Any]) -> bool:
+    """Whether a judge was measured by marks of single responses."""
+    return any("good" in quality for quality in (model.get("test", {}), model.get("train", {})))
 
 
 def is_rule(record: Mapping[str, Any], role: str) -> bool:
@@ -46,13 +52,17 @@ def measured(record: Mapping[str, Any], role: str) -> dict[str, dict[str, Any]]:
     """Every recorded quality of one model (`accuracy`, `low`, `high`, `flips`, `pairs`) by what it was measured on."""
     model = record[role]
     result: dict[str, dict[str, Any]] = {}
+    learns = "marks" if _of_marks(model) else _LEARNS[role]
     if "test" in model:
-        result[f"held-out {_LEARNS[role]}"] = model["test"]
+        result[f"held-out {learns}"] = model["test"]
+    if "exchanged" in model:
+        result[_EXCHANGED] = model["exchanged"]
     kinds = model.get("test by kind", {})
     if len(kinds) > 1:
-        result |= {f"held-out {_LEARNS[role]}, only “{kind}”": quality for kind, quality in kinds.items()}
+        result |= {f"held-out {learns}, only “{kind}”": quality for kind, quality in kinds.items()}
     result |= {f"probe: {kind}": quality for kind, quality in model.get("probes", {}).items()}
-    trained = f"training pairs with {_LEARNS[role]}" if is_rule(record, role) else "its own training pairs"
+    trained = f"training pairs with {learns}" if is_rule(record, role) else "its own training pairs"
+    trained = "training marks" if _of_marks(model) else trained
     return {**result, trained: model["train"]} if "train" in model else result
 
 
@@ -65,15 +75,22 @@ def doubts(record: Mapping[str, Any]) -> list[str]:
     variants = {role: quality for role, quality in record["variants"].items() if "test" in quality}
     models = {role: record[role] for role in ("golden", "proxy") if "test" in record[role]} | variants
     models = {role: model for role, model in models.items() if role != "golden" or not is_rule(record, role)}
-    return [sentence for role, model in models.items() if (sentence := _doubt(role, model["test"]))]
+    return [sentence for role, model in models.items() if (sentence := _doubt(role, model))]
 
 
-def _doubt(role: str, given: Mapping[str, Any]) -> str:
+def _doubt(role: str, model: Mapping[str, Any]) -> str:
+    given, exchanged = model["test"], model.get("exchanged")
     faults: list[str] = []
     if given["low"] <= 0.5:
         agreement = interval(given["accuracy"], given["low"], given["high"])
         worse = "worse than" if given["high"] < 0.5 else "not told from"
-        faults.append(f"its agreement with {given['pairs']:,} held-out labels, {agreement}, is {worse} chance (0.5)")
+        what = "AUC on {:,} held-out marks" if _of_marks(model) else "agreement with {:,} held-out labels"
+        faults.append(f"its {what.format(given['pairs'])}, {agreement}, is {worse} chance (0.5)")
+    elif exchanged and exchanged["high"] >= given["low"] and exchanged["low"] > 0.5:
+        faults.append(
+            f"with the responses of other prompts its AUC is {number(exchanged['accuracy'])} in place of "
+            f"{number(given['accuracy'])}: it tells good prompts from bad ones"
+        )
     if given["flips"] >= MANY_FLIPS:
         faults.append(f"{given['flips']:.0%} of its verdicts flip with the order of the two responses")
     rests = "every golden win rate" if role == "golden" else "what online arms learn"
@@ -86,13 +103,20 @@ def quality_grid(record: Mapping[str, Any]) -> Grid:
     for role in ("golden", "proxy"):
         for what, quality in measured(record, role).items():
             agreement = interval(quality["accuracy"], quality["low"], quality["high"])
-            rows.append((role, what, agreement, number(quality["flips"]), f"{quality['pairs']:,}"))
+            flips, unit = ("none", " marks") if "good" in quality else (number(quality["flips"]), "")
+            rows.append((role, what, agreement, flips, f"{quality['pairs']:,}{unit}"))
     note = (
         "Agreement: the share of pairs where the sign over both orders is the label's, ties one half, with its 95% "
         "Wilson interval. Order flips: the share of pairs where asking in one order alone names the other winner. In a "
         "probe the side that should win is known: the response to its own prompt, the human line, the text that is not "
         "degenerate."
     )
+    if any(_of_marks(record[role]) for role in ("golden", "proxy")):
+        note += (
+            " Of marks agreement is the AUC: the share of all pairs of a good and a bad response, each to a prompt of "
+            "its own, of which the good one has the higher score, ties one half, with its 95% score interval (Newcombe "
+            "2006). It is one half for a judge that knows nothing, however many are good."
+        )
     header = ("judge", "judged on", "agreement", "order flips", "pairs")
     return Grid("Agreement of the judges", header, tuple(rows), note)
 
@@ -101,7 +125,7 @@ def validation_picture(record: Mapping[str, Any], resolution: int) -> Picture:
     """Validation loss, accuracy and order flips at every look of the training, of the judges that were trained."""
     panels = (
         ("loss", "validation loss (nats)"),
-        ("accuracy", "validation accuracy"),
+        ("accuracy", "validation accuracy (golden: AUC)" if _of_marks(record["golden"]) else "validation accuracy"),
         ("flips", "share of order flips"),
     )
     trained = {role: style for role, style in _STYLES.items() if not is_rule(record, role)}

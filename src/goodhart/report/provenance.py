@@ -39,7 +39,7 @@ def _corpus(side: str, counts: Mapping[str, Any]) -> list[Grid]:
 
 def _prompts(counts: Mapping[str, Any]) -> list[Grid]:
     lengths = [f"{name}: {plain(counts[name])}" for name in counts if name.endswith("mean")]
-    lengths += [f"{name}: {plain(counts[name])}" for name in ("pairs", "layout") if name in counts]
+    lengths += [f"{name}: {plain(counts[name])}" for name in ("pairs", "marks", "layout") if name in counts]
     return [
         counted("Prompts by split", counts["splits"], "split", "; ".join(lengths) + "."),
         counted("Prompts filtered or cut", counts["left out"], "reason"),

@@ -40,7 +40,7 @@ class Memory:
                 return self._preference(cell)
             case "run":
                 return self._run(cell)
-            case "pairs" | "test pairs":
+            case "pairs" | "test pairs" | "marked pairs":
                 return self._sampling(_policy(cell.inputs["sft"]), 1)
             case "opponents" | "best of n":
                 samples = cell.settings["best_of"].samples if cell.kind == "best of n" else 2

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
-from goodhart.recipes.people import load_people
+from goodhart.recipes.people import load_people, table_of
 from goodhart.recipes.pool_kinds import kinds
 from goodhart.recipes.settings import Labels, Task
 from goodhart.studies.spec import Study
+from goodhart.tasks.pair_rules import ALONE
 from goodhart.tasks.preference import split_by_prompt
 from goodhart.tasks.preference_tokens import Encoded, Framing, encode_examples
 from goodhart.tasks.prompt_table import held_out_number
@@ -32,7 +33,7 @@ class Supply:
     train: int
     """Distinct training prompts."""
     pairs: int
-    """Training pairs."""
+    """Training pairs, or marks."""
 
 
 def held_out_need(task: Task) -> int:
@@ -64,7 +65,7 @@ def supply(study: Study, policy: Path) -> Supply:
 
 def supply_of(prompts: Path) -> Supply:
     """What the finished cell of a study's preference data has."""
-    train = pq.read_table(prompts / "pairs.parquet", columns=["prompt"], filters=[("split", "=", "train")])
+    train = pq.read_table(table_of(prompts), columns=["prompt"], filters=[("split", "=", "train")])
     return Supply(held_out_number(prompts / "prompts.parquet"), len(train.column("prompt").unique()), len(train))
 
 
@@ -91,10 +92,11 @@ def check_supply(study: Study, given: Supply) -> None:
             f"{asked} ask for {need:,}",
             f"{remedy(task, given.held_out)}; 'goodhart data' shows what is filtered",
         )
+    what = "marks" if task.pairs == ALONE else "pairs"
     for key, number in labels_need(study).items():
         if given.pairs < number:
             raise GoodhartError(
-                f"{key} is {number:,}, and {task.data} has {given.pairs:,} usable training pairs",
+                f"{key} is {number:,}, and {task.data} has {given.pairs:,} usable training {what}",
                 f"set {key}={given.pairs}, lower task.held_out, or raise task.max_prompt and task.max_response",
             )
     if given.train < task.train_evaluation:

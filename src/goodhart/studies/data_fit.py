@@ -80,13 +80,14 @@ def measure(
         if isinstance(each, str):
             reasons.add(each)
         else:
-            longer = max(len(each.first), len(each.second))
+            longer = max(map(len, each.responses))
             found.append(Measured(each.id, len(each.prompt), longer, hash(each.prompt)))
         if number % 1024 == 0 or number == len(loaded.examples):
             say(number, len(loaded.examples))
     if not found:
         raise GoodhartError(
-            f"the model can read none of the {len(loaded.examples):,} pairs of {loaded.source} ({'; '.join(reasons)})",
+            f"the model can read none of the {len(loaded.examples):,} {loaded.unit} of {loaded.source} "
+            f"({'; '.join(reasons)})",
             "choose another model or template; 'goodhart data' shows what is filtered",
         )
     return tuple(found)
@@ -137,7 +138,7 @@ def choose_sizes(loaded: Loaded, kept: Sequence[Measured]) -> Sizes:
     share, prompts, train_prompts, pairs = found
     if prompts < FEWEST or train_prompts < 2:
         raise GoodhartError(
-            f"{loaded.source} has {len(kept):,} pairs that fit, of {prompts + train_prompts:,} prompts",
+            f"{loaded.source} has {len(kept):,} {loaded.unit} that fit, of {prompts + train_prompts:,} prompts",
             f"give more: with {share:g} of the prompts held out, {FEWEST} must be among these, and 2 among the others",
         )
     rest = max(2, min(_REST, prompts // 4))

@@ -46,7 +46,7 @@ _START = 1.0
 _TABLE, _TABLE_STEP = 0.1, 0.004
 """Seconds of a cell of a tabular study, and of a step of its runs: 16 prompts with 16 pairs each."""
 _TRAINED, _PIECES = ("sft", "preference"), 16
-_SHARED = ("pairs", "test pairs", "labels", "test labels", "quality")
+_SHARED = ("pairs", "test pairs", "marked pairs", "labels", "test labels", "quality")
 """Cells whose pieces are micro-batches, and cells with many pieces."""
 _TOGETHER = 0.9
 """What a thread does of its work when there are several."""
@@ -229,6 +229,13 @@ class Costs:
         """The same for those that only measure."""
         return self._pool(cell, self.study.task.test)
 
+    def marked_pairs(self, cell: Cell) -> float:
+        """A sample for each marked response, of which the held-out ones are no more than their prompts or so."""
+        numbers: dict[str, int] = cell.settings["pairs"]
+        held_out = {"validation": self.study.task.validation, "test": self.study.task.test}
+        number = sum(min(size, held_out.get(split, size)) for split, size in numbers.items())
+        return number * (self.prompt + 2 * self.response) * self.forward(_policy(cell.inputs["sft"]))
+
     def _pool(self, cell: Cell, number: int) -> float:
         return 1.4 * number * (self.prompt + 2.4 * self.response) * self.forward(_policy(cell.inputs["sft"]))
 
@@ -284,6 +291,7 @@ _WORK = {
     "sft": Costs.sft,
     "pairs": Costs.pairs,
     "test pairs": Costs.test_pairs,
+    "marked pairs": Costs.marked_pairs,
     "preference": Costs.preference,
     "quality": Costs.quality,
     "labels": Costs.labels,

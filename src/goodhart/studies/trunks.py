@@ -11,10 +11,11 @@ from goodhart.cells.cell import Cell
 from goodhart.config import plain_data
 from goodhart.models.checkpoint import find
 from goodhart.recipes.arm import KEYED, Arm
-from goodhart.recipes.settings import Labels, Pool
+from goodhart.recipes.settings import HELD_OUT_PAIRS, Labels, Pool
 from goodhart.studies.data_cells import data_cells
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, Trunk, sft_of
 from goodhart.studies.spec import Study, Variant
+from goodhart.tasks.pair_rules import ALONE
 from goodhart.training.settings import Preference, Supervised
 
 PANEL = ("panel.evaluation", "panel.train")
@@ -43,6 +44,7 @@ class Trunks:
         self.prompts, people, tests = data_cells(study, self.tokenizer)
         self.sft = self._sft(study.policy, study.sft)
         self.pairs, self.test_pairs = people or self._pool(self.sft), tests or self._test_pool(self.sft)
+        """What the golden model learns from and is measured by: initial pairs, people's pairs, or marks."""
         judges = self._judges(study.golden, study.proxy)
         self.own = self._built(judges, study.labels, self.sft, SFT)
         self.anchors = {(self.sft.id, judges.golden.id): SFT}
@@ -84,12 +86,21 @@ class Trunks:
         places = {"model": settings.model, "tokenizer": self.study.policy}
         return Cell("preference", spec, {"prompts": self.prompts, "pairs": pairs}, f"{role} model", places)
 
+    def _paired(self, marks: Cell, numbers: dict[str, int]) -> Cell:
+        """The cell's pairs; of marks, so many of each split beside samples of the study's own SFT policy."""
+        if self.study.task.pairs != ALONE:
+            return marks
+        inputs = {"prompts": self.prompts, "marks": marks, "sft": self.sft}
+        return Cell("marked pairs", {"pairs": numbers, **self.small}, inputs, "marked responses beside samples")
+
     def _labels(self, labels: Labels, sft: Cell, golden: Cell) -> Cell:
-        inputs = {"prompts": self.prompts, "pairs": self.pairs, "golden": golden, "sft": sft}
+        pairs = self._paired(self.pairs, {"train": labels.number, "validation": HELD_OUT_PAIRS})
+        inputs = {"prompts": self.prompts, "pairs": pairs, "golden": golden, "sft": sft}
         return Cell("labels", {"labels": labels}, inputs, f"{labels.number} golden labels")
 
     def _test_labels(self, sft: Cell, golden: Cell) -> Cell:
-        inputs = {"prompts": self.prompts, "tests": self.test_pairs, "golden": golden, "sft": sft}
+        tests = self._paired(self.test_pairs, {"test": HELD_OUT_PAIRS})
+        inputs = {"prompts": self.prompts, "tests": tests, "golden": golden, "sft": sft}
         return Cell("test labels", {}, inputs, "golden labels of test pairs")
 
     def tests_of(self, trunk: Trunk) -> Cell:

@@ -13,6 +13,7 @@ from goodhart.recipes.slots import asks_proxy, records
 from goodhart.studies.arms import validate_arms
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, sft_of
 from goodhart.studies.tabular import refuse_arms
+from goodhart.tasks.pair_rules import ALONE
 
 if TYPE_CHECKING:
     from goodhart.studies.spec import Study
@@ -118,6 +119,11 @@ def _judges(study: Study) -> None:
     """What the judges' kinds ask for; the truth has no noise."""
     for name, judge in study.judges.items():
         judge.validate(name)
+        if judge.kind == "pairwise" and study.task.pairs == ALONE and name.endswith("golden"):
+            raise GoodhartError(
+                f"task.pairs is {ALONE!r}, and {name}.kind is pairwise, which learns from pairs alone",
+                f"set {name}.kind=bradley-terry, which has a score for each response",
+            )
         if judge.rule and judge.rule.reward == "similarity" and study.task.kind == PREFERENCES:
             raise GoodhartError(
                 f"{name}.rule.reward is similarity, and data of people has no human line apart from its pairs",

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from goodhart.tasks.data_source import find_source
-from goodhart.tasks.pair_rules import Rule
+from goodhart.tasks.pair_rules import ALONE, Rule
 from goodhart.tasks.preference import Preference, prompt_text
 from goodhart.tasks.preference_data import Loaded, load_split
 from goodhart.tasks.preference_layouts import LAYOUTS, unread_verdicts
@@ -52,6 +52,8 @@ class SplitDescription:
     rule: str
     """How rows of several responses became pairs; empty where a row is a pair."""
     pairs: int
+    good: int
+    """Of marks that are learnt from one by one, the usable ones that say good."""
     left_out: Mapping[str, int]
     """What no pair was made of."""
     usable: int
@@ -124,6 +126,7 @@ def _described(loaded: Loaded, reading: Reading | None, say: Say) -> SplitDescri
         rows=loaded.rows,
         rule=loaded.rule,
         pairs=loaded.pairs,
+        good=sum(example.label == 1 for example in usable) if loaded.rule == ALONE else 0,
         left_out=loaded.left_out,
         usable=len(usable),
         prompts=len({prompt_text(example.prompt) for example in usable}),
@@ -145,7 +148,7 @@ def _tokenised(
             reasons.append(found)
         else:
             prompts.append(len(found.prompt))
-            responses.extend((len(found.first), len(found.second)))
+            responses.extend(map(len, found.responses))
             reasons.append(over_limit(found, reading.max_prompt, reading.max_response) or "")
         if len(reasons) % _SAID == 0 or len(reasons) == len(examples):
             say(len(reasons), len(examples))
@@ -155,7 +158,7 @@ def _tokenised(
 def _character_lengths(examples: Sequence[Preference]) -> tuple[Lengths, ...]:
     return _both(
         [len(prompt_text(e.prompt)) for e in examples],
-        [len(response) for e in examples for response in (e.first, e.second)],
+        [len(response) for e in examples for response in e.responses],
         "characters",
     )
 
@@ -204,6 +207,9 @@ def _split_lines(split: SplitDescription) -> list[str]:
 
 def _pair_lines(split: SplitDescription) -> list[str]:
     """How the rule turned several responses into pairs, and what it made none of."""
+    if split.rule == ALONE:
+        bad = split.usable - split.good
+        return [f"  marks       {split.good:,} good and {bad:,} bad, learnt from one by one (task.pairs: {ALONE})"]
     return [
         f"  pairs       {split.pairs:,} by the rule '{split.rule}' (task.pairs), unreadable rows counted as one",
         *(f"    {count:>9,}  {what}" for what, count in split.left_out.items()),
@@ -211,9 +217,11 @@ def _pair_lines(split: SplitDescription) -> list[str]:
 
 
 def _sample_lines(example: Preference) -> list[str]:
-    texts = (("prompt", prompt_text(example.prompt)), ("first", example.first), ("second", example.second))
+    texts = zip(("prompt", "first", "second"), (prompt_text(example.prompt), *example.responses), strict=False)
     shown = [f"    {name:<8}{_excerpt(text)}" for name, text in texts]
-    return [f"  example {example.id}, first preferred with probability {example.label:g}", *shown]
+    alone = "good" if example.label == 1 else "bad"
+    said = alone if example.second is None else f"first preferred with probability {example.label:g}"
+    return [f"  example {example.id}, {said}", *shown]
 
 
 def _excerpt(text: str) -> str:

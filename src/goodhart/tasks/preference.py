@@ -1,4 +1,4 @@
-"""One human comparison as text: what every preference data set is turned into."""
+"""One human judgement as text, a comparison or a mark: what every preference data set is turned into."""
 
 from __future__ import annotations
 
@@ -23,20 +23,25 @@ class Message:
 class Preference:
     """One prompt, two responses, and the probability that the first is preferred (1, 0, or 0.5 for a tie).
 
-    The `id` is a hash of the content, so it does not depend on the row's place in a file. Data sets with the
-    columns `chosen` and `rejected` always give the chosen response first: whoever trains on the order must
-    draw it.
+    Of a mark there is no second response, and the label says whether the first is good (1) or bad (0). The `id` is a
+    hash of the content, so it does not depend on the row's place in a file. Data sets with the columns `chosen` and
+    `rejected` always give the chosen response first: whoever trains on the order must draw it.
     """
 
     id: str
     prompt: str | tuple[Message, ...]
     first: str
-    second: str
+    second: str | None
     label: float
 
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """Both, or the one that is marked."""
+        return (self.first,) if self.second is None else (self.first, self.second)
 
-def content_id(prompt: str | tuple[Message, ...], first: str, second: str, label: float) -> str:
-    """The id of a comparison: 96 bits of the BLAKE2b digest of its content, in hexadecimal."""
+
+def content_id(prompt: str | tuple[Message, ...], first: str, second: str | None, label: float) -> str:
+    """The id of a comparison or a mark: 96 bits of the BLAKE2b digest of its content, in hexadecimal."""
     turns = prompt if isinstance(prompt, str) else [[turn.role, turn.content] for turn in prompt]
     content = json.dumps([turns, first, second, label])
     return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()

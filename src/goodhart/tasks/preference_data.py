@@ -1,4 +1,4 @@
-"""A user's preference data set, loaded: every usable comparison, and a count of everything that is not one."""
+"""A user's preference data set, loaded: every usable comparison or mark, and a count of everything that is none."""
 
 from __future__ import annotations
 
@@ -6,20 +6,29 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from goodhart.errors import GoodhartError
 from goodhart.tasks.data_source import Source, find_source, read_rows
-from goodhart.tasks.pair_rules import RULES, Rule
+from goodhart.tasks.pair_rules import ALONE, RULES, Rule
 from goodhart.tasks.preference import Preference, content_id, prompt_text
 from goodhart.tasks.preference_layouts import MARKS, Layout, named_layout, recognised_layout, with_verdict
 from goodhart.tasks.preference_rows import Comparison, Row, Unusable
-from goodhart.tasks.several_responses import Alike, Graded, by_prompt, comparisons, lone_marks
+from goodhart.tasks.several_responses import (
+    Alike,
+    Graded,
+    by_prompt,
+    comparisons,
+    lone_marks,
+    mostly_alone,
+    read_mark,
+)
 
 _LONE = (
-    "a golden model learns from pairs, also where arms learn from marks: give prompts both a good and a bad response, "
-    "for example by marking a second response to each"
+    f"with task.pairs={ALONE} (--pairs {ALONE}) the golden model learns from the marks themselves; else give prompts "
+    f"both a good and a bad response"
 )
 
 
@@ -28,9 +37,9 @@ class Loaded:
     """One split of a data set: its rows make `pairs` comparisons, which are `examples`, or counted in `filtered`.
 
     A row makes one, except where it has several responses: there a rule makes them, and what it makes none of is
-    counted in `left_out`. A row that cannot be read as comparisons counts as one that is filtered. Ties stay among the
-    examples, with label 0.5; so do duplicates, which are comparisons whose prompt, responses and label all stood in an
-    earlier one.
+    counted in `left_out`. By the rule `ALONE` the examples are marks, and so are `pairs`. A row that cannot be read as
+    comparisons counts as one that is filtered. Ties stay among the examples, with label 0.5; so do duplicates, which
+    are comparisons whose prompt, responses and label all stood in an earlier one.
     """
 
     source: str
@@ -39,7 +48,7 @@ class Loaded:
     columns: tuple[str, ...]
     rows: int
     pairs: int
-    rule: str
+    rule: Rule | Literal[""]
     """By which rule rows of several responses became pairs; empty for other layouts."""
     examples: tuple[Preference, ...]
     filtered: Mapping[str, int]
@@ -48,6 +57,11 @@ class Loaded:
     duplicates: int
     digest: str
     """BLAKE2b of the examples' ids, whatever their order: the same comparisons give the same digest."""
+
+    @property
+    def unit(self) -> str:
+        """What the examples are, in a word."""
+        return "marks" if self.rule == ALONE else "pairs"
 
 
 def load_preferences(
@@ -64,10 +78,11 @@ def load_preferences(
     """One split of a file, folder or Hub data set (`subset` is the Hub's configuration name, `revision` its commit).
 
     Without a `split` it is the only one, or `train`; without a `layout` it is recognised from the columns. `columns`
-    says of a layout's columns what the data call them, and `rule` how rows of several responses become pairs.
-    Hub data goes into the `datasets` cache `cache`, or into the user's own.
-    Raises GoodhartError if anything is missing or malformed, if the split is empty, or if every row of it
-    is filtered.
+    says of a layout's columns what the data call them, and `rule` how rows of several responses become pairs; without
+    it marks become none where most of them have no partner, and all else the best and the worst. Hub data goes into the
+    `datasets` cache `cache`, or into the user's own.
+    Raises GoodhartError if anything is missing or malformed, if the split is empty, if every row of it is filtered, or
+    if it has marks of one kind alone.
     """
     source = find_source(name, subset, revision)
     loaded = load_split(source, source.chosen_split(split), layout, cache, columns, rule)
@@ -75,7 +90,16 @@ def load_preferences(
         reasons = "; ".join(f"{reason}: {count}" for reason, count in loaded.filtered.items())
         raise GoodhartError(
             f"none of the {loaded.rows} rows in split {loaded.split!r} of {loaded.source} is usable ({reasons})",
-            _LONE if loaded.layout == MARKS else f"mend the data, or name another layout than {loaded.layout!r}",
+            _LONE
+            if loaded.layout == MARKS and loaded.rule != ALONE
+            else f"mend the data, or name another layout than {loaded.layout!r}",
+        )
+    marks = {example.label for example in loaded.examples}
+    if loaded.rule == ALONE and len(marks) == 1:
+        own, other = ("good", "bad") if marks == {1.0} else ("bad", "good")
+        raise GoodhartError(
+            f"all {len(loaded.examples):,} usable marks in split {loaded.split!r} of {loaded.source} say {own!r}",
+            f"a judge learns from both what is good: add responses that are {other}",
         )
     return loaded
 
@@ -101,11 +125,17 @@ def load_split(
         )
     known = table.read_as, table.columns
     form = recognised_layout(known[0], table.rows, known[1]) if layout is None else named_layout(layout, *known)
+    if rule == ALONE and form.name != MARKS:
+        raise GoodhartError(
+            f"pairs is {rule!r}, and layout {form.name!r} of {source.name} has no marks",
+            "leave pairs out, or name another rule",
+        )
     if rule not in (None, RULES[0]) and not form.several:
         raise GoodhartError(
             f"pairs is {rule!r}, and layout {form.name!r} of {source.name} has one pair in each row", "leave pairs out"
         )
-    sifted = _sift(by_prompt(table.rows) if form.name == MARKS else table.rows, form, rule or RULES[0])
+    rule = rule or (ALONE if form.name == MARKS and mostly_alone(table.rows) else RULES[0])
+    sifted = _sifted(table.rows, form, rule)
     examples, duplicates = _identified(sifted.kept)
     ids = "\n".join(sorted(example.id for example in examples))
     return Loaded(
@@ -115,7 +145,7 @@ def load_split(
         columns=table.columns,
         rows=len(table.rows),
         pairs=len(examples) + sifted.reasons.total(),
-        rule=(rule or RULES[0]) if form.several else "",
+        rule=rule if form.several else "",
         examples=examples,
         filtered=dict(sifted.reasons.most_common()),
         left_out={what: number for what, number in sifted.left_out.most_common() if number},
@@ -134,14 +164,16 @@ class _Sifted:
     left_out: Counter[str]
 
 
-def _sift(rows: Sequence[Row], layout: Layout, rule: Rule) -> _Sifted:
+def _sifted(rows: Sequence[Row], layout: Layout, rule: Rule) -> _Sifted:
+    if layout.name == MARKS:
+        layout, rows = (replace(layout, read=read_mark), rows) if rule == ALONE else (layout, by_prompt(rows))
     sifted = _Sifted([], Counter(), Counter())
     for row in rows:
         try:
             made = _made(row, layout, rule, sifted.left_out)
         except Unusable as reason:
             sifted.reasons[str(reason)] += 1
-            if layout.name == MARKS and isinstance(reason, Alike):
+            if layout.name == MARKS and isinstance(reason, Alike):  # which no mark alone is
                 sifted.left_out.update(lone_marks(row))
             continue
         for comparison in made:
@@ -171,12 +203,13 @@ def _usable(comparison: Comparison) -> Comparison:
     prompt = prompt_text(comparison.prompt)
     if not prompt.strip():
         raise Unusable("empty prompt")
-    if not comparison.first.strip() or not comparison.second.strip():
+    responses = [comparison.first] if comparison.second is None else [comparison.first, comparison.second]
+    if not all(response.strip() for response in responses):
         raise Unusable("empty response")
     if comparison.first == comparison.second:
         raise Unusable("identical responses")
     try:
-        "".join((prompt, comparison.first, comparison.second)).encode()
+        "".join((prompt, *responses)).encode()
     except UnicodeEncodeError as fault:
         raise Unusable("text that is not valid Unicode (a lone surrogate)") from fault
     return comparison

@@ -36,12 +36,12 @@ class Layout:
     summary: str
     read: Callable[[Row], Comparison | Graded]
     several: bool = False
-    """Whether a row has several responses, which a rule turns into comparisons of two."""
+    """Whether a prompt has several responses, which a rule turns into comparisons of two."""
 
 
 _PAIR = ("chosen", "rejected")
 MARKS = "marks"
-"""The layout whose rows are read together, prompt by prompt."""
+"""The layout of responses that stand alone: read together, prompt by prompt, or, by the rule `ALONE`, one by one."""
 LAYOUTS = {
     layout.name: layout
     for layout in (
@@ -93,7 +93,7 @@ LAYOUTS = {
         Layout(
             MARKS,
             ("prompt", "completion", "label"),
-            "prompt, completion, label (true or false; pairs are made of the rows with one prompt)",
+            "prompt, completion, label (true or false, of one response)",
             read_marks,
             several=True,
         ),
@@ -116,12 +116,12 @@ _ALIKE = {
 
 
 def with_verdict(comparison: Comparison, row: Row, layout: Layout) -> Comparison:
-    """The comparison with what a column beside the layout's says of it: a tie.
+    """The comparison with what a column beside the layout's says of it: a tie, which no mark alone is.
 
     Raises GoodhartError where such a column names the response as the better one that the layout calls the worse.
     """
     for column in VERDICTS:
-        if column in layout.columns:
+        if column in layout.columns or comparison.second is None:
             continue
         value = row.values.get(column)
         word = value.strip().casefold() if isinstance(value, str) else ""

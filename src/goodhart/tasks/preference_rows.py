@@ -36,11 +36,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a row says, before it gets its id."""
+    """What a row says, before it gets its id; of a mark there is no second response (see `Preference`)."""
 
     prompt: str | tuple[Message, ...]
     first: str
-    second: str
+    second: str | None
     label: float
 
 

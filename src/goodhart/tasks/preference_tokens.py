@@ -58,13 +58,18 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A comparison's token ids; each response ends with the end token."""
+    """A comparison's token ids, or a mark's without a second response; each response ends with the end token."""
 
     id: str
     prompt: tuple[int, ...]
     first: tuple[int, ...]
-    second: tuple[int, ...]
+    second: tuple[int, ...] | None
     label: float
+
+    @property
+    def responses(self) -> tuple[tuple[int, ...], ...]:
+        """Both, or the one that is marked."""
+        return (self.first,) if self.second is None else (self.first, self.second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +169,18 @@ def tokenise(examples: Sequence[Preference], tokenizer: ChatTokenizer, framing: 
     for start in range(0, len(examples), _BATCH):
         part = examples[start : start + _BATCH]
         prompts = _prompt_ids([_rendered(each.prompt, tokenizer, framing, special) for each in part], tokenizer)
-        responses = _response_ids([text for each in part for text in (each.first, each.second)], end, tokenizer)
-        pairs = zip(responses[::2], responses[1::2], strict=True)
-        for example, prompt, (first, second) in zip(part, prompts, pairs, strict=True):
+        responses = iter(_response_ids([text for each in part for text in each.responses], end, tokenizer))
+        for example, prompt in zip(part, prompts, strict=True):
+            first, second = next(responses), None if example.second is None else next(responses)
             yield _encoded(example, prompt, first, second)
 
 
-def _encoded(example: Preference, prompt: Ids | str, first: Ids, second: Ids) -> Encoded | str:
+def _encoded(example: Preference, prompt: Ids | str, first: Ids, second: Ids | None) -> Encoded | str:
     if isinstance(prompt, str):
         return prompt
     if not prompt:
         return "prompt of no tokens"
-    if len(first) == 1 or len(second) == 1:
+    if len(first) == 1 or (second is not None and len(second) == 1):
         return "response of no tokens"
     if first == second:
         return "responses of the same tokens"
@@ -186,7 +191,7 @@ def over_limit(encoded: Encoded, max_prompt: int | None, max_response: int | Non
     """The reason why a comparison is too long, or None."""
     if max_prompt is not None and len(encoded.prompt) > max_prompt:
         return f"prompt longer than {max_prompt} tokens"
-    if max_response is not None and max(len(encoded.first), len(encoded.second)) > max_response:
+    if max_response is not None and max(map(len, encoded.responses)) > max_response:
         return f"response longer than {max_response} tokens"
     return None
 

@@ -11,7 +11,16 @@ from itertools import combinations
 from goodhart.randomness import key
 from goodhart.tasks.pair_rules import Rule
 from goodhart.tasks.preference import Message, prompt_text
-from goodhart.tasks.preference_rows import Comparison, Row, Unusable, prompt_in, records_in, text_of, wrong_type
+from goodhart.tasks.preference_rows import (
+    Comparison,
+    Row,
+    Unusable,
+    messages_in,
+    prompt_in,
+    records_in,
+    text_of,
+    wrong_type,
+)
 
 _TEXTS = ("response", "text", "answer", "content", "value", "completion")
 """What a record calls the text of a response."""
@@ -67,39 +76,65 @@ def read_ultrafeedback(row: Row) -> Graded:
 
 def read_marks(row: Row) -> Graded:
     """`prompt`, `completion` and `label` of all rows with one prompt (`by_prompt`): good is over bad."""
-    responses = [text_of(row, "completion", each) for each in _list(row, "completion")]
-    marks = _list(row, "label")
-    return _graded(row, responses, [_mark(row, each) for each in marks])
+    marks = [read_mark(each) for each in _marked(row)]
+    return _graded(row, [mark.first for mark in marks], [mark.label for mark in marks])
+
+
+def read_mark(row: Row) -> Comparison:
+    """`prompt`, `completion` and `label` of one row: a response without a second one, good or bad.
+
+    A completion is text or one assistant message. Raises Unusable for other messages.
+    """
+    completion = row.values.get("completion")
+    if not isinstance(completion, str):
+        turns = messages_in(row, "completion")
+        if [turn.role for turn in turns] != ["assistant"]:
+            raise Unusable("a completion that is not one assistant message")
+        completion = turns[0].content
+    return Comparison(prompt_in(row, "prompt"), completion, None, _mark(row))
 
 
 def by_prompt(rows: Sequence[Row]) -> list[Row]:
-    """The rows of marks with lists of all completions and labels of a prompt, in the order of the prompts' first rows.
+    """A row for each prompt of marks, in the order of their first rows, which holds all of its rows as `completion`.
 
-    A row that lacks one of the three stays by itself, and is counted as such later.
+    A row that lacks prompt, completion or label stays by itself, and is counted as such later.
     """
     found: list[Row] = []
-    together: dict[tuple[bool, str], tuple[list[object], list[object]]] = {}
+    together: dict[tuple[bool, str], list[Row]] = {}
     for row in rows:
-        prompt, completion, mark = (row.values.get(column) for column in ("prompt", "completion", "label"))
-        if prompt is None or completion is None or mark is None:
+        prompt = row.values.get("prompt")
+        if any(row.values.get(column) is None for column in ("prompt", "completion", "label")):
             found.append(row)
             continue
         name = isinstance(prompt, str), str(prompt)
         if name not in together:
-            together[name] = [], []
-            found.append(
-                replace(row, values={**row.values, "completion": together[name][0], "label": together[name][1]})
-            )
-        together[name][0].append(completion)
-        together[name][1].append(mark)
+            together[name] = []
+            found.append(replace(row, values={**row.values, "completion": together[name]}))
+        together[name].append(row)
     return found
+
+
+def mostly_alone(rows: Sequence[Row]) -> bool:
+    """Whether more than half of some rows of marks stand under prompts whose responses all bear one mark."""
+    every = [_marked(row) for row in by_prompt(rows) if row.values.get("completion") is not None]
+    return 2 * sum(len(each) for each in every if len({_mark(row) for row in each}) == 1) > len(rows)
+
+
+def _marked(row: Row) -> Sequence[Row]:
+    """The rows of a prompt of `by_prompt`."""
+    rows = row.values["completion"]
+    assert isinstance(rows, list)
+    return rows
+
+
+LONE = ("good responses to prompts without a bad one", "bad responses to prompts without a good one")
+"""What makes no pair, in words."""
 
 
 def lone_marks(row: Row) -> Counter[str]:
     """How many good and bad responses there are to a prompt of `by_prompt` that makes no pair, in words."""
-    marks = Counter(_mark(row, each) for each in _list(row, "label"))
-    words = (("good", "bad"), ("bad", "good"))
-    return Counter({f"{own} responses to prompts without a {other} one": marks[own == "good"] for own, other in words})
+    marks = Counter(_mark(each) for each in _marked(row))
+    return Counter({words: marks[mark] for words, mark in zip(LONE, (1.0, 0.0), strict=True)})
 
 
 def _list(row: Row, column: str) -> Sequence[object]:
@@ -156,8 +191,9 @@ def _number(row: Row, column: str, value: object) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _mark(row: Row, value: object) -> float:
+def _mark(row: Row) -> float:
     """1 for a good response, 0 for a bad one."""
+    value = row.values.get("label")
     mark = _YES_NO.get(value.strip().casefold()) if isinstance(value, str) else value
     if not isinstance(mark, int | float) or mark not in (0, 1):
         raise wrong_type(row, "label", value, "true or false: whether the completion is good")

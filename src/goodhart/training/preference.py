@@ -11,25 +11,30 @@ from jaxtyping import Float
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from goodhart.alignment.batch import Batch
-from goodhart.alignment.judge import ModelJudge
+from goodhart.alignment.judge import ModelJudge, PairJudge
 from goodhart.alignment.labellers import Judge, both_orders
 from goodhart.alignment.sources import places
 from goodhart.compute.threads import descend
 from goodhart.models.packing import cuts
 from goodhart.models.preference import PreferenceModel
+from goodhart.training.marks import auc
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Preference
+
+CENTRED = 256
+"""Marks whose scores say where the offset of a preference model begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """How a preference model does on labelled pairs."""
+    """How a preference model does on labelled pairs, or on marks."""
 
     pairs: int
+    """Or marks."""
     loss: float
-    """Mean negative log-likelihood of the labels over both orders, nats."""
+    """Mean negative log-likelihood of the labels over both orders, nats; of marks, their own."""
     accuracy: float
-    """Share of pairs in which the sign over both orders agrees with the label; ties one half."""
+    """Share of pairs in which the sign over both orders agrees with the label, ties one half; of marks, the AUC."""
     flips: float
     """Share of pairs in which the two orders alone would name different winners."""
 
@@ -52,6 +57,19 @@ def quality_of(judge: Judge, pairs: Batch) -> tuple[Judgement, Float[np.ndarray,
     return Judgement(len(p), float(loss.mean()), float(agreed.mean()), float(flips.mean())), agreed
 
 
+def quality_of_marks(judge: PairJudge, marks: Batch) -> Judgement:
+    """The same on marks, by a judge with a score for each response. Raises ValueError without good or without bad."""
+    good, scores = _alone(judge, marks)
+    loss = np.logaddexp(0, scores) - good * scores
+    return Judgement(len(good), float(loss.mean()), auc(scores, good), 0.0)
+
+
+def _alone(judge: PairJudge, marks: Batch) -> tuple[Float[np.ndarray, " mark"], Float[np.ndarray, " mark"]]:
+    """(marks, scores in logits) of marked responses."""
+    assert marks.mark is not None
+    return marks.mark[:, 0], judge.alone(marks.prompt_tokens, [[row[0] for row in marks.responses]])[:, 0]
+
+
 def fit(
     model: PreferenceModel,
     data: Batch,
@@ -65,9 +83,16 @@ def fit(
     Both orders of every pair stand in its batch: drawing one of them at random has the same expectation, but the
     noise of the draw teaches a small model to prefer a place.
 
+    Of marks (`Batch.mark`, one response a prompt) it is E[m log p + (1 - m) log(1 - p)] with p = sigmoid(s(x, y)), the
+    probability that a response is good. A mark says so of s = r - b, and what compares reads differences of r, from
+    which the offset b is gone: sigmoid(s(x, y1) - s(x, y2)) is the probability that y1 is the good one of two, if one
+    of them is and marks are given independently. b begins where half of the responses are above the share of good ones.
+
     Stops at the validation plateau by the rule of `Preference`; the model ends with the weights
     of the lowest validation loss. Returns the looks at the validation set, step 0 included.
     """
+    if data.mark is not None:
+        _centre(model, data[:CENTRED])
     descent = Descent(
         model.parameters(), settings.optimisation, settings.steps, model.head.parameters(), settings.head_factor
     )
@@ -92,6 +117,15 @@ def fit(
     return looks
 
 
+def _centre(model: PreferenceModel, marks: Batch) -> None:
+    """Lets the median response be good with the probability that responses are; the head has seen no mark before."""
+    model.eval()
+    good, scores = _alone(ModelJudge(model), marks)
+    share = np.clip(good.mean(), 0.5 / len(good), 1 - 0.5 / len(good))
+    with torch.no_grad():
+        model.head.bias += float(np.log(share / (1 - share)) - np.median(scores))
+
+
 def _trained(model: PreferenceModel) -> dict[str, torch.Tensor]:
     """A copy of its state, but for the weights below an adapter, which rest."""
     resting = {id(p) for p in model.parameters() if not p.requires_grad}
@@ -101,7 +135,8 @@ def _trained(model: PreferenceModel) -> dict[str, torch.Tensor]:
 
 def _look(model: PreferenceModel, validation: Batch, step: int) -> dict[str, int | float]:
     model.eval()
-    result = judge_quality(model, validation)[0]
+    marks = validation.mark is not None
+    result = quality_of_marks(ModelJudge(model), validation) if marks else judge_quality(model, validation)[0]
     return {"step": step, "loss": result.loss, "accuracy": result.accuracy, "flips": result.flips}
 
 
@@ -112,12 +147,21 @@ def _descend(
     batch = data.take(chosen)
 
     def loss(judge: PreferenceModel, cut: slice) -> torch.Tensor:
-        part = batch[cut]
-        logits = judge.both(part.prompt_tokens, part.first, part.second)
-        label = torch.as_tensor(part.label, dtype=logits.dtype, device=logits.device)
-        targets = torch.stack([label, 1 - label], dim=1)
-        return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / (2 * len(batch))
+        logits, targets = _targets(judge, batch[cut])
+        return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / (targets.shape[1] * len(batch))
 
     total = descend(model, loss, cuts(len(batch), settings.optimisation.micro_batch))
     descent.step(step, total)
     return total
+
+
+def _targets(
+    judge: PreferenceModel, part: Batch
+) -> tuple[Float[torch.Tensor, "prompt answer"], Float[torch.Tensor, "prompt answer"]]:
+    """(logits, probabilities that they should be of): of pairs in both orders, of marks of each response."""
+    if part.mark is not None:
+        logits = judge.alone(part.prompt_tokens, [[row[0] for row in part.responses]])
+        return logits, torch.as_tensor(part.mark, dtype=logits.dtype, device=logits.device)
+    logits = judge.both(part.prompt_tokens, part.first, part.second)
+    label = torch.as_tensor(part.label, dtype=logits.dtype, device=logits.device)
+    return logits, torch.stack([label, 1 - label], dim=1)
