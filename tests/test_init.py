@@ -100,15 +100,28 @@ def refused(capfd, says, *arguments):
     assert len(done.stderr.splitlines()) == 1
 
 
+def alone():
+    """Marks without partners: the preferred response to two prompts of three, the other one to the third."""
+    for n, line in enumerate(LINES):
+        yield {"prompt": line["prompt"], "completion": line["chosen" if n % 3 else "rejected"], "label": bool(n % 3)}
+
+
 def test_the_line_that_it_ends_with_runs_to_its_report(place, here, capfd, monkeypatch):
+    """Of the data that differ most from others behind the SFT policy: marks that make no pairs, in a CSV."""
     monkeypatch.chdir(place)
-    write(Path("whole.jsonl"), list(rows("text")))
-    done = said(capfd, "init", "whole.jsonl", "--policy", "model", "--out", "whole.yaml", "--time", "27s")
+    write(Path("whole.csv"), list(alone()))
+    done = said(capfd, "init", "whole.csv", "--policy", "model", "--out", "whole.yaml", "--time", "29s")
     assert done.returncode == 0, done.stderr
-    run = said(capfd, *shlex.split(done.stdout.splitlines()[-1])[1:])
+    assert "40 of 40 usable marks are within" in done.stdout
+    assert yaml.safe_load(Path("whole.yaml").read_text())["task"]["pairs"] == "none"
+    kto = "arms.kto={method: kto, source: data, labeller: data, beta: [0.1], steps: 4, batch: 8, checkpoints: 1}"
+    run = said(capfd, *shlex.split(done.stdout.splitlines()[-1])[1:], kto, "name=whole")
     assert run.returncode == 0, run.stderr
     assert "online − offline at matched KL" in run.stdout
-    assert (place / "runs" / "studies" / "whole" / "report.html").is_file()
+    page = (place / "runs" / "studies" / "whole" / "report.html").read_text()
+    assert "held-out marks" in page
+    assert "Of marks agreement is the AUC" in page
+    assert "golden agrees with initial labels" not in page
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -120,7 +120,9 @@ def test_lone_marks_that_a_rule_makes_ties_of_are_not_left_out(tmp_path):
 
 
 def test_marks_without_any_pair_are_refused_with_what_helps(tmp_path):
-    refused = r"none of the 4 rows .* is usable \(fewer than two .*: 2; .* alike: 1\); with task.pairs=none .*--pairs none"
+    refused = (
+        r"none of the 4 rows .* is usable \(fewer than two .*: 2; .* alike: 1\); with task.pairs=none .--pairs none"
+    )
     with pytest.raises(GoodhartError, match=refused):
         loaded(tmp_path, LONE, rule="best and worst")
 

@@ -198,7 +198,7 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
             work.say(len(rows), len(loaded.examples), "comparisons")
     if not any(row["side"] == "train" for row in rows):
         raise GoodhartError(
-            f"none of the training {loaded.unit} of {work.places['data']} is left after filtering ({dict(reasons)})",
+            f"no training {loaded.unit[:-1]} of {work.places['data']} is left after filtering ({dict(reasons)})",
             "raise task.max_prompt and task.max_response, or check the data with 'goodhart data'",
         )
     if loaded.rule == ALONE:  # data of marks often have the good ones first

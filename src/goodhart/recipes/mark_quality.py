@@ -28,7 +28,7 @@ def marks_quality(model: PairJudge, train: Batch, test: Batch) -> dict[str, Any]
 def has_both(marks: Batch) -> bool:
     """Whether some responses are good and some bad."""
     assert marks.mark is not None
-    return 0 < marks.mark.sum() < len(marks)
+    return bool(0 < marks.mark.sum() < len(marks))
 
 
 def _mark_quality(model: PairJudge, marks: Batch) -> dict[str, Any]:

@@ -102,10 +102,10 @@ def by_prompt(rows: Sequence[Row]) -> list[Row]:
     found: list[Row] = []
     together: dict[tuple[bool, str], list[Row]] = {}
     for row in rows:
-        prompt = row.values.get("prompt")
-        if any(row.values.get(column) is None for column in ("prompt", "completion", "label")):
+        if not _is_whole(row):
             found.append(row)
             continue
+        prompt = row.values["prompt"]
         name = isinstance(prompt, str), str(prompt)
         if name not in together:
             together[name] = []
@@ -114,9 +114,13 @@ def by_prompt(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def _is_whole(row: Row) -> bool:
+    return all(row.values.get(column) is not None for column in ("prompt", "completion", "label"))
+
+
 def mostly_alone(rows: Sequence[Row]) -> bool:
     """Whether more than half of some rows of marks stand under prompts whose responses all bear one mark."""
-    every = [_marked(row) for row in by_prompt(rows) if row.values.get("completion") is not None]
+    every = [_marked(row) for row in by_prompt([row for row in rows if _is_whole(row)])]
     return 2 * sum(len(each) for each in every if len({_mark(row) for row in each}) == 1) > len(rows)
 
 

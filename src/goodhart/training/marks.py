@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 _Z = 1.959963984540054
 """The normal quantile of 95% intervals."""
-_HALVINGS = 60
+_HALVINGS = 40
 
 
 def auc(scores: Float[np.ndarray, " mark"], good: Float[np.ndarray, " mark"]) -> float:
