@@ -75,12 +75,11 @@ def init(asked: arguments.Init) -> None:
 
     out = asked.out
     _check_out(asked)
-    said = asked.pairs != "auto"
-    rule = asked.pairs if asked.pairs != "auto" else RULES[0]
+    rule = RULES[0] if asked.pairs == "auto" else asked.pairs
     task = Task(PREFERENCES, asked.data, asked.layout, named_columns(asked.columns), rule, asked.split)
     seconds = seconds_of("--time", asked.time) if asked.time else None
     with _bar("tokenised") as progress:
-        wishes = Asked(asked.data, asked.policy, asked.golden, task, seconds, asked.root, said)
+        wishes = Asked(asked.data, asked.policy, asked.golden, task, seconds, asked.root, asked.pairs != "auto")
         proposal = propose(wishes, out.parent, progress)
     study = checked(proposal, out.parent)
     write_atomically(out, proposal.text)

@@ -128,7 +128,7 @@ def _marked(row: Row) -> Sequence[Row]:
     """The rows of a prompt of `by_prompt`."""
     rows = row.values["completion"]
     assert isinstance(rows, list)
-    return rows
+    return [each for each in rows if isinstance(each, Row)]
 
 
 LONE = ("good responses to prompts without a bad one", "bad responses to prompts without a good one")
