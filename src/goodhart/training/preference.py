@@ -123,7 +123,7 @@ def _centre(model: PreferenceModel, marks: Batch) -> None:
     good, scores = _alone(ModelJudge(model), marks)
     share = np.clip(good.mean(), 0.5 / len(good), 1 - 0.5 / len(good))
     with torch.no_grad():
-        model.head.bias += float(np.log(share / (1 - share)) - np.median(scores))
+        model.head.bias.add_(float(np.log(share / (1 - share)) - np.median(scores)))
 
 
 def _trained(model: PreferenceModel) -> dict[str, torch.Tensor]:
