@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from goodhart.compute.threads import threads_used
 from goodhart.errors import GoodhartError
 
 
-def make(store: Store, cell: Cell) -> bool:
-    """Make a cell if it is not there; False if another process is making it now.
+def make(store: Store, cell: Cell, recipe: Callable[[Workplace], dict[str, Any]] | None = None) -> bool:
+    """Make a cell if it is not there, by another recipe than its kind's if one is given; False if another process is
+    making it now.
 
     What a killed process left half done is resumed where the recipe can, and made again where it cannot. Raises
     GoodhartError that names the cell.
@@ -38,7 +40,7 @@ def make(store: Store, cell: Cell) -> bool:
         began = time.perf_counter()
         inputs = {name: store.open(needed.id) for name, needed in cell.inputs.items()}
         work = Workplace(cell.spec["settings"], inputs, folder, dict(cell.places), _family(store, cell))
-        result = RECIPES[cell.kind].load()(work)
+        result = (recipe or RECIPES[cell.kind].load())(work)
         store.finish(cell.id, _record(cell, work, result, time.perf_counter() - began))
         if cell.grows:
             store.join(cell.family, cell.id)

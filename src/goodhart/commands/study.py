@@ -164,7 +164,7 @@ def make(asked: arguments.Make) -> int:
     study, engine = settle(session.asked(asked.study, list(asked.overrides), asked.root), asked.root, keep=True)
     _, cells = session.plan(study, asked.root)
     cell = named(asked.cell, [each for each, _ in cells])
-    code = make_cell(cell, asked.root, asked.threads, engine.kernels.choice.chosen)
+    code = make_cell(cell, asked.root, asked.threads, engine.kernels.choice.chosen, study.executor.processes)
     say(console(), f"{cell.id} ({cell.label or cell.kind}) {'is made by another process now' if code else 'is there'}")
     return code
 

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from goodhart.alignment.policy import LanguagePolicy
+from goodhart.compute.shares import gathered, turns
 from goodhart.models.logprobs import Laws, response_laws
-from goodhart.models.packing import Tokens
+from goodhart.models.packing import Tokens, cuts
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,11 @@ def divergence(
 
     The responses of a prompt stand together in what is returned; the prompt is computed once for all of them.
     """
-    parts: list[tuple[Tensor, ...]] = []
-    for start in range(0, len(prompts), batch):
-        cut = slice(start, start + batch)
-        parts.append(_part(_laws(policy, prompts[cut], responses[cut]), _laws(reference, prompts[cut], responses[cut])))
-    columns = [torch.cat(column).flatten().double().cpu().numpy() for column in zip(*parts, strict=True)]
-    return Divergence(*columns)
+    own: list[list[np.ndarray]] = []
+    for cut, counts in turns(cuts(len(prompts), batch)):
+        part = _part(_laws(policy, prompts[cut], responses[cut]), _laws(reference, prompts[cut], responses[cut]))
+        own += [[column.flatten().double().cpu().numpy() for column in part]] if counts else []
+    return Divergence(*(np.concatenate(column) for column in zip(*gathered(own), strict=True)))
 
 
 def _laws(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]) -> Laws:

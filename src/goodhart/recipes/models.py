@@ -18,13 +18,26 @@ from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.rule import FILE, RuleJudge
 from goodhart.cells.workplace import Workplace
+from goodhart.compute.ranks import number
+from goodhart.compute.shards import is_sharded
 from goodhart.compute.threads import spread
 from goodhart.errors import GoodhartError
-from goodhart.models.adapter import base_of, has_adapter, is_adapter, merged, save_adapter, with_saved_adapter
-from goodhart.models.checkpoint import load_model, load_tokenizer, load_whole
+from goodhart.models.adapter import (
+    adapted,
+    base_of,
+    copy_adapter,
+    has_adapter,
+    is_adapter,
+    merged,
+    save_adapter,
+    with_saved_adapter,
+)
+from goodhart.models.adapter_settings import Adapter
+from goodhart.models.checkpoint import load_model, load_tokenizer, load_whole, save_model
 from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.packing import cuts
+from goodhart.models.precision import FLOAT32, Precision
 from goodhart.models.preference import PreferenceModel
 from goodhart.models.recomputation import recompute_layers
 from goodhart.recipes.located import model_folder
@@ -50,6 +63,12 @@ def load_policy(path: Path | str, max_tokens: int, *, whole: bool = False) -> tu
 
     Raises GoodhartError if its context is too short.
     """
+    policy, tokenizer = read_policy(path, max_tokens, whole=whole)
+    return policy.at(FLOAT32), tokenizer
+
+
+def read_policy(path: Path | str, max_tokens: int, *, whole: bool = False) -> tuple[LanguagePolicy, Any]:
+    """The same, over whose weights an adapter can still be laid: they are in no parts before it is asked for `at`."""
     tokenizer = load_tokenizer(path)
     sampler = KeyedSampler(tokenizer.eos_token_id, tokenizer.pad_token_id, max_tokens)
     model = load_whole(path) if whole else load_model(path)
@@ -60,7 +79,11 @@ def load_policy(path: Path | str, max_tokens: int, *, whole: bool = False) -> tu
 def load_beside(base: LanguagePolicy, base_folder: Path, folder: Path) -> LanguagePolicy:
     """The policy of a checkpoint; on the weights of `base` where it is an adapter over that policy's folder."""
     if is_adapter(folder) and Path(base_of(folder)) == base_folder.resolve():
-        return replace(base, model=with_saved_adapter(base.model, folder), name="")
+        if number() == 1:
+            return replace(base, model=with_saved_adapter(base.model, folder), name="")
+        # a tree that lies in parts has no tensors that another could share
+        whole = read_policy(base_folder, 1)[0].model
+        return replace(base, model=with_saved_adapter(whole, folder), name="").at(FLOAT32)
     assert isinstance(base.sampler, KeyedSampler)
     return load_policy(folder, base.sampler.max_tokens)[0]
 
@@ -70,19 +93,18 @@ def reference_name(work: Workplace) -> str:
     return work.inputs["sft"].name
 
 
-def load_reference(work: Workplace) -> LanguagePolicy:
+def load_reference(work: Workplace, precision: Precision = FLOAT32) -> LanguagePolicy:
     """The SFT policy, to score with."""
-    return replace(load_policy(work.inputs["sft"] / "final", 1)[0], name=reference_name(work))
+    return replace(read_policy(work.inputs["sft"] / "final", 1)[0], name=reference_name(work)).at(precision)
 
 
 def sft(work: Workplace) -> dict[str, Any]:
     """`early/` and `final/`: Hugging Face checkpoints of the supervised policy."""
     settings = work.setting(Supervised, "sft")
-    policy, tokenizer = load_policy(model_folder(work, "model"), work.settings["max_response"])
+    begun, tokenizer = read_policy(model_folder(work, "model"), work.settings["max_response"])
     if settings.optimisation.gradient_checkpointing:
-        recompute_layers(policy.model)
-    if settings.adapter:
-        policy = policy.adapted(settings.adapter, 0)
+        recompute_layers(begun.model)
+    policy = (begun.adapted(settings.adapter, 0) if settings.adapter else begun).at(FLOAT32)
     table = work.inputs["prompts"] / "prompts.parquet"
     train = read_train(table)
     _check_context(policy.model, max(len(r.prompt.tokens) for r in train), work.settings["max_response"])
@@ -95,12 +117,14 @@ def sft(work: Workplace) -> dict[str, Any]:
     ):
         work.say(step, settings.steps, f"{loss:.2f} nats per token")
         if step == settings.early:
-            save_policy(_whole(policy.model), tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
+            early = _whole(policy, begun, settings.adapter)
+            save_policy(early, tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
             descent.save(state, step)
     work.watch.lap("train")
     if settings.adapter:  # what is measured is what is kept: the base and the reference of every arm
-        policy = replace(policy, model=merged(policy.model))
+        policy = replace(policy, model=_whole(policy, begun, settings.adapter))
     save_policy(policy.model, tokenizer, work.folder / "final", work, "SFT policy")
+    policy = policy.at(FLOAT32)
     policy.model.eval()
     held_out = read_held_out(table, range(HELD_OUT_LINES))
     prompts, lines = [r.prompt for r in held_out], [r.demonstration for r in held_out]
@@ -132,8 +156,15 @@ def _check_context(model: Any, prompt: int, response: int) -> None:
         )
 
 
-def _whole(model: Any) -> Any:
-    return merged(model) if has_adapter(model) else model
+def _whole(policy: LanguagePolicy, begun: LanguagePolicy, adapter: Adapter | None) -> Any:
+    """The policy's model with the adapter merged into the weights that it began with."""
+    if adapter is None:
+        return policy.model
+    if not is_sharded(policy.model):
+        return merged(policy.model)
+    tree = adapted(begun.model, adapter, 0)
+    copy_adapter(tree, policy.model)
+    return merged(tree)
 
 
 def save_policy(
@@ -147,7 +178,7 @@ def save_policy(
         assert base is not None
         save_adapter(model, folder, f"../../{base.parent.name}/{base.name}")
     else:
-        model.save_pretrained(folder)
+        save_model(model, folder)
     tokenizer.save_pretrained(folder)
     write_model_card(folder, title, work.settings, work.inputs, adapter=has_adapter(model))
 

@@ -17,6 +17,7 @@ from goodhart.alignment.policy import LanguagePolicy
 from goodhart.cells.store import write_atomically
 from goodhart.cells.workplace import Workplace
 from goodhart.compute.meter import Spent
+from goodhart.compute.ranks import leads
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import FLOAT32, Precision
 from goodhart.models.recomputation import recompute_layers
@@ -27,6 +28,7 @@ from goodhart.recipes.models import (
     judge,
     load_beside,
     load_policy,
+    read_policy,
     reference_name,
     save_policy,
     scored,
@@ -55,14 +57,14 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     begin_from_shorter(work, arm)
     precision: Precision = work.settings.get("precision", FLOAT32)
     beginning = _beginning(work)
-    start_policy, tokenizer = load_policy(beginning, work.settings["max_response"], whole=True)
+    start_policy, tokenizer = read_policy(beginning, work.settings["max_response"], whole=True)
     if arm.optimisation.gradient_checkpointing:
         recompute_layers(start_policy.model)
     master = start_policy.adapted(arm.adapter, int(work.settings["seed"])) if arm.adapter else start_policy
     policy = master.at(precision)
     # with the adapter off the policy is the one that the run began with: where that is SFT, it is the reference
     held = start_policy if arm.adapter and START not in work.inputs else None
-    copies = () if policy is master else policy.parameters()
+    copies = () if policy.model is master.model else policy.parameters()
     policy = with_sampler(policy, arm.sampler, beginning, tokenizer, int(work.settings["max_response"]))
     parts = parts_of(work, arm, master, policy, precision, tokenizer, held)
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
@@ -103,7 +105,7 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
                 save_state(state, {**descent.state(), "step": step.step, "parts": parts.state()})
     if stream:
         stream.gather(work.folder / STREAM_FILE)
-    if arm.grows:
+    if arm.grows and leads():
         state.replace(work.folder / TRAINING_FILE)
     for record in kept:
         for stage, spent in record["stages"].items():

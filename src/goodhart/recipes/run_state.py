@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.pair_table import write_pairs
 from goodhart.cells.workplace import Workplace
+from goodhart.compute.ranks import leads
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.model_card import write_model_card
 from goodhart.training.alignment import Step
@@ -41,7 +42,7 @@ def begin_from_shorter(work: Workplace, arm: Arm) -> None:
     if not found:
         return
     last, folder = max(found)
-    for step in (step for step in wanted if step <= last):
+    for step in (step for step in wanted if step <= last and leads()):
         shutil.copytree(folder / f"step-{step}", work.folder / f"step-{step}", dirs_exist_ok=True)
         card = f"Policy at step {step}"
         copied = work.folder / f"step-{step}"
@@ -51,7 +52,10 @@ def begin_from_shorter(work: Workplace, arm: Arm) -> None:
         (work.state / "stream").mkdir(exist_ok=True)
         shutil.copyfile(folder / STREAM_FILE, work.state / "stream" / f"{last:09d}.parquet")
     # the last file, because with it the run has begun
-    shutil.copyfile(folder / TRAINING_FILE, work.state / TRAINING_FILE)
+    if leads():
+        shutil.copyfile(folder / TRAINING_FILE, work.state / TRAINING_FILE)
+    else:
+        (work.state / TRAINING_FILE).symlink_to(folder / TRAINING_FILE)
 
 
 @dataclass(slots=True)

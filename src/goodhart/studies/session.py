@@ -124,8 +124,21 @@ class Workers:
             return cls(launch.at_once or MANY)
         if workers < 0:
             raise GoodhartError(f"--workers is {workers}", "give a number of processes, or 0 for one for each core")
-        found = groups(gpus() if may_have_gpus() else [], gpus_per_worker)
-        return cls(workers or len(found) or cores(), found)
+        processes = launch.processes if launch else 1
+        found = groups(gpus() if may_have_gpus() else [], _gpus_each(gpus_per_worker, processes))
+        return cls(workers or len(found) or max(1, cores() // processes), found)
+
+
+def _gpus_each(asked: int, processes: int) -> int:
+    """GPUs of a worker whose cells are made by some processes, each of which has one."""
+    if processes == 1 or not may_have_gpus():
+        return asked
+    if asked not in (1, processes):
+        raise GoodhartError(
+            f"--gpus-per-worker is {asked} and executor.processes {processes}: each process has a GPU of its own",
+            "leave --gpus-per-worker out",
+        )
+    return processes
 
 
 def remember(study: Study, root: Path, origin: str) -> Path:
