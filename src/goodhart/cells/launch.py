@@ -57,7 +57,7 @@ class Launch:
     study."""
 
     def validate(self) -> None:
-        """Raises GoodhartError for resources of a kind of cell that does not exist, and processes that it cannot begin."""
+        """Raises GoodhartError for a kind of cell that does not exist, or for more processes than it begins."""
         if self.processes > 1 and self.kind != "local":
             raise GoodhartError(
                 f"executor.processes is {self.processes}, and the executor {self.kind!r} begins one process for a cell",

@@ -21,11 +21,10 @@ from goodhart.errors import GoodhartError
 
 
 def make(store: Store, cell: Cell, recipe: Callable[[Workplace], dict[str, Any]] | None = None) -> bool:
-    """Make a cell if it is not there, by another recipe than its kind's if one is given; False if another process is
-    making it now.
+    """Make a cell if it is not there; False if another process is making it now.
 
-    What a killed process left half done is resumed where the recipe can, and made again where it cannot. Raises
-    GoodhartError that names the cell.
+    `recipe` makes it in the place of its kind's own. What a killed process left half done is resumed where the recipe
+    can, and made again where it cannot. Raises GoodhartError that names the cell.
     """
     if store.has(cell.id):
         return True

@@ -14,6 +14,7 @@ from goodhart.cells.work import Failure, work
 from goodhart.cells.workplace import Workplace
 from goodhart.compute.meter import Stopwatch
 from goodhart.compute.ranks import join, leave, of_all, told
+from goodhart.errors import GoodhartError, is_out_of_memory
 
 _WEIGHTS = "*.safetensors", "*.pt"
 """Files that a follower reads where they are; of all others it has a copy, which it may change."""
@@ -26,7 +27,7 @@ def work_together(meeting: str, rank: int, number: int, root: str, cell: Cell) -
     them, and so report no fault of theirs.
     """
     join(Path(meeting), rank, number)
-    ended = _lead(root, cell) if rank == 0 else _follow(cell.kind)
+    ended = _lead(root, cell) if rank == 0 else _follow(cell)
     if not isinstance(ended, Failure):
         leave()
     return ended
@@ -40,13 +41,18 @@ def _lead(root: str, cell: Cell) -> bool | Failure:
     return ended if isinstance(ended, Failure) else told(ended)
 
 
-def _follow(kind: str) -> bool:
+def _follow(cell: Cell) -> bool | Failure:
     given: Workplace | None = told(None)
     if given is not None:
         with TemporaryDirectory() as own:
             _copy(given.folder, Path(own))
             of_all(None)
-            RECIPES[kind].load()(replace(given, folder=Path(own), watch=Stopwatch()))
+            try:
+                RECIPES[cell.kind].load()(replace(given, folder=Path(own), watch=Stopwatch()))
+            except GoodhartError as error:
+                if is_out_of_memory(error):
+                    raise
+                return Failure(f"{cell.label or cell.id}: {error.problem}", error.remedy)
     return told(None)
 
 

@@ -66,7 +66,7 @@ class Stopwatch:
         """Charge what was done since the last lap to a stage: by all processes that make the cell, which all ask."""
         now = _TOTAL.now()
         own = now - self._last
-        tokens, operations = summed([own.tokens, own.operations])
+        tokens, operations = summed([float(own.tokens), own.operations])
         self.stages[stage] = self.stages.get(stage, Spent()) + Spent(own.seconds, int(tokens), operations)
         self._last = now
 

@@ -6,6 +6,7 @@ and because accelerate 1.15 writes of adapters the first process's rows only (hu
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ def sharded(model: Any, computed: torch.dtype = torch.float32) -> Any:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+    # of views that a model gives; nothing here writes into them
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     lower = computed != torch.float32
     policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32) if lower else MixedPrecisionPolicy()
     mesh = init_device_mesh(device(), (number(),))

@@ -1,4 +1,4 @@
-"""The parts of a piece of work among the processes that make a cell together; one that is alone computes all of them."""
+"""The parts of a piece of work among the processes that make a cell together; one that is alone computes them all."""
 
 from __future__ import annotations
 
@@ -40,14 +40,23 @@ def backward(compute: Callable[[Part], tuple[Tensor, Found]], parts: Sequence[Pa
         (value if counts else 0.0 * value).backward()
         if counts:
             own.append((float(value.detach()), beside))
-    total, every = 0.0, gathered(own)
+    total, every = 0.0, _gathered(own)
     for value, _ in every:
         total += value
     return total, [beside for _, beside in every]
 
 
-def gathered(own: Sequence[Found]) -> list[Found]:
-    """What came of all parts that counted, in their order, from what came of this process's; tensors are on the CPU."""
+def in_shares(work: Callable[[Part], Found], parts: Sequence[Part]) -> list[Found]:
+    """`work(part)` of every part, in their order; with several processes tensors are on the CPU."""
+    own: list[Found] = []
+    for part, counts in turns(parts):
+        found = work(part)
+        own += [found] if counts else []
+    return _gathered(own)
+
+
+def _gathered(own: Sequence[Found]) -> list[Found]:
+    """What came of all parts that counted, in their order, from what came of this process's."""
     if number() == 1:
         return list(own)
     every: list[list[Found]] = of_all([_on_cpu(each) for each in own])

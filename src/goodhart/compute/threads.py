@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from goodhart.compute import ranks
-from goodhart.compute.shares import backward, gathered, turns
+from goodhart.compute.shares import backward, in_shares
 
 Part = TypeVar("Part")
 Found = TypeVar("Found")
@@ -53,8 +53,7 @@ def spread(model: Any, work: Callable[[Any, Part], Found], parts: Sequence[Part]
     Processes that make a cell together take the parts in turn, without threads.
     """
     if ranks.number() > 1:
-        done = [(work(model, part), counts) for part, counts in turns(parts)]
-        return gathered([found for found, counts in done if counts])
+        return in_shares(lambda part: work(model, part), parts)
     return list(_in_turn(model, work, parts))
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from goodhart.alignment.policy import LanguagePolicy
-from goodhart.compute.shares import gathered, turns
+from goodhart.compute.shares import in_shares
 from goodhart.models.logprobs import Laws, response_laws
 from goodhart.models.packing import Tokens, cuts
 
@@ -51,11 +51,13 @@ def divergence(
 
     The responses of a prompt stand together in what is returned; the prompt is computed once for all of them.
     """
-    own: list[list[np.ndarray]] = []
-    for cut, counts in turns(cuts(len(prompts), batch)):
+
+    def of(cut: slice) -> list[np.ndarray]:
         part = _part(_laws(policy, prompts[cut], responses[cut]), _laws(reference, prompts[cut], responses[cut]))
-        own += [[column.flatten().double().cpu().numpy() for column in part]] if counts else []
-    return Divergence(*(np.concatenate(column) for column in zip(*gathered(own), strict=True)))
+        return [column.flatten().double().cpu().numpy() for column in part]
+
+    parts = in_shares(of, cuts(len(prompts), batch))
+    return Divergence(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _laws(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]) -> Laws:

@@ -16,10 +16,10 @@ MADE, BUSY = 0, 75
 
 
 def make_cell(cell: Cell, root: Path, threads: int, kernels: str, processes: int = 1) -> int:
-    """Make a cell once in a process of its own, or in several that make it together, or go on where earlier ones stopped.
+    """Make a cell once in a process of its own, or in several together, or go on where earlier ones stopped.
 
-    The exit code says how it ended. It is not tried again: that is for whoever asked. Raises GoodhartError if its inputs
-    are not there, or if it fails.
+    The exit code says how it ended. It is not tried again: that is for whoever asked. Raises GoodhartError if its
+    inputs are not there, or if it fails.
     """
     store = Store(root)
     if store.has(cell.id):

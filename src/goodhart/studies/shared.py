@@ -23,7 +23,7 @@ def refuse_unshared(study: Study) -> None:
         raise _refused(study, "a tabular world's policies are tables, and small", "leave executor.processes out")
     for name, arm in {"the golden policy": study.golden_policy, **study.arms}.items():
         for key, why in _unshared(arm).items():
-            raise _refused(study, f"arm {name!r} has {key}: {why}", f"{_ALONE}, or leave out {key} of that arm")
+            raise _refused(study, f"arm {name!r} has {key}: {why}", f"{_ALONE}, or take the arm out")
 
 
 def refuse_encoder_decoders(study: Study, configs: Mapping[str, Mapping[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from goodhart.alignment.scores import Reduction, Scores, Tokenwise
 from goodhart.alignment.sources import Sampling, Source
 from goodhart.alignment.terms import Extra, Moment
 from goodhart.compute.meter import Spent, Stopwatch
-from goodhart.compute.shares import backward, gathered, turns
+from goodhart.compute.shares import backward, in_shares
 from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
 from goodhart.training.optimiser import Descent
@@ -212,12 +212,12 @@ def _known(reference: Reference, batch: Batch) -> Known:
 @torch.no_grad()
 def score(model: Scorer, batch: Batch) -> Known:
     """Log p(response | prompt) of a batch in nats."""
-    own: list[np.ndarray] = []
-    for cut, counts in turns(cuts(len(batch), 0)):
+
+    def of(cut: slice) -> np.ndarray:
         part = batch[cut]
-        known = model.log_probs(part.contexts, part.responses).double().cpu().numpy()
-        own += [known] if counts else []
-    return np.concatenate(gathered(own))
+        return model.log_probs(part.contexts, part.responses).double().cpu().numpy()
+
+    return np.concatenate(in_shares(of, cuts(len(batch), 0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,9 @@ class Descent:
     def state(self) -> dict[str, Any]:
         """Parameters and what the optimiser remembers of them, whole, whatever processes hold parts of them."""
         optimiser = self.optimiser.state_dict()
-        kept = {place: {name: _whole(value) for name, value in each.items()} for place, each in optimiser["state"].items()}
+        kept = {
+            place: {name: _whole(value) for name, value in each.items()} for place, each in optimiser["state"].items()
+        }
         return {
             "parameters": [_whole(p.detach()) for p in self.parameters],
             "optimiser": {**optimiser, "state": kept},
