@@ -49,13 +49,15 @@ class Team:
 
     def result(self) -> Any:
         """What came of the cell, a Failure if one of them failed; waits for it. None if one of them was killed."""
+        if len(self.busy) == 1:
+            return self.busy[0].result()
         waiting, ended = list(self.busy), list[Any]()
         while waiting and not any(_is_fault(each) for each in ended):
             for member in finished(waiting, _LOOK_SECONDS):
                 waiting.remove(member)
                 ended.append(member.result())
         found = next((each for each in ended if _is_fault(each)), ended[0])
-        if _is_fault(found) and len(self.busy) > 1:
+        if _is_fault(found):
             self.stop()  # also who has failed: it has not left the others
         if self.meeting:
             shutil.rmtree(self.meeting, ignore_errors=True)

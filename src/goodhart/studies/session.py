@@ -125,14 +125,20 @@ class Workers:
         if workers < 0:
             raise GoodhartError(f"--workers is {workers}", "give a number of processes, or 0 for one for each core")
         processes = launch.processes if launch else 1
-        found = groups(gpus() if may_have_gpus() else [], _gpus_each(gpus_per_worker, processes))
+        seen = gpus() if may_have_gpus() else []
+        found = groups(seen, _gpus_each(gpus_per_worker, processes, len(seen)))
         return cls(workers or len(found) or max(1, cores() // processes), found)
 
 
-def _gpus_each(asked: int, processes: int) -> int:
-    """GPUs of a worker whose cells are made by some processes, each of which has one."""
-    if processes == 1 or not may_have_gpus():
+def _gpus_each(asked: int, processes: int, seen: int) -> int:
+    """GPUs of a worker whose cells are made by some processes, each of which has one, where there are any."""
+    if processes == 1 or not seen:
         return asked
+    if processes > seen:
+        raise GoodhartError(
+            f"executor.processes is {processes}, and this machine has {seen} GPUs: each process has one of its own",
+            f"set executor.processes to at most {seen}",
+        )
     if asked not in (1, processes):
         raise GoodhartError(
             f"--gpus-per-worker is {asked} and executor.processes {processes}: each process has a GPU of its own",
