@@ -22,6 +22,7 @@ from goodhart.alignment.policy import LanguagePolicy
 from goodhart.cells import together
 from goodhart.cells.cell import closure
 from goodhart.cells.executor import execute
+from goodhart.cells.launch import Launch
 from goodhart.cells.local import local
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
@@ -40,8 +41,10 @@ from goodhart.models.preference import PreferenceModel
 from goodhart.models.recomputation import recompute_layers
 from goodhart.recipes import run
 from goodhart.sampling.keyed import Draws, KeyedSampler
+from goodhart.studies import session
 from goodhart.studies.check_models import check_models
 from goodhart.studies.graph import build_graph
+from goodhart.studies.session import Workers
 from goodhart.studies.spec import read_study
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import Optimisation
@@ -377,3 +380,23 @@ def test_encoder_decoders_worlds_and_clusters_are_refused(tmp_path):
         read_study("tabular", ["executor.processes=2"])
     with pytest.raises(GoodhartError, match="begins one process for a cell"):
         read_study("smoke", ["executor.processes=2", "executor.kind=slurm"])
+
+
+@pytest.mark.parametrize(
+    ("processes", "gpus_each", "found"),
+    [(1, 2, (("0", "1"), ("2", "3"))), (2, 1, (("0", "1"), ("2", "3"))), (4, 4, (("0", "1", "2", "3"),))],
+)
+def test_a_worker_has_a_gpu_for_each_of_its_processes(monkeypatch, processes, gpus_each, found):
+    monkeypatch.setattr(session, "may_have_gpus", lambda: True)
+    monkeypatch.setattr(session, "gpus", lambda: ["0", "1", "2", "3"])
+    workers = Workers.of(0, gpus_each, Launch(processes=processes))
+    assert (workers.number, tuple(workers.groups)) == (len(found), found)
+
+
+@pytest.mark.parametrize(("processes", "gpus_each", "fault"), [(3, 2, "leave --gpus-per-worker"), (8, 1, "at most 4")])
+def test_processes_and_gpus_that_do_not_go_together_are_refused(monkeypatch, processes, gpus_each, fault):
+    monkeypatch.setattr(session, "may_have_gpus", lambda: True)
+    monkeypatch.setattr(session, "gpus", lambda: ["0", "1", "2", "3"])
+    with pytest.raises(GoodhartError) as error:
+        Workers.of(0, gpus_each, Launch(processes=processes))
+    assert fault in error.value.remedy
