@@ -162,28 +162,28 @@ def test_a_killed_run_goes_on_with_as_many_processes_bit_for_bit_and_with_one_to
 ):
     _, two, cells = studies
     cell = next(each for each in cells if each.kind == "run" and each.label.startswith(arm))
+    together_again, alone = Store(tmp_path / "together"), Store(tmp_path / "alone")
     for needed in closure([cell])[:-1]:
-        shutil.copytree(two.folder(needed.id), Store(tmp_path).folder(needed.id))
-    with local(tmp_path, 1, "default", processes=TOGETHER) as executor:
+        shutil.copytree(two.folder(needed.id), together_again.folder(needed.id))
+    with local(together_again.root, 1, "default", processes=TOGETHER) as executor:
         with monkeypatch.context() as patch:
             patch.setattr("goodhart.cells.team.together.work_together", dies_after_a_checkpoint)
             executor.begin([cell])
             assert isinstance(ended(executor), Lost)
-        begun = Store(tmp_path).partial(cell.id)
+        begun = together_again.partial(cell.id)
         assert (begun / "state" / "training.pt").is_file()
         assert not (begun / "step-6").exists()
         at = max(file.stat().st_mtime_ns for file in (begun / "step-3").iterdir())
-        shutil.copytree(tmp_path, tmp_path.with_name("alone"))
+        shutil.copytree(together_again.root, alone.root)
         executor.begin([cell])
         assert ended(executor) is True
-    again, whole_run = Store(tmp_path).open(cell.id), two.open(cell.id)
+    again, whole_run = together_again.open(cell.id), two.open(cell.id)
     assert max(file.stat().st_mtime_ns for file in (again / "step-3").iterdir()) == at, "it began anew"
     for file in whole_run.rglob("*.safetensors"):
         assert (again / file.relative_to(whole_run)).read_bytes() == file.read_bytes()
-    assert make(Store(tmp_path.with_name("alone")), cell)
-    alone = Store(tmp_path.with_name("alone")).open(cell.id)
+    assert make(alone, cell)
     for file in whole_run.rglob("*.safetensors"):
-        same_weights(file, alone / file.relative_to(whole_run))
+        same_weights(file, alone.open(cell.id) / file.relative_to(whole_run))
 
 
 def ended(executor):

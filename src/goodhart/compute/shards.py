@@ -33,7 +33,7 @@ def sharded(model: Any, computed: torch.dtype = torch.float32) -> Any:
     lower = computed != torch.float32
     policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32) if lower else MixedPrecisionPolicy()
     mesh = init_device_mesh(device(), (number(),))
-    layers = set(getattr(model, "_no_split_modules", None) or ())
+    layers: set[str] = set(getattr(model, "_no_split_modules", None) or ())
     for module in [*(m for m in model.modules() if type(m).__name__ in layers), model]:
         # what stayed gathered would be the weights of the step before
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
