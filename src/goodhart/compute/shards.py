@@ -14,6 +14,7 @@ from torch import Tensor
 
 from goodhart.compute.placement import device
 from goodhart.compute.ranks import leads, number
+from goodhart.errors import GoodhartError
 
 _COMPUTED = "goodhart_computed"
 """The attribute of a sharded model that says what it computes in."""
@@ -24,10 +25,16 @@ def sharded(model: Any, computed: torch.dtype = torch.float32) -> Any:
 
     A layer's weights are gathered when it computes, in the precision that it computes in, and gradients are added up
     over the processes in float32. The losses of all processes add up to that of the whole batch, so nothing is divided.
+    Raises GoodhartError for an encoder-decoder, whose parts are called without the whole of it.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise GoodhartError(
+            f"several processes cannot share an encoder-decoder ({type(model).__name__})",
+            "leave executor.processes out",
+        )
     # of views that a model gives; nothing here writes into them
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     lower = computed != torch.float32
