@@ -24,7 +24,7 @@ from goodhart.studies.memory_fit import Need, Room
 from goodhart.studies.session import Workers
 from goodhart.studies.spec import Study, read_study
 from goodhart.studies.study_file import PRESETS_SHIPPED
-from goodhart.tasks.data_source import find_source
+from goodhart.tasks.data_source import Say, find_source, unheard
 from goodhart.tasks.preference_data import Loaded
 from goodhart.tasks.preference_tokens import ChatTokenizer
 
@@ -117,7 +117,7 @@ class Proposal:
     facts: Facts
 
 
-def propose(asked: Asked, folder: Path, say: Callable[[int, int], None]) -> Proposal:
+def propose(asked: Asked, folder: Path, say: Say = unheard) -> Proposal:
     """A study of the data for a file in a folder. Raises GoodhartError for what cannot be read, filled or trained."""
     facts, workers = _facts(asked, folder, say)
     noise, minutes = variances.shipped(), forecasts.clock(asked.root, workers)
@@ -147,13 +147,13 @@ def propose(asked: Asked, folder: Path, say: Callable[[int, int], None]) -> Prop
     )
 
 
-def _facts(asked: Asked, folder: Path, say: Callable[[int, int], None]) -> tuple[Facts, Workers]:
+def _facts(asked: Asked, folder: Path, say: Say) -> tuple[Facts, Workers]:
     """What the data and the machine allow."""
     policy = asked.policy or POLICY
     golden = asked.golden or _JUDGES.get(policy, policy)
     folders = {"policy": Path(find(policy).path), "golden.model": Path(find(golden).path)}
     check_tokenizers(folders)
-    loaded = load_people(asked.task, asked.data)
+    loaded = load_people(asked.task, asked.data, say=say)
     tokenizer: ChatTokenizer = load_tokenizer(folders["policy"])
     template = "plain" if _lacks_template(loaded, tokenizer) else "auto"
     measured = measure(loaded, tokenizer, template, say)
@@ -182,7 +182,7 @@ def _facts(asked: Asked, folder: Path, say: Callable[[int, int], None]) -> tuple
 
 def _lacks_template(loaded: Loaded, tokenizer: ChatTokenizer) -> bool:
     """Whether prompts are chat turns, and the tokenizer has no template for them."""
-    return not tokenizer.chat_template and any(not isinstance(each.prompt, str) for each in loaded.examples)
+    return not tokenizer.chat_template and loaded.examples.chats
 
 
 def _fits(folders: Mapping[str, Path]) -> Callable[[int, int], bool]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from goodhart.alignment.batch import Batch
-from goodhart.tasks.prompt_table import find_prompts
+from goodhart.tasks.chosen import Chosen, token_lists
+from goodhart.tasks.prompt_table import find_prompts, prompt_tokens
+from goodhart.tasks.prompts import Prompt
+from goodhart.tasks.row_groups import number_of, rows_at, tables
 
 SCHEMA = pa.schema(
     [
@@ -56,9 +62,17 @@ def write_pairs(path: Path, pairs: Batch, ids: Sequence[str], splits: Sequence[s
     pq.write_table(pa.table(columns, schema=SCHEMA), path)
 
 
-def read_pairs(path: Path, split: str, prompt_table: Path) -> tuple[Batch, list[str], list[str]]:
-    """(pairs, ids, kinds) of one split, with their prompts from the prompt table."""
-    rows = pq.read_table(path, schema=SCHEMA, filters=[("split", "=", split)]).to_pylist()
+def read_pairs(
+    path: Path, split: str, prompt_table: Path, most: int | None = None, of: Sequence[str] = ()
+) -> tuple[Batch, list[str], list[str]]:
+    """(pairs, ids, kinds) of one split, with their prompts from the prompt table.
+
+    `most` is the number of them that is read, from the first, and `of` the kinds, where not all are wanted.
+    """
+    chosen = ds.field("split") == split
+    if of:
+        chosen &= ds.field("kind").isin(pa.array(of, pa.string()))
+    rows = list(islice((row for part in tables(path, SCHEMA, chosen) for row in part.to_pylist()), most))
     prompts = find_prompts(prompt_table, (row["prompt"] for row in rows))
     labelled = bool(rows) and all(row["label"] is not None for row in rows)
     known = _columns(rows, "ref")
@@ -71,6 +85,31 @@ def read_pairs(path: Path, split: str, prompt_table: Path) -> tuple[Batch, list[
         logps={} if known is None else {_name(rows): known},
     )
     return pairs, [row["pair"] for row in rows], [row["kind"] for row in rows]
+
+
+def read_labelled(
+    path: Path, split: str, prompt_table: Path, used: Callable[[int], Int[np.ndarray, " chosen"]]
+) -> Batch:
+    """The pairs of a split with their labels, as `DataSource` walks them; `used` gives the places of those that are read.
+
+    It is given their number. Of others nothing can be had. Their tokens take 4 bytes each until they are asked for.
+    """
+    chosen = ds.field("split") == split
+    number = number_of(path, chosen)
+    places = used(number)
+    found = rows_at(path, SCHEMA, chosen, places, ["prompt", "first", "second", "label"])
+    asked = found.column("prompt").combine_chunks()
+    known = prompt_tokens(prompt_table, asked.unique().to_pylist())
+    ids, tokens = known.column("prompt"), token_lists(known.column("tokens"))
+    row = pc.index_in(asked, value_set=ids.combine_chunks()).to_numpy()
+    first, second = (token_lists(found.column(name)) for name in ("first", "second"))
+    label = np.full(number, np.nan)
+    label[places] = found.column("label").to_numpy()
+    return Batch(
+        Chosen(number, places, lambda at: Prompt(ids[row[at]].as_py(), tokens(row[at]))),
+        Chosen(number, places, lambda at: (first(at), second(at))),
+        label=label,
+    )
 
 
 def _both(values: Float[np.ndarray, "pair 2"] | None, size: int) -> list[list[float | None]]:

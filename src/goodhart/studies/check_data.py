@@ -15,7 +15,7 @@ from goodhart.recipes.people import load_people
 from goodhart.recipes.pool_kinds import kinds
 from goodhart.recipes.settings import Labels, Task
 from goodhart.studies.spec import Study
-from goodhart.tasks.preference import split_by_prompt
+from goodhart.tasks.preference import prompt_draws, split_by_prompt
 from goodhart.tasks.preference_tokens import Encoded, Framing, encode_examples
 from goodhart.tasks.prompt_table import held_out_number
 
@@ -55,8 +55,8 @@ def supply(study: Study, policy: Path) -> Supply:
     loaded = load_people(task, task.data)
     framing = Framing.of(task.template, tokenizer, loaded.layout)
     train, held_out = (
-        encode_examples(side, tokenizer, framing, task.max_prompt, task.max_response)
-        for side in split_by_prompt(loaded.examples, task.held_out, seed=0)
+        encode_examples(loaded.examples.at(side), tokenizer, framing, task.max_prompt, task.max_response)
+        for side in split_by_prompt(prompt_draws(loaded.examples, 0), task.held_out)
     )
     prompts, _ = _counted(held_out, held_out_need(task), 0)
     return Supply(prompts, *_counted(train, task.train_evaluation, max(labels_need(study).values())))
@@ -70,11 +70,11 @@ def supply_of(prompts: Path) -> Supply:
 
 def _counted(found: Iterable[Encoded | str], prompts: int, pairs: int) -> tuple[int, int]:
     """(distinct prompts, pairs) among those that are not filtered; stops where there are enough of both."""
-    seen: set[tuple[int, ...]] = set()
+    seen: set[int] = set()
     number = 0
     for each in found:
         if isinstance(each, Encoded):
-            seen.add(each.prompt)
+            seen.add(hash(each.prompt))
             number += 1
             if len(seen) >= prompts and number >= pairs:
                 break
