@@ -1,10 +1,10 @@
 """Data of real size: seconds and memory of every step that reads a preference data set, by its number of rows.
 
 Run: python benchmarks/million.py [--rows 10000 100000 1000000] [--kinds parquet jsonl] [--recipes] [--folder FOLDER].
-Files are made once, of common words, and nothing comes from the network; a million rows take 0.8 GB as JSON lines. Every
-step is a process of its own, and the operating system counts: processor seconds of all its threads, which other work on
-the machine hardly changes, and the most memory that was resident at once. `--recipes` makes the data sets of the
-recipes with the columns, files and numbers of rows that the real ones have, instead.
+Files are made once, of common words, and nothing comes from the network; a million rows take 0.7 GB as JSON lines.
+Every step is a process of its own, and the operating system counts: processor seconds of all its threads, which other
+work on the machine hardly changes, and the most memory that was resident at once. `--recipes` makes the data sets of
+the recipes with the columns, files and numbers of rows that the real ones have, instead.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ from typing import Any
 MIB = 2**20
 MODEL = "tiny"
 PROMPT, RESPONSE = 512, 256
-WORDS = (
+COMMON = (
     "the of and a to in is you that it he was for on are as with his they I at be this have from or one had by word "
     "but not what all were we when your can said there use an each which she do how their if will up other about out "
     "many then them these so some her would make like him into time has look two more write go see number no way could "
     "people my than first water been call who oil its now find long down day did get come made may part"
-).split()
+)
+WORDS = COMMON.split()
 RECIPES = {
     "hh-helpful": {
-        "helpful-base/train": 43_835, "helpful-base/test": 2_354, "helpful-online/train": 22_007,
-        "helpful-online/test": 1_137, "helpful-rejection-sampled/train": 52_421, "helpful-rejection-sampled/test": 2_749,
+        "helpful-base/train": 43_835, "helpful-base/test": 2_354,
+        "helpful-online/train": 22_007, "helpful-online/test": 1_137,
+        "helpful-rejection-sampled/train": 52_421, "helpful-rejection-sampled/test": 2_749,
     },
     "hh-harmless": {"harmless-base/train": 42_537, "harmless-base/test": 2_312},
     "tldr": {"comparisons/train/0000": 92_858, "comparisons/validation/0000": 86_086},
@@ -79,6 +81,7 @@ class Writer:
 
     def battle(self) -> dict[str, Any]:
         """A row of Chatbot Arena."""
+
         def turn(role: str, text: str) -> dict[str, str]:
             return {"content": text, "role": role}
 
@@ -93,7 +96,8 @@ def save(file: Path, rows: Iterator[dict[str, Any]]) -> None:
     """Write rows as Parquet, JSON lines or packed JSON lines."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".parquet":
-        return save_parquet(file, rows)
+        save_parquet(file, rows)
+        return
     with gzip.open(file, "wt") if file.suffix == ".gz" else file.open("w") as out:
         out.writelines(json.dumps(row) + "\n" for row in rows)
 
@@ -170,7 +174,8 @@ def spent(command: list[str]) -> tuple[float, float, float]:
 
 def steps(data: Path, place: Path) -> dict[str, list[str]]:
     """The commands that read a data set."""
-    own, goodhart = [sys.executable, __file__], [sys.executable, "-c", "import sys; from goodhart.cli import main; sys.exit(main())"]
+    own = [sys.executable, __file__]
+    goodhart = [sys.executable, "-c", "import sys; from goodhart.cli import main; sys.exit(main())"]
     study = str(place / "mine.yaml")
     return {
         "goodhart data": [*goodhart, "data", str(data), "--model", MODEL, "--template", "plain"],
@@ -192,9 +197,15 @@ def main() -> None:
     parser.add_argument("--cells", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.make:
-        return make(Path(asked.make[0]), asked.make[1])
-    if asked.cells:
-        return cells(Path(asked.cells[0]), Path(asked.cells[1]))
+        make(Path(asked.make[0]), asked.make[1])
+    elif asked.cells:
+        cells(Path(asked.cells[0]), Path(asked.cells[1]))
+    else:
+        measure(asked)
+
+
+def measure(asked: argparse.Namespace) -> None:
+    """Make what is not there, take every step, print the table."""
     names = list(RECIPES) if asked.recipes else [f"{n}.{kind}" for n in asked.rows for kind in asked.kinds]
     print("| data | rows | step | processor, s | clock, s | memory, MiB |\n|---|---|---|---|---|---|", flush=True)
     for name in names:

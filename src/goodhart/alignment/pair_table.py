@@ -90,9 +90,9 @@ def read_pairs(
 def read_labelled(
     path: Path, split: str, prompt_table: Path, used: Callable[[int], Int[np.ndarray, " chosen"]]
 ) -> Batch:
-    """The pairs of a split with their labels, as `DataSource` walks them; `used` gives the places of those that are read.
+    """The pairs of a split with their labels, of which some can be had: for their number `used` gives their places.
 
-    It is given their number. Of others nothing can be had. Their tokens take 4 bytes each until they are asked for.
+    Their tokens take 4 bytes each until they are asked for.
     """
     chosen = ds.field("split") == split
     number = number_of(path, chosen)

@@ -11,9 +11,10 @@ import json
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
-from typing import IO, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from jaxtyping import Int
@@ -43,7 +44,7 @@ class Examples(Sequence[Preference]):
     Whoever goes through them has `BATCH` of them in memory.
     """
 
-    file: IO[bytes]
+    file: tempfile.SpooledTemporaryFile[bytes]
     """An Arrow file of record batches without a name, which is gone with these examples."""
     digests: bytes
     repeats: Int[np.ndarray, " pair"]
@@ -108,17 +109,17 @@ class Examples(Sequence[Preference]):
 
 def stored(found: Iterable[Comparison]) -> Examples:
     """Comparisons as examples, in their order. Raises GoodhartError if the disk has no room for their text."""
-    file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - it lives as long as the examples
     try:
-        seen = _write(found, file)
+        with ExitStack() as held:
+            file = held.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY))
+            seen = _write(found, file)
+            examples = Examples(file, bytes(seen.digests), _repeats(seen.digests), seen.ties, seen.chats)
+            weakref.finalize(examples, held.pop_all().close)
     except OSError as fault:
         raise GoodhartError(
             f"the text of the data cannot be kept in {tempfile.gettempdir()}: {fault}",
             "make room there, or set TMPDIR to a folder that has some",
         ) from fault
-    digests = bytes(seen.digests)
-    examples = Examples(file, digests, _repeats(digests), seen.ties, seen.chats)  # pyright: ignore[reportArgumentType]
-    weakref.finalize(examples, file.close)
     return examples
 
 
@@ -173,12 +174,12 @@ def _prompt(row: dict[str, Any]) -> str | tuple[Message, ...]:
     return tuple(Message(*turn) for turn in json.loads(row["prompt"])) if row["chat"] else row["prompt"]
 
 
-def _order(digests: bytes) -> Int[np.ndarray, " pair"]:
+def _order(digests: bytes | bytearray) -> Int[np.ndarray, " pair"]:
     """The places of digests in increasing order, equal ones in the order of their places."""
     return np.argsort(np.frombuffer(digests, dtype=f"S{DIGEST}"), kind="stable")
 
 
-def _repeats(digests: bytes) -> Int[np.ndarray, " pair"]:
+def _repeats(digests: bytes | bytearray) -> Int[np.ndarray, " pair"]:
     """For each digest how often it stands before."""
     order = _order(digests)
     names = np.frombuffer(digests, dtype=f"S{DIGEST}")[order]

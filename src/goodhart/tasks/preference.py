@@ -70,7 +70,9 @@ def prompt_draws(examples: Iterable[Preference], seed: int) -> Float[np.ndarray,
     return np.fromiter((_draw(example, seed) for example in examples), np.float64)
 
 
-def split_by_prompt(draws: Float[np.ndarray, " pair"], test_share: float) -> tuple[Places, Places]:
+def split_by_prompt(
+    draws: Float[np.ndarray, " pair"], test_share: float
+) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
     """The places of the (train, test) parts, which share no prompt, by the draws of their prompts.
 
     A prompt's side depends on nothing but its own text, so adding rows moves none of the others;
