@@ -1,8 +1,8 @@
 """Preference data of any size are read a few rows at a time, and come out as if all had been read at once."""
 
 import gc
+import itertools
 import json
-import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -19,10 +19,13 @@ from goodhart.commands import own_data
 from goodhart.errors import GoodhartError
 from goodhart.recipes import data as data_recipes
 from goodhart.tasks import data_files, examples, preference_tokens, row_groups
-from goodhart.tasks.chosen import Chosen, token_lists
+from goodhart.tasks.chosen import Chosen, Each, token_lists
 from goodhart.tasks.data_description import Reading, describe
 from goodhart.tasks.distinct import Distinct
+from goodhart.tasks.preference import Preference
 from goodhart.tasks.preference_data import load_preferences
+from goodhart.tasks.preference_rows import Comparison, Row
+from goodhart.tasks.preference_tokens import Encoded, Framing, tokenise
 from goodhart.tasks.prompt_table import read_demonstrations, read_train
 from goodhart.tasks.row_groups import RowGroups
 from preference_data_cases import CASES, user, write
@@ -64,13 +67,11 @@ def test_no_size_of_a_batch_changes_a_bit(layout, kind, tmp_path, few_at_once, m
 @pytest.mark.parametrize("layout", CASES)
 def test_a_layout_is_read_alike_in_parts(layout, tmp_path, few_at_once, monkeypatch):
     path = write(tmp_path / "d.jsonl", list(rows(layout)))
-    in_parts = whole(path)
+    loaded, every = whole(path)
+    assert list(loaded.examples.at(np.arange(1, len(every), 3))) == every[1::3] == list(loaded.examples[1::3])
+    assert loaded.examples[-1] == every[-1]
     monkeypatch.undo()
-    at_once = whole(path)
-    assert in_parts == at_once
-    chosen = np.arange(1, len(at_once[1]), 3)
-    assert list(in_parts[0].examples.at(chosen)) == at_once[1][1::3] == list(at_once[0].examples[1::3])
-    assert in_parts[0].examples[-1] == at_once[1][-1]
+    assert whole(path) == (loaded, every)
 
 
 def test_a_file_that_grows_while_it_is_read_is_an_error(tmp_path):
@@ -127,25 +128,31 @@ class TestTheLastRowOfMany:
         self.refused(path, r"row that ends in line 2502 of .*d\.csv has 2 cells")
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_what_stays_in_memory_is_small_beside_the_text(kind, tmp_path, monkeypatch):
-    """Bytes that Python objects and Arrow's buffers take at most: what a row adds is a fiftieth of its text."""
-    monkeypatch.setattr(examples, "_IN_MEMORY", 1)
-    arrow = []
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_few_rows_are_alive_at_any_time(kind, tmp_path):
+    path = write(tmp_path / f"d.{kind}", [{**GOOD, "prompt": f"p{n}"} for n in range(4200)])
+    kinds, alive = {Row, Comparison, Preference, Encoded}, []
 
-    def most(number):
-        path = tmp_path / f"{number}.{kind}"
-        write(path, [{"prompt": f"{n} {'p' * 4000}", "chosen": "x" * 2000, "rejected": "y"} for n in range(number)])
-        gc.collect()
-        arrow.clear()
-        tracemalloc.start()
-        describe(path, Reading(PLAIN, max_prompt=8), say=lambda *_: arrow.append(pa.total_allocated_bytes()))
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return peak + max(arrow)
+    def count(*_):
+        alive.append(sum(type(each) in kinds for each in gc.get_objects()))
 
-    few, many = most(2100), most(4200)
-    assert many - few < 2100 * 6000 / 50
+    assert describe(path, Reading(PLAIN), say=count).splits[0].usable == 4200
+    assert len(alive) == 9, "at the rows found, read and tokenised"
+    assert 0 < max(alive) <= examples.BATCH + 2 * preference_tokens._BATCH + 9
+
+
+def test_no_more_comparisons_are_tokenised_than_are_asked_for():
+    taken = []
+
+    def endless():
+        for n in itertools.count():
+            taken.append(n)
+            yield Preference(str(n), "p", "x", "y", 1.0)
+
+    found = tokenise(endless(), PLAIN, Framing.of("auto", PLAIN, "text"))
+    ids = [each.id for each in itertools.islice(found, 1000)]
+    assert ids == [str(n) for n in range(1000)]
+    assert len(taken) <= 1000 + preference_tokens._BATCH
 
 
 def test_progress_is_drawn_on_a_terminal_and_nothing_in_a_pipe(monkeypatch):
@@ -183,13 +190,22 @@ def test_the_items_that_steps_use(start, steps, batch, size):
     assert set(used.tolist()) == walked or steps * batch >= 2 * size
 
 
-def test_what_was_not_read_cannot_be_had():
-    lists = pa.chunked_array([pa.array([[1], [2, 3]], pa.list_(pa.int32())), pa.array([[]], pa.list_(pa.int32()))])
-    some = Chosen(9, np.array([1, 4, 8]), token_lists(lists))
-    assert (len(some), some[1], some[4], some[8], some[4:5]) == (9, (1,), (2, 3), (), [(2, 3)])
-    for place in (0, 2, 9):
-        with pytest.raises(IndexError, match=f"item {place} of 9 was not read"):
-            some[place]
+def test_what_is_not_at_hand_is_read_when_it_is_asked_for():
+    read = []
+
+    def load(asked):
+        read.append(asked.tolist())
+        column = pa.chunked_array([pa.array([[n] * n], pa.list_(pa.int32())) for n in asked.tolist()])
+        return token_lists(column)
+
+    some = Chosen(9, np.array([1, 4, 8]), load)
+    assert (len(some), some[1], some[4], some[-1], read) == (9, (1,), (4,) * 4, (8,) * 8, [[1, 4, 8]])
+    assert some[0:3] == [(), (1,), (2, 2)]
+    assert read == [[1, 4, 8], [0], [2]]
+    with pytest.raises(IndexError):
+        some[9]
+    doubled = Each(some, lambda ids: 2 * len(ids))
+    assert (len(doubled), doubled[4], doubled[-1], doubled[:2]) == (9, 8, 16, [0, 2])
 
 
 def test_training_reads_what_it_uses_and_nothing_else(tmp_path, monkeypatch):
@@ -198,19 +214,19 @@ def test_training_reads_what_it_uses_and_nothing_else(tmp_path, monkeypatch):
     table, pairs = tmp_path / "prompts/prompts.parquet", tmp_path / "people/pairs.parquet"
     all_pairs, _, _ = read_pairs(pairs, "train", table)
     used = np.arange(2, len(all_pairs), 3)
-    some = read_labelled(pairs, "train", table, lambda number: used if number == len(all_pairs) else None)
-    ours, theirs = some.take(used.tolist()), all_pairs.take(used.tolist())
+    some = read_labelled(pairs, "train", table, lambda number: used)
+    order = [*used.tolist(), 0]
+    assert len(some) == len(all_pairs)
+    ours, theirs = some.take(order), all_pairs.take(order)
     assert [p.id for p in ours.prompts] == [p.id for p in theirs.prompts]
     assert ours.prompt_tokens == theirs.prompt_tokens
     assert [[list(r) for r in row] for row in ours.responses] == [[list(r) for r in row] for row in theirs.responses]
     assert ours.label.tolist() == theirs.label.tolist()
-    with pytest.raises(IndexError, match="was not read"):
-        some.take([0])
     train = read_train(table)
     shown = read_demonstrations(table, lambda number: np.arange(1, number, 2))
     assert len(shown.prompts) == len(train)
-    assert [shown.prompts[n] for n in range(1, len(train), 2)] == [row.prompt for row in train[1::2]]
-    assert [shown.lines[n] for n in range(1, len(train), 2)] == [row.demonstration for row in train[1::2]]
+    assert list(shown.prompts) == [row.prompt for row in train]
+    assert list(shown.lines) == [row.demonstration for row in train]
     assert shown.longest == max(len(row.prompt.tokens) for row in train)
     few, ids, _ = read_pairs(pairs, "train", table, 5, ("people",))
     assert (few.prompt_tokens, len(ids)) == (all_pairs.prompt_tokens[:5], 5)

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from goodhart.alignment.batch import Batch
-from goodhart.tasks.chosen import Chosen, token_lists
+from goodhart.tasks.chosen import Chosen, Each, token_lists
 from goodhart.tasks.prompt_table import find_prompts, prompt_tokens
 from goodhart.tasks.prompts import Prompt
-from goodhart.tasks.row_groups import number_of, rows_at, tables
+from goodhart.tasks.row_groups import rows_at, tables
 
+Pair = tuple[tuple[int, ...], tuple[int, ...]]
+"""The token ids of two responses."""
 SCHEMA = pa.schema(
     [
         ("pair", pa.string()),
@@ -90,26 +91,23 @@ def read_pairs(
 def read_labelled(
     path: Path, split: str, prompt_table: Path, used: Callable[[int], Int[np.ndarray, " chosen"]]
 ) -> Batch:
-    """The pairs of a split with their labels, of which some can be had: for their number `used` gives their places.
+    """The pairs of a split with their labels; those are at hand whose places `used` gives for their number.
 
     Their tokens take 4 bytes each until they are asked for.
     """
     chosen = ds.field("split") == split
-    number = number_of(path, chosen)
-    places = used(number)
-    found = rows_at(path, SCHEMA, chosen, places, ["prompt", "first", "second", "label"])
-    asked = found.column("prompt").combine_chunks()
-    known = prompt_tokens(prompt_table, asked.unique().to_pylist())
-    ids, tokens = known.column("prompt"), token_lists(known.column("tokens"))
-    row = pc.index_in(asked, value_set=ids.combine_chunks()).to_numpy()
-    first, second = (token_lists(found.column(name)) for name in ("first", "second"))
-    label = np.full(number, np.nan)
-    label[places] = found.column("label").to_numpy()
-    return Batch(
-        Chosen(number, places, lambda at: Prompt(ids[row[at]].as_py(), tokens(row[at]))),
-        Chosen(number, places, lambda at: (first(at), second(at))),
-        label=label,
-    )
+
+    def load(places: Int[np.ndarray, " chosen"]) -> Callable[[int], tuple[Prompt, Pair]]:
+        found = rows_at(path, SCHEMA, chosen, places, ["prompt", "first", "second"])
+        ids = found.column("prompt").to_pylist()
+        tokens = prompt_tokens(prompt_table, ids)
+        first, second = (token_lists(found.column(name)) for name in ("first", "second"))
+        return lambda at: (Prompt(ids[at], tokens(ids[at])), (first(at), second(at)))
+
+    labels = [part.column("label").to_numpy() for part in tables(path, SCHEMA, chosen, ["label"])]
+    label = np.concatenate([np.zeros(0), *labels])
+    both = Chosen(len(label), used(len(label)), load)
+    return Batch(Each(both, lambda one: one[0]), Each(both, lambda one: one[1]), label=label)
 
 
 def _both(values: Float[np.ndarray, "pair 2"] | None, size: int) -> list[list[float | None]]:

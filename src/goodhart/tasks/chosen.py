@@ -10,15 +10,19 @@ import pyarrow as pa
 from jaxtyping import Int
 
 T = TypeVar("T")
+S = TypeVar("S")
+Load = Callable[[Int[np.ndarray, " chosen"]], Callable[[int], T]]
+"""Reads the items at some places, in increasing order; what it gives makes the first, second ... of them."""
 
 
 class Chosen(Sequence[T]):
-    """A sequence of `number` items, of which those at some places, in increasing order, can be had."""
+    """A sequence of `number` items, of which those at some places are at hand; another is read when it is asked for."""
 
-    def __init__(self, number: int, places: Int[np.ndarray, " chosen"], make: Callable[[int], T]) -> None:
+    def __init__(self, number: int, places: Int[np.ndarray, " chosen"], load: Load[T]) -> None:
         self._number = number
         self._places = places
-        self._make = make
+        self._load = load
+        self._make = load(places)
 
     def __len__(self) -> int:
         return self._number
@@ -30,10 +34,30 @@ class Chosen(Sequence[T]):
     def __getitem__(self, index: int | slice) -> T | list[T]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(self._number))]
-        at = int(np.searchsorted(self._places, index))
-        if at == len(self._places) or self._places[at] != index:
-            raise IndexError(f"item {index} of {self._number} was not read")
-        return self._make(at)
+        place = range(self._number)[index]
+        at = int(np.searchsorted(self._places, place))
+        known = at < len(self._places) and self._places[at] == place
+        return self._make(at) if known else self._load(np.array([place]))(0)
+
+
+class Each(Sequence[S]):
+    """What a function gives for each item of a sequence, when it is asked for."""
+
+    def __init__(self, items: Sequence[T], make: Callable[[T], S]) -> None:
+        self._number = len(items)
+        self._make: Callable[[int], S] = lambda place: make(items[place])
+
+    def __len__(self) -> int:
+        return self._number
+
+    @overload
+    def __getitem__(self, index: int) -> S: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[S]: ...
+    def __getitem__(self, index: int | slice) -> S | list[S]:
+        if isinstance(index, slice):
+            return [self._make(place) for place in range(*index.indices(self._number))]
+        return self._make(index)
 
 
 def token_lists(column: pa.ChunkedArray) -> Callable[[int], tuple[int, ...]]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from goodhart.errors import GoodhartError
-from goodhart.tasks.chosen import Chosen, token_lists
+from goodhart.tasks.chosen import Chosen, Each, token_lists
 from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.row_groups import number_of, rows_at, tables
 
@@ -55,7 +54,7 @@ def read_train(path: Path) -> list[PromptRow]:
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
-    """The training prompts and what people wrote for them, of which only those that are used can be had."""
+    """The training prompts and what people wrote for them; those that are used are at hand."""
 
     prompts: Sequence[Prompt]
     lines: Sequence[tuple[int, ...]]
@@ -68,13 +67,15 @@ def read_demonstrations(path: Path, used: Callable[[int], Int[np.ndarray, " chos
     number, longest = 0, 0
     for part in tables(path, SCHEMA, _IS_TRAIN, ["tokens"]):
         number += len(part)
-        longest = max(longest, pc.max(pc.list_value_length(part.column("tokens"))).as_py())
-    places = used(number)
-    found = rows_at(path, SCHEMA, _IS_TRAIN, places, ["prompt", "tokens", "reference_tokens"])
-    ids, tokens, lines = found.column("prompt"), *map(token_lists, found.columns[1:])
-    return Demonstrations(
-        Chosen(number, places, lambda at: Prompt(ids[at].as_py(), tokens(at))), Chosen(number, places, lines), longest
-    )
+        longest = max(longest, *(int(np.diff(each.offsets).max()) for each in part.column("tokens").chunks))
+
+    def load(places: Int[np.ndarray, " chosen"]) -> Callable[[int], tuple[Prompt, tuple[int, ...]]]:
+        found = rows_at(path, SCHEMA, _IS_TRAIN, places, ["prompt", "tokens", "reference_tokens"])
+        ids, tokens, lines = found.column("prompt"), *map(token_lists, found.columns[1:])
+        return lambda at: (Prompt(ids[at].as_py(), tokens(at)), lines(at))
+
+    both = Chosen(number, used(number), load)
+    return Demonstrations(Each(both, lambda one: one[0]), Each(both, lambda one: one[1]), longest)
 
 
 def read_held_out(path: Path, ranks: range) -> list[PromptRow]:
@@ -102,17 +103,25 @@ def find_prompts(path: Path, ids: Iterable[str]) -> dict[str, PromptRow]:
     """The rows of the given prompts, by id. Raises GoodhartError if one is not there."""
     wanted = set(ids)
     found = {row.prompt.id: row for row in _rows(path, named(wanted))} if wanted else {}
-    missing = sorted(wanted - set(found))
-    if missing:
-        raise GoodhartError(f"{len(missing)} prompts, {missing[0]} for one, are not in {path}", "delete both cells")
+    _check_there(path, wanted, found)
     return found
 
 
-def prompt_tokens(path: Path, ids: Iterable[str]) -> pa.Table:
-    """The columns `prompt` and `tokens` of the given prompts, in the table's order."""
-    columns = ["prompt", "tokens"]
+def prompt_tokens(path: Path, ids: Iterable[str]) -> Callable[[str], tuple[int, ...]]:
+    """The token ids of the given prompts by id. Raises GoodhartError if one is not there."""
+    wanted, columns = set(ids), ["prompt", "tokens"]
     empty = pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
-    return pa.concat_tables([empty, *tables(path, SCHEMA, named(ids), columns)])
+    found = pa.concat_tables([empty, *tables(path, SCHEMA, named(wanted), columns)])
+    place = {name: at for at, name in enumerate(found.column("prompt").to_pylist())}
+    _check_there(path, wanted, place)
+    tokens = token_lists(found.column("tokens"))
+    return lambda name: tokens(place[name])
+
+
+def _check_there(path: Path, wanted: set[str], found: Collection[str]) -> None:
+    missing = sorted(wanted.difference(found))
+    if missing:
+        raise GoodhartError(f"{len(missing)} prompts, {missing[0]} for one, are not in {path}", "delete both cells")
 
 
 def named(ids: Iterable[str]) -> ds.Expression:
