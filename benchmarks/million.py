@@ -1,6 +1,7 @@
 """Data of real size: seconds and memory of every step that reads a preference data set, by its number of rows.
 
-Run: python benchmarks/million.py [--rows 10000 100000 1000000] [--kinds parquet jsonl] [--recipes] [--folder FOLDER].
+Run: python benchmarks/million.py [--rows 10000 100000 1000000] [--kinds parquet jsonl] [--folder FOLDER], or
+python benchmarks/million.py --recipes [NAME ...].
 Files are made once, of common words, and nothing comes from the network; a million rows take 0.7 GB as JSON lines.
 Every step is a process of its own, and the operating system counts: processor seconds of all its threads, which other
 work on the machine hardly changes, and the most memory that was resident at once. `--recipes` makes the data sets of
@@ -190,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--kinds", nargs="+", default=["parquet", "jsonl"])
-    parser.add_argument("--recipes", action="store_true")
+    parser.add_argument("--recipes", nargs="*", choices=RECIPES, help="all of them if none is named")
     parser.add_argument("--folder", type=Path, default=Path("million"))
     parser.add_argument("--steps", nargs="+", help="those whose names hold one of these")
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
@@ -206,13 +207,14 @@ def main() -> None:
 
 def measure(asked: argparse.Namespace) -> None:
     """Make what is not there, take every step, print the table."""
-    names = list(RECIPES) if asked.recipes else [f"{n}.{kind}" for n in asked.rows for kind in asked.kinds]
+    recipes = asked.recipes is not None
+    names = (asked.recipes or list(RECIPES)) if recipes else [f"{n}.{kind}" for n in asked.rows for kind in asked.kinds]
     print("| data | rows | step | processor, s | clock, s | memory, MiB |\n|---|---|---|---|---|---|", flush=True)
     for name in names:
         data = asked.folder / name
         if not data.exists():
             spent([sys.executable, __file__, "--make", str(asked.folder), name])
-        number = sum(RECIPES[name].values()) if asked.recipes else int(name.split(".")[0])
+        number = sum(RECIPES[name].values()) if recipes else int(name.split(".")[0])
         place = asked.folder / f"{name}.{os.getpid()}"
         place.mkdir()
         for step, command in steps(data, place).items():

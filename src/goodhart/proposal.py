@@ -272,21 +272,21 @@ def _proposal(facts: Facts, study: Study, share: float, seconds: float, sees: fl
     return Proposal(text, seconds, sees, share, facts)
 
 
-def _study(text: str, folder: Path, *, checked: bool = False) -> Study:
-    """The study that a text is of, as if it stood in a folder."""
+def _study(text: str, folder: Path, then: Callable[[Study], None] | None = None) -> Study:
+    """The study that a text is of, as if it stood in a folder, and what is done while it stands there."""
     handle, name = tempfile.mkstemp(prefix=".init-", suffix=".yaml", dir=folder)
     path = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         study = read_study(str(path), ["name=proposed"])
-        if checked:
-            check(study)
+        if then:
+            then(study)
         return study
     finally:
         path.unlink()
 
 
-def checked(proposal: Proposal, folder: Path) -> Study:
+def checked(proposal: Proposal, folder: Path, say: Say = unheard) -> Study:
     """The proposed study once it has passed all that a run looks at before its first cell. Raises GoodhartError."""
-    return _study(proposal.text, folder, checked=True)
+    return _study(proposal.text, folder, lambda study: check(study, say=say))

@@ -79,7 +79,7 @@ def init(asked: arguments.Init) -> None:
     with _bar() as progress:
         wishes = Asked(asked.data, asked.policy, asked.golden, task, seconds, asked.root)
         proposal = propose(wishes, out.parent, progress)
-    study = checked(proposal, out.parent)
+        study = checked(proposal, out.parent, progress)
     write_atomically(out, proposal.text)
     facts, screen = proposal.facts, console()
     say(screen, f"{out}: {len(facts.limits.kept):,} of {len(facts.loaded.examples):,} usable pairs are within "

@@ -15,6 +15,7 @@ from goodhart.recipes.people import load_people
 from goodhart.recipes.pool_kinds import kinds
 from goodhart.recipes.settings import Labels, Task
 from goodhart.studies.spec import Study
+from goodhart.tasks.data_source import Say, unheard
 from goodhart.tasks.preference import prompt_draws, split_by_prompt
 from goodhart.tasks.preference_tokens import Encoded, Framing, encode_examples
 from goodhart.tasks.prompt_table import held_out_number
@@ -46,13 +47,13 @@ def labels_need(study: Study) -> dict[str, int]:
     return named | {f"variants.{n}.labels.number": v.labels.number for n, v in study.variants.items() if v.labels}
 
 
-def supply(study: Study, policy: Path) -> Supply:
+def supply(study: Study, policy: Path, say: Say = unheard) -> Supply:
     """What the study's preference data give, with the policy's tokenizer; counts no further than the study needs.
 
     Raises GoodhartError for data that cannot be read, and for chat turns without a template.
     """
     task, tokenizer = study.task, load_tokenizer(policy)
-    loaded = load_people(task, task.data)
+    loaded = load_people(task, task.data, say=say)
     framing = Framing.of(task.template, tokenizer, loaded.layout)
     train, held_out = (
         encode_examples(loaded.examples.at(side), tokenizer, framing, task.max_prompt, task.max_response)
