@@ -179,7 +179,8 @@ def steps(data: Path, place: Path) -> dict[str, list[str]]:
     goodhart = [sys.executable, "-c", "import sys; from goodhart.cli import main; sys.exit(main())"]
     study = str(place / "mine.yaml")
     return {
-        "goodhart data": [*goodhart, "data", str(data), "--model", MODEL, "--template", "plain"],
+        "goodhart data": [*goodhart, "data", str(data)],
+        "goodhart data --model": [*goodhart, "data", str(data), "--model", MODEL, "--template", "plain"],
         "goodhart init": [*goodhart, "init", str(data), "--policy", MODEL, "--out", study, "--force"],
         "goodhart run --dry-run": [*goodhart, "run", study, "--root", str(place / "root"), "--dry-run"],
         "data cells": [*own, "--cells", str(data), str(place / "cells")],
@@ -193,7 +194,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=["parquet", "jsonl"])
     parser.add_argument("--recipes", nargs="*", choices=RECIPES, help="all of them if none is named")
     parser.add_argument("--folder", type=Path, default=Path("million"))
-    parser.add_argument("--steps", nargs="+", help="those whose names hold one of these")
+    parser.add_argument("--steps", nargs="+", help="those of these names alone")
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--cells", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -218,7 +219,7 @@ def measure(asked: argparse.Namespace) -> None:
         place = asked.folder / f"{name}.{os.getpid()}"
         place.mkdir()
         for step, command in steps(data, place).items():
-            if asked.steps and not any(part in step for part in asked.steps):
+            if asked.steps and step not in asked.steps:
                 continue
             own, clock, memory = spent(command)
             print(f"| {name} | {number:,} | {step} | {own:,.0f} | {clock:,.0f} | {memory:,.0f} |", flush=True)

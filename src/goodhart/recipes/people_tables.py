@@ -104,7 +104,7 @@ class PeopleTables:
         number, done = self.splits[HELD_OUT], 0
         rank = np.empty(number, dtype=np.int32)
         rank[permutation(number, 0, "held-out split")] = np.arange(number)
-        with pq.ParquetFile(self._path) as waiting:
+        with pq.ParquetFile(self._path, pre_buffer=False) as waiting:
             for batch in waiting.iter_batches(GROUP):
                 own = pa.array(rank[done : done + len(batch)])
                 place = prompt_table.SCHEMA.get_field_index("rank")

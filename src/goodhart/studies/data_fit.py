@@ -98,7 +98,12 @@ def measure(loaded: Loaded, tokenizer: ChatTokenizer, template: str, say: Say) -
             f"the model can read none of the {len(loaded.examples):,} pairs of {loaded.source} ({'; '.join(reasons)})",
             "choose another model or template; 'goodhart data' shows what is filtered",
         )
-    return Measured(np.array(places), np.array(prompts), np.array(responses), np.array(texts))
+    return Measured(
+        np.frombuffer(places, np.int64),
+        np.frombuffer(prompts, np.int32),
+        np.frombuffer(responses, np.int32),
+        np.frombuffer(texts, np.int64),
+    )
 
 
 def choose_limits(measured: Measured, fits: Callable[[int, int], bool]) -> Limits:

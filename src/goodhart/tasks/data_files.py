@@ -25,7 +25,7 @@ _LONGEST_CELL = 2**31 - 1
 _BATCH = 1024
 """Rows of Parquet that are in memory at once."""
 _BUFFER = 2**20
-"""Bytes of a Parquet column that are read at a time, or a whole group of rows would be."""
+"""Bytes of a Parquet column that are read at a time; by the library's own settings the whole file would be."""
 
 
 def file_rows(file: Path, wanted: Collection[str], spoken: Collection[str], columns: dict[str, None]) -> Iterator[Row]:
@@ -204,7 +204,7 @@ def _parquet_rows(file: Path, wanted: Collection[str], columns: dict[str, None])
 
     number = 0
     try:
-        with parquet.ParquetFile(file, buffer_size=_BUFFER) as table:
+        with parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
             names: list[str] = table.schema_arrow.names
             columns.update(dict.fromkeys(names))
             for batch in table.iter_batches(_BATCH, columns=[name for name in names if name in wanted]):

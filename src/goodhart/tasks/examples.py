@@ -99,7 +99,8 @@ class Examples(Sequence[Preference]):
 
     def _sorted_ids(self) -> Iterator[str]:
         alike: list[str] = []
-        for place in _order(self.digests).tolist():
+        order = _order(self.digests)
+        for place in (int(each) for each in order):
             if not self.repeats[place]:
                 yield from sorted(alike)
                 alike.clear()

@@ -14,6 +14,10 @@ from jaxtyping import Int
 
 GROUP = 8192
 """Rows that are written, and read, at once."""
+_FORMAT = ds.ParquetFileFormat(
+    # by its own settings the library reads the whole file ahead
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+)
 
 
 class RowGroups:
@@ -61,7 +65,7 @@ def tables(
 
     A column of the schema that the file does not have has no values.
     """
-    found = ds.dataset(path, schema=schema, format="parquet")
+    found = ds.dataset(path, schema=schema, format=_FORMAT)
     names = list(columns) if columns else None
     for batch in found.to_batches(
         filter=chosen, columns=names, batch_size=GROUP, batch_readahead=1, fragment_readahead=1
