@@ -152,7 +152,10 @@ def picture(head: str, rows: Sequence[Row], news: Sequence[str], height: int) ->
     table = Table(box=None, padding=(0, 1), show_header=False)
     room = max(1, height - len(news) - 3)
     for row in sorted(rows, key=lambda row: "total" not in row.said)[:room]:
-        bar = ProgressBar(total=max(1, row.said.get("total", 1)), completed=row.said.get("done", 0), width=24)
+        unknown = "total" in row.said and row.said["total"] is None
+        bar = ProgressBar(
+            total=max(1, row.said.get("total") or 1), completed=row.said.get("done", 0), width=24, pulse=unknown
+        )
         note = " ".join(part for part in (row.place, str(row.said.get("note", ""))) if part)
         table.add_row(Text(printable(row.name), style="bold"), bar, f"{row.seconds:.0f} s", Text(printable(note)))
     more = [Text(f"and {len(rows) - room} more")] if len(rows) > room else []
@@ -169,7 +172,10 @@ def read_progress(store: Store, cell: Cell) -> dict[str, Any]:
 
 def shown(state: dict[str, Any]) -> str:
     """Progress in words; empty if nothing has been said."""
-    return f"{state['done']} of {state['total']} {state.get('note', '')}".strip() if "total" in state else ""
+    if "total" not in state:
+        return ""
+    of = "" if state["total"] is None else f" of {state['total']}"
+    return f"{state['done']}{of} {state.get('note', '')}".strip()
 
 
 def _news(record: dict[str, Any]) -> str:

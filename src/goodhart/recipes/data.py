@@ -8,15 +8,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from goodhart.alignment.batch import Batch
-from goodhart.alignment.pair_table import write_pairs
+from goodhart.alignment.pair_table import SCHEMA
 from goodhart.cells.digest import sha256
 from goodhart.cells.workplace import Workplace
 from goodhart.errors import GoodhartError
@@ -24,20 +25,25 @@ from goodhart.models.checkpoint import load_tokenizer
 from goodhart.randomness import permutation
 from goodhart.recipes.located import model_folder
 from goodhart.recipes.people import load_people
+from goodhart.recipes.people_tables import HELD_OUT, PeopleTables
 from goodhart.recipes.settings import Task
 from goodhart.tasks import docstrings
 from goodhart.tasks.data_digest import check_digest
+from goodhart.tasks.data_source import told
 from goodhart.tasks.docstring_text import prompt_frame
-from goodhart.tasks.preference import split_by_prompt
+from goodhart.tasks.examples import batched
+from goodhart.tasks.preference import prompt_draws, split_by_prompt
 from goodhart.tasks.preference_tokens import Framing, encode_examples
-from goodhart.tasks.prompt_table import HeldOut, held_out_number, ranks, read_held_out, write_prompts
-from goodhart.tasks.prompts import Prompt
+from goodhart.tasks.prompt_table import HeldOut, held_out_number, named, ranks, read_held_out, write_prompts
+from goodhart.tasks.row_groups import RowGroups, tables
 from goodhart.tasks.text_task import TEXT_TASKS, TextTask
 
 CHARACTERS_PER_TOKEN = 8
 """Of a text, so many characters for each token that a prompt may have are tokenized first: twice the usual number."""
 MARGIN = 8
 """Tokens before a cut that might be others in the whole text, and are not used."""
+_PART = 1024
+"""Comparisons that are written at once."""
 _WHOLE_WORDS = re.compile(r".*[A-Za-z0-9](?= )", re.DOTALL)
 """Up to a space behind a letter or a digit: tokenizers begin a new piece there, so what stands before is the same."""
 
@@ -180,79 +186,42 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(model_folder(work, "tokenizer"))
     planned = {"name": work.places["data"], **work.settings["data"]}
-    loaded = load_people(task, planned["name"], planned.get("commit"))
+    say = partial(_heard, work)
+    loaded = load_people(task, planned["name"], planned.get("commit"), say)
     check_digest(planned)
     framing = Framing.of(task.template, tokenizer, loaded.layout)
     reasons: Counter[str] = Counter({**loaded.filtered, **loaded.left_out})
-    rows: list[dict[str, Any]] = []
-    sides = zip(("train", "held_out"), split_by_prompt(loaded.examples, task.held_out, seed=0), strict=True)
-    for side, examples in sides:
-        found = encode_examples(examples, tokenizer, framing, task.max_prompt, task.max_response)
-        for example, encoded in zip(examples, found, strict=True):
-            if isinstance(encoded, str):
-                reasons[encoded] += 1
-                continue
-            rows.append({"side": side, "id": example.id, "label": example.label, "encoded": encoded})
-            work.say(len(rows), len(loaded.examples), "comparisons")
-    if not any(row["side"] == "train" for row in rows):
-        raise GoodhartError(
-            f"no training pair of {work.places['data']} is left after filtering ({dict(reasons)})",
-            "raise task.max_prompt and task.max_response, or check the data with 'goodhart data'",
-        )
-    prompts = _unique_prompts(rows, tokenizer)
-    _write_preferences(work.folder, rows, prompts)
-    counts = _describe(list(prompts.values()), reasons)
-    return {"counts": {**counts, "pairs": len(rows), "layout": loaded.layout, "template": framing.words}}
+    sides = zip(("train", HELD_OUT), split_by_prompt(prompt_draws(loaded.examples, 0), task.held_out), strict=True)
+    with PeopleTables(work.folder, work.state, tokenizer) as written:
+        for side, places in sides:
+            examples = told(loaded.examples.at(places), f"tokenised, {side}", len(places), say)
+            found = encode_examples(examples, tokenizer, framing, task.max_prompt, task.max_response)
+            for part in batched(found, _PART):
+                reasons.update(each for each in part if isinstance(each, str))
+                written.add(side, [each for each in part if not isinstance(each, str)])
+        if not written.pairs["train"]:
+            raise GoodhartError(
+                f"no training pair of {work.places['data']} is left after filtering ({dict(reasons)})",
+                "raise task.max_prompt and task.max_response, or check the data with 'goodhart data'",
+            )
+    counts = {**written.counts, "left out": dict(reasons), "pairs": written.pairs.total()}
+    return {"counts": {**counts, "layout": loaded.layout, "template": framing.words}}
 
 
-def _unique_prompts(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, dict[str, Any]]:
-    """One entry for each prompt, with its split; the better response of its first pair is its demonstration."""
-    prompts: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        encoded = row["encoded"]
-        spelled = ",".join(map(str, encoded.prompt))
-        row["prompt"] = hashlib.sha256(spelled.encode()).hexdigest()[:16]
-        winner = encoded.first if row["label"] >= 0.5 else encoded.second
-        text = tokenizer.decode(list(encoded.prompt), skip_special_tokens=True)
-        entry = {"side": row["side"], "tokens": list(encoded.prompt), "line": list(winner), "text": text}
-        prompts.setdefault(row["prompt"], entry)
-    held_out = [entry for entry in prompts.values() if entry["side"] == "held_out"]
-    order = permutation(len(held_out), 0, "held-out split").tolist()
-    for entry, rank in zip(held_out, ranks(order), strict=True):
-        entry["rank"] = rank
-    return prompts
-
-
-def _write_preferences(folder: Path, rows: list[dict[str, Any]], prompts: dict[str, dict[str, Any]]) -> None:
-    write_prompts(
-        folder / "prompts.parquet",
-        {
-            "prompt": list(prompts),
-            "split": [e["side"] for e in prompts.values()],
-            "rank": [e.get("rank") for e in prompts.values()],
-            "package": [None] * len(prompts),
-            "text": [e["text"] for e in prompts.values()],
-            "tokens": [e["tokens"] for e in prompts.values()],
-            "reference": [None] * len(prompts),
-            "reference_tokens": [e["line"] for e in prompts.values()],
-        },
-    )
-    pairs = Batch.of_pairs(
-        [Prompt(row["prompt"], tuple(row["encoded"].prompt)) for row in rows],
-        [row["encoded"].first for row in rows],
-        [row["encoded"].second for row in rows],
-        label=np.array([row["label"] for row in rows]),
-    )
-    splits = [prompts[row["prompt"]]["side"] for row in rows]
-    write_pairs(folder / "pairs.parquet", pairs, [row["id"] for row in rows], splits, ["people"] * len(rows))
+def _heard(work: Workplace, what: str, done: int, total: int | None) -> None:
+    work.say(done, total, what)
 
 
 def peoples_pairs(work: Workplace) -> dict[str, Any]:
     """`pairs.parquet`: the pairs of people that train (train) and that stop what is trained (validation)."""
-    train = pq.read_table(work.inputs["prompts"] / "pairs.parquet", filters=[("split", "=", "train")])
-    validation = _of_prompts(work, HeldOut(int(work.settings["validation"])).to_validate, "validation")
-    pq.write_table(pa.concat_tables([train, validation]), work.folder / "pairs.parquet")
-    return {"pairs": {"train": len(train), "validation": len(validation)}}
+    train = 0
+    with RowGroups(work.folder / "pairs.parquet", SCHEMA) as written:
+        for part in tables(work.inputs["prompts"] / "pairs.parquet", SCHEMA, ds.field("split") == "train"):
+            written.add(part)
+            train += len(part)
+        validation = _of_prompts(work, HeldOut(int(work.settings["validation"])).to_validate, "validation")
+        written.add(validation)
+    return {"pairs": {"train": train, "validation": len(validation)}}
 
 
 def peoples_test_pairs(work: Workplace) -> dict[str, Any]:
@@ -269,6 +238,7 @@ def peoples_test_pairs(work: Workplace) -> dict[str, Any]:
 def _of_prompts(work: Workplace, chosen: range, split: str) -> pa.Table:
     """The pairs of the held-out prompts of some ranks, under the name of a split."""
     ids = [row.prompt.id for row in read_held_out(work.inputs["prompts"] / "prompts.parquet", chosen)]
-    found = pq.read_table(work.inputs["prompts"] / "pairs.parquet", filters=[("prompt", "in", ids)])
-    names = pa.array([split] * len(found), pa.string())
-    return found.set_column(found.schema.get_field_index("split"), "split", names)
+    parts = tables(work.inputs["prompts"] / "pairs.parquet", SCHEMA, named(ids))
+    found = pa.concat_tables([SCHEMA.empty_table(), *parts])
+    place = SCHEMA.get_field_index("split")
+    return found.set_column(place, SCHEMA.field(place), pa.array([split] * len(found), pa.string()))

@@ -14,9 +14,10 @@ from jaxtyping import Float
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge, PairJudge
 from goodhart.alignment.labellers import JudgeLabels, coins
-from goodhart.alignment.pair_table import read_pairs, write_pairs
+from goodhart.alignment.pair_table import read_labelled, read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.rule import FILE, RuleJudge
+from goodhart.alignment.sources import used_places
 from goodhart.cells.workplace import Workplace
 from goodhart.compute.ranks import number
 from goodhart.compute.shards import is_sharded
@@ -45,7 +46,7 @@ from goodhart.recipes.model_card import write_model_card
 from goodhart.recipes.settings import Labels
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.tasks.docstring_text import RESPOND
-from goodhart.tasks.prompt_table import read_held_out, read_train
+from goodhart.tasks.prompt_table import read_demonstrations, read_held_out
 from goodhart.training import preference, supervised
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import RULE, Preference, Supervised
@@ -106,15 +107,14 @@ def sft(work: Workplace) -> dict[str, Any]:
         recompute_layers(begun.model)
     policy = (begun.adapted(settings.adapter, 0) if settings.adapter else begun).at(FLOAT32)
     table = work.inputs["prompts"] / "prompts.parquet"
-    train = read_train(table)
-    _check_context(policy.model, max(len(r.prompt.tokens) for r in train), work.settings["max_response"])
     descent = Descent(policy.parameters(), settings.optimisation, settings.steps)
     state = work.state / "training.pt"
     start = descent.load(state) if state.exists() else 0
+    steps = range(start, settings.steps)
+    train = read_demonstrations(table, lambda number: used_places(steps, settings.batch, number, 0))
+    _check_context(policy.model, train.longest, work.settings["max_response"])
     work.watch.start()
-    for step, loss in supervised.fit(
-        policy, [r.prompt for r in train], [r.demonstration for r in train], settings, descent, 0, start
-    ):
+    for step, loss in supervised.fit(policy, train.prompts, train.lines, settings, descent, 0, start):
         work.say(step, settings.steps, f"{loss:.2f} nats per token")
         if step == settings.early:
             early = _whole(policy, begun, settings.adapter)
@@ -188,7 +188,10 @@ def preference_model(work: Workplace) -> dict[str, Any]:
     settings = work.setting(Preference, "preference")
     index = work.inputs["prompts"] / "prompts.parquet"
     source = work.inputs["pairs"]
-    data, _, _ = read_pairs(source / "pairs.parquet", "train", index)
+    seed, steps = work.settings["seed"], range(settings.steps)
+    data = read_labelled(
+        source / "pairs.parquet", "train", index, lambda number: used_places(steps, settings.batch, number, seed)
+    )
     validation, _, _ = read_pairs(source / "pairs.parquet", "validation", index)
     if len(data) == 0 or len(validation) == 0:
         raise GoodhartError("there are no training or no validation pairs", "raise task.held_out or task.validation")
@@ -199,7 +202,7 @@ def preference_model(work: Workplace) -> dict[str, Any]:
         note = f"accuracy {record['accuracy']:.3f}" if "accuracy" in record else f"loss {record['loss']:.3f}"
         work.say(int(record["step"]), settings.steps, note)
 
-    looks = preference.fit(model, data, validation, settings, work.settings["seed"], say)
+    looks = preference.fit(model, data, validation, settings, seed, say)
     work.watch.lap("train")
     (work.folder / "model").mkdir(exist_ok=True)
     model.save(work.folder / "model")
@@ -211,8 +214,8 @@ def judge_quality(work: Workplace) -> dict[str, Any]:
     index, source, tests = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"], work.inputs["tests"]
     model = judge(work.inputs["model"])
     work.watch.start()
-    train, _, _ = read_pairs(source / "pairs.parquet", "train", index)
-    result: dict[str, Any] = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
+    train, _, _ = read_pairs(source / "pairs.parquet", "train", index, TRAIN_PAIRS)
+    result: dict[str, Any] = {"train": _quality(model, train)}
     test, _, kinds = read_pairs(tests / "pairs.parquet", "test", index)
     if len(test):
         result["test"] = _quality(model, test)
@@ -304,10 +307,9 @@ def _to_label(
     work: Workplace, folder: Path, split: str, number: int, of: Sequence[str]
 ) -> tuple[Batch, list[str], Float[np.ndarray, " pair"]]:
     """The first pairs of a split that are of some kinds or pairs of people."""
-    pairs, ids, kinds = read_pairs(folder / "pairs.parquet", split, work.inputs["prompts"] / "prompts.parquet")
-    chosen = [i for i, kind in enumerate(kinds) if kind in (*of, "people")][:number]
-    taken = pairs.take(chosen)
-    return taken, [ids[i] for i in chosen], np.zeros(0) if taken.label is None else taken.label
+    index = work.inputs["prompts"] / "prompts.parquet"
+    pairs, ids, _ = read_pairs(folder / "pairs.parquet", split, index, number, (*of, "people"))
+    return pairs, ids, np.zeros(0) if pairs.label is None else pairs.label
 
 
 def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, Any]:

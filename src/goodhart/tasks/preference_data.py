@@ -1,18 +1,18 @@
-"""A user's preference data set, loaded: every usable comparison, and a count of everything that is not one."""
+"""A user's preference data set, read: every usable comparison, and a count of everything that is not one."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from goodhart.errors import GoodhartError
-from goodhart.tasks.data_source import Source, find_source, read_rows
+from goodhart.tasks.data_source import Rows, Say, Source, find_source, read_rows, told, unheard
+from goodhart.tasks.examples import Examples, stored
 from goodhart.tasks.pair_rules import RULES, Rule
-from goodhart.tasks.preference import Preference, content_id, prompt_text
+from goodhart.tasks.preference import prompt_text
 from goodhart.tasks.preference_layouts import MARKS, Layout, named_layout, recognised_layout, with_verdict
 from goodhart.tasks.preference_rows import Comparison, Row, Unusable
 from goodhart.tasks.several_responses import Alike, Graded, by_prompt, comparisons, lone_marks
@@ -41,7 +41,7 @@ class Loaded:
     pairs: int
     rule: str
     """By which rule rows of several responses became pairs; empty for other layouts."""
-    examples: tuple[Preference, ...]
+    examples: Examples = field(compare=False)
     filtered: Mapping[str, int]
     left_out: Mapping[str, int]
     ties: int
@@ -60,17 +60,18 @@ def load_preferences(
     cache: Path | None = None,
     columns: Mapping[str, str] | None = None,
     rule: Rule | None = None,
+    say: Say = unheard,
 ) -> Loaded:
     """One split of a file, folder or Hub data set (`subset` is the Hub's configuration name, `revision` its commit).
 
     Without a `split` it is the only one, or `train`; without a `layout` it is recognised from the columns. `columns`
     says of a layout's columns what the data call them, and `rule` how rows of several responses become pairs.
-    Hub data goes into the `datasets` cache `cache`, or into the user's own.
+    Hub data goes into the `datasets` cache `cache`, or into the user's own. `say` is told how far it has come.
     Raises GoodhartError if anything is missing or malformed, if the split is empty, or if every row of it
     is filtered.
     """
     source = find_source(name, subset, revision)
-    loaded = load_split(source, source.chosen_split(split), layout, cache, columns, rule)
+    loaded = load_split(source, source.chosen_split(split), layout, cache, columns, rule, say)
     if not loaded.examples:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in loaded.filtered.items())
         raise GoodhartError(
@@ -87,69 +88,80 @@ def load_split(
     cache: Path | None = None,
     columns: Mapping[str, str] | None = None,
     rule: Rule | None = None,
+    say: Say = unheard,
 ) -> Loaded:
     """One split of a source that is already found; unlike `load_preferences` it may come out without examples.
 
     Raises GoodhartError as `load_preferences` does.
     """
-    table = read_rows(source, split, cache, columns)
-    if not table.rows:
+    table = read_rows(source, split, cache, columns, say)
+    if not table.number:
         others = ", ".join(other for other in source.splits if other != split)
         raise GoodhartError(
             f"split {split!r} of {source.name} is empty; other splits: {others or 'none'}",
             "name another split, or put rows into it",
         )
     known = table.read_as, table.columns
-    form = recognised_layout(known[0], table.rows, known[1]) if layout is None else named_layout(layout, *known)
+    form = recognised_layout(known[0], table.first, known[1]) if layout is None else named_layout(layout, *known)
     if rule not in (None, RULES[0]) and not form.several:
         raise GoodhartError(
             f"pairs is {rule!r}, and layout {form.name!r} of {source.name} has one pair in each row", "leave pairs out"
         )
-    sifted = _sift(by_prompt(table.rows) if form.name == MARKS else table.rows, form, rule or RULES[0])
-    examples, duplicates = _identified(sifted.kept)
-    ids = "\n".join(sorted(example.id for example in examples))
+    counted = _Counted(Counter(), Counter())
+    rows = _same_rows(table, source.name, say)
+    examples = stored(_usable_of(by_prompt(rows) if form.name == MARKS else rows, form, rule or RULES[0], counted))
     return Loaded(
         source=source.name,
         split=split,
         layout=form.name,
         columns=table.columns,
-        rows=len(table.rows),
-        pairs=len(examples) + sifted.reasons.total(),
+        rows=table.number,
+        pairs=len(examples) + counted.reasons.total(),
         rule=(rule or RULES[0]) if form.several else "",
         examples=examples,
-        filtered=dict(sifted.reasons.most_common()),
-        left_out={what: number for what, number in sifted.left_out.most_common() if number},
-        ties=sum(example.label == 0.5 for example in examples),
-        duplicates=duplicates,
-        digest=hashlib.blake2b(ids.encode(), digest_size=16).hexdigest(),
+        filtered=dict(counted.reasons.most_common()),
+        left_out={what: number for what, number in counted.left_out.most_common() if number},
+        ties=examples.ties,
+        duplicates=examples.duplicates,
+        digest=examples.digest,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sifted:
-    """The usable comparisons, why others are not, and what no comparison was made of."""
+def _same_rows(table: Rows, name: str, say: Say) -> Iterator[Row]:
+    """The rows, read again. Raises GoodhartError if they are not as many as before."""
+    number = 0
+    for row in told(table, "rows read", table.number, say):
+        number += 1
+        yield row
+    if number != table.number:
+        raise GoodhartError(f"{name} has changed while it was read", "run the command again")
 
-    kept: list[Comparison]
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Why comparisons are not usable, and what no comparison was made of."""
+
     reasons: Counter[str]
     left_out: Counter[str]
 
 
-def _sift(rows: Sequence[Row], layout: Layout, rule: Rule) -> _Sifted:
-    sifted = _Sifted([], Counter(), Counter())
+def _usable_of(rows: Iterable[Row], layout: Layout, rule: Rule, counted: _Counted) -> Iterator[Comparison]:
+    """The usable comparisons of some rows, counting all others."""
     for row in rows:
         try:
-            made = _made(row, layout, rule, sifted.left_out)
+            made = _made(row, layout, rule, counted.left_out)
         except Unusable as reason:
-            sifted.reasons[str(reason)] += 1
+            counted.reasons[str(reason)] += 1
             if layout.name == MARKS and isinstance(reason, Alike):
-                sifted.left_out.update(lone_marks(row))
+                counted.left_out.update(lone_marks(row))
             continue
         for comparison in made:
             try:
-                sifted.kept.append(_usable(with_verdict(comparison, row, layout)))
+                usable = _usable(with_verdict(comparison, row, layout))
             except Unusable as reason:
-                sifted.reasons[str(reason)] += 1
-    return sifted
+                counted.reasons[str(reason)] += 1
+                continue
+            yield usable
 
 
 def _made(row: Row, layout: Layout, rule: Rule, left_out: Counter[str]) -> list[Comparison]:
@@ -180,15 +192,3 @@ def _usable(comparison: Comparison) -> Comparison:
     except UnicodeEncodeError as fault:
         raise Unusable("text that is not valid Unicode (a lone surrogate)") from fault
     return comparison
-
-
-def _identified(comparisons: Sequence[Comparison]) -> tuple[tuple[Preference, ...], int]:
-    """Examples with unique ids, and how many are repetitions: the k-th one of the same content gets "-k"."""
-    seen: Counter[str] = Counter()
-    examples: list[Preference] = []
-    for item in comparisons:
-        name = content_id(item.prompt, item.first, item.second, item.label)
-        seen[name] += 1
-        unique = name if seen[name] == 1 else f"{name}-{seen[name]}"
-        examples.append(Preference(unique, item.prompt, item.first, item.second, item.label))
-    return tuple(examples), len(examples) - len(seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -72,7 +72,7 @@ def read_marks(row: Row) -> Graded:
     return _graded(row, responses, [_mark(row, each) for each in marks])
 
 
-def by_prompt(rows: Sequence[Row]) -> list[Row]:
+def by_prompt(rows: Iterable[Row]) -> list[Row]:
     """The rows of marks with lists of all completions and labels of a prompt, in the order of the prompts' first rows.
 
     A row that lacks one of the three stays by itself, and is counted as such later.
