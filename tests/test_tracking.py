@@ -120,7 +120,7 @@ class TestAlarm:
         assert self.words([*usual, *[20.0] * 4, 1.0, *[-20.0] * 4], name) == []
         (found,) = self.words([*usual, *[-20.0] * 5], name)
         assert found[0] == 25
-        assert "the 5th in a row over 10 times the usual (0.75) at step 25" in found[1]
+        assert "the 5th in a row over 10 times the usual (1) at step 25" in found[1]
 
     def test_a_loss_that_has_become_small_may_rise_to_where_it_began(self):
         assert self.words([*[0.7] * 10, *[1e-4] * 200, *[0.7] * 50]) == []

@@ -23,9 +23,10 @@ class TensorBoard:
         """A further event file of the run, which TensorBoard shows with the earlier ones."""
         parts = (re.sub(r"[^\w .,=+()-]", "_", part).strip(". ") or "_" for part in subject.name.split("/"))
         folder = self.folder.joinpath(*parts)
-        new = not any(folder.glob("events*"))
-        writer = import_module("tensorboardX").SummaryWriter(str(folder))
-        if new:
+        number = len(list(folder.glob("events*")))
+        # a file is named by the second in which it is begun, and one of the same name would be written over
+        writer = import_module("tensorboardX").SummaryWriter(str(folder), filename_suffix=f".{number:04d}")
+        if number == 0:
             writer.add_text("settings", _as_written(json.dumps(subject.settings, indent=1, default=str)), 0)
         return Events(writer)
 
