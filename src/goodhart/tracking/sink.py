@@ -52,25 +52,27 @@ class Sink:
         mark = self._mark(run)
         fresh = records[max(0, mark.lines - first) :]
         if fresh:
+            tracked = self._open(run, mark)
             mark.lines = first + len(records)
             self._save()
-            self._open(run, mark).log([numbers(record) for record in fresh])
+            tracked.log([numbers(record) for record in fresh])
 
     def alarm(self, run: Run, words: str, step: int) -> None:
         """That a run diverges; of each run once."""
         mark = self._mark(run)
         if not mark.alarmed:
+            tracked = self._open(run, mark)
             mark.alarmed = True
             self._save()
-            self._open(run, mark).alarm(plain(words), step)
+            tracked.alarm(plain(words), step)
 
     def measured(self, run: Run, what: str, step: int, means: Mapping[str, float], samples: Sequence[Sample]) -> None:
         """What an evaluation cell (`what`) has found of a checkpoint; of each cell once."""
         mark = self._mark(run)
         if what not in mark.measured:
+            tracked = self._open(run, mark)
             mark.measured = (*mark.measured, what)
             self._save()
-            tracked = self._open(run, mark)
             tracked.log(
                 [{"step": float(step), **{f"evaluation/{name}": float(value) for name, value in means.items()}}]
             )
@@ -97,6 +99,7 @@ class Sink:
 
     def _open(self, run: Run, mark: Mark) -> Tracked:
         if run.key not in self.runs:
+            self._save()  # the id, by which an interrupted call's run is found again
             while len(self.runs) >= _OPEN:
                 self.runs.popitem(last=False)[1].close()
             self.runs[run.key] = self.tracker.open(Subject(mark.id, plain(run.name), self.group, run.settings))
