@@ -71,18 +71,18 @@ class Screen:
                 self.begun.add(cell.id)
                 self._note(f"begun {cell.label or cell.id} ({cell.id})")
         if finished is not None:
-            self._tell(self._ended(progress, finished))
+            self.tell(self._ended(progress, finished))
         for cell, who in progress.elsewhere.items():
             if self.held.get(cell) != who:
                 self.held[cell] = who
-                self._tell(f"waiting for {cell}, which {who} is making")
+                self.tell(f"waiting for {cell}, which {who} is making")
         if self.live:
             self.live.update(self._picture(progress))
         elif time.monotonic() - self.said > QUIET_SECONDS and progress.running:
             lines = [self._line(cell, since) for cell, since in progress.running.values()]
             more = f"; {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
             running = "; ".join(lines[:MOST_NAMED]) + more
-            self._tell(f"[{len(progress.done) + progress.cached}/{progress.total}] running: {running}{self._left()}")
+            self.tell(f"[{len(progress.done) + progress.cached}/{progress.total}] running: {running}{self._left()}")
 
     def _ended(self, progress: Progress, cell: Cell) -> str:
         count = f"[{len(progress.done) + progress.cached}/{progress.total}]"
@@ -97,7 +97,7 @@ class Screen:
         self.expected += self.waiting.pop(cell.id, 0.0)
         return f"{count} {cell.label or cell.id}: {record['seconds']:.1f} s{_news(record)}"
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
         """Say a line to whoever watches, and to the log."""
         line = printable(line)
         self._note(line)
@@ -106,6 +106,13 @@ class Screen:
         if self.live is None:
             self.console.print(Text(line), soft_wrap=True)
             self.console.file.flush()
+
+    def warn(self, line: str) -> None:
+        """Say a line that stays on the terminal while other news go."""
+        line = printable(line)
+        self._note(line)
+        self.console.print(Text(line, style="bold red"), soft_wrap=True)
+        self.console.file.flush()
 
     def _note(self, line: str) -> None:
         if self.log is not None:

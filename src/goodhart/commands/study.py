@@ -50,6 +50,7 @@ def run(asked: arguments.Run) -> None:
         repair=asked.repair,
         until_decided=asked.until_decided,
         within=asked.within,
+        track=asked.track,
     )
     show(result, screen)
     say(screen, f"log: {result.folder / 'log.txt'}")

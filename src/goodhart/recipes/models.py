@@ -18,6 +18,7 @@ from goodhart.alignment.pair_table import read_labelled, read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.rule import FILE, RuleJudge
 from goodhart.alignment.sources import used_places
+from goodhart.cells.steps import STEPS_FILE, Steps
 from goodhart.cells.workplace import Workplace
 from goodhart.compute.ranks import number
 from goodhart.compute.shards import is_sharded
@@ -100,7 +101,7 @@ def load_reference(work: Workplace, precision: Precision = FLOAT32) -> LanguageP
 
 
 def sft(work: Workplace) -> dict[str, Any]:
-    """`early/` and `final/`: Hugging Face checkpoints of the supervised policy."""
+    """`early/` and `final/`: Hugging Face checkpoints of the supervised policy; `metrics.jsonl`."""
     settings = work.setting(Supervised, "sft")
     begun, tokenizer = read_policy(model_folder(work, "model"), work.settings["max_response"])
     if settings.optimisation.gradient_checkpointing:
@@ -114,12 +115,14 @@ def sft(work: Workplace) -> dict[str, Any]:
     train = read_demonstrations(table, lambda number: used_places(steps, settings.batch, number, 0))
     _check_context(policy.model, train.longest, work.settings["max_response"])
     work.watch.start()
-    for step, loss in supervised.fit(policy, train.prompts, train.lines, settings, descent, 0, start):
-        work.say(step, settings.steps, f"{loss:.2f} nats per token")
-        if step == settings.early:
-            early = _whole(policy, begun, settings.adapter)
-            save_policy(early, tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
-            descent.save(state, step)
+    with Steps(work.folder / STEPS_FILE, start) as said:
+        for step, loss, norm in supervised.fit(policy, train.prompts, train.lines, settings, descent, 0, start):
+            said.add({"step": step, "loss": loss, "gradient_norm": norm})
+            work.say(step, settings.steps, f"{loss:.2f} nats per token")
+            if step == settings.early:
+                early = _whole(policy, begun, settings.adapter)
+                save_policy(early, tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
+                descent.save(state, step)
     work.watch.lap("train")
     if settings.adapter:  # what is measured is what is kept: the base and the reference of every arm
         policy = replace(policy, model=_whole(policy, begun, settings.adapter))
@@ -184,7 +187,7 @@ def save_policy(
 
 
 def preference_model(work: Workplace) -> dict[str, Any]:
-    """`model/`: a preference model fitted on labelled pairs, and how well it judges held-out ones."""
+    """`model/`, a preference model fitted on labelled pairs, and `metrics.jsonl`; how well it judges held-out ones."""
     settings = work.setting(Preference, "preference")
     index = work.inputs["prompts"] / "prompts.parquet"
     source = work.inputs["pairs"]
@@ -199,14 +202,20 @@ def preference_model(work: Workplace) -> dict[str, Any]:
     work.watch.start()
 
     def say(record: dict[str, int | float]) -> None:
+        said.add(_of_validation(record) if "accuracy" in record else record)
         note = f"accuracy {record['accuracy']:.3f}" if "accuracy" in record else f"loss {record['loss']:.3f}"
         work.say(int(record["step"]), settings.steps, note)
 
-    looks = preference.fit(model, data, validation, settings, seed, say)
+    with Steps(work.folder / STEPS_FILE) as said:
+        looks = preference.fit(model, data, validation, settings, seed, say)
     work.watch.lap("train")
     (work.folder / "model").mkdir(exist_ok=True)
     model.save(work.folder / "model")
     return {"looks": looks, "training pairs": len(data), "parameters": sum(p.numel() for p in model.parameters())}
+
+
+def _of_validation(look: dict[str, int | float]) -> dict[str, int | float]:
+    return {name if name == "step" else f"validation_{name}": value for name, value in look.items()}
 
 
 def judge_quality(work: Workplace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.pair_table import write_pairs
+from goodhart.cells.steps import STEPS_FILE
 from goodhart.cells.workplace import Workplace
 from goodhart.compute.ranks import leads
 from goodhart.recipes.arm import Arm
@@ -19,7 +20,7 @@ from goodhart.training.alignment import Step
 
 STREAM = "stream"
 """The split under which recorded pairs are stored."""
-STREAM_FILE, METRICS_FILE, TRAINING_FILE = "stream.parquet", "metrics.jsonl", "training.pt"
+STREAM_FILE, TRAINING_FILE = "stream.parquet", "training.pt"
 
 
 def begin_from_shorter(work: Workplace, arm: Arm) -> None:
@@ -47,7 +48,7 @@ def begin_from_shorter(work: Workplace, arm: Arm) -> None:
         card = f"Policy at step {step}"
         copied = work.folder / f"step-{step}"
         write_model_card(copied, card, work.settings, work.inputs, adapter=arm.adapter is not None)
-    shutil.copyfile(folder / METRICS_FILE, work.folder / METRICS_FILE)
+    shutil.copyfile(folder / STEPS_FILE, work.folder / STEPS_FILE)
     if (folder / STREAM_FILE).is_file():
         (work.state / "stream").mkdir(exist_ok=True)
         shutil.copyfile(folder / STREAM_FILE, work.state / "stream" / f"{last:09d}.parquet")

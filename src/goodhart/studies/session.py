@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,8 @@ from goodhart.studies.links import link_cells
 from goodhart.studies.reach import Reach
 from goodhart.studies.reach import reach as reach_of
 from goodhart.studies.spec import Study, builtin_studies, read_study
+from goodhart.studies.tracking import observed
+from goodhart.tracking.tracker import Name
 
 if TYPE_CHECKING:
     from goodhart.studies.results import Unfinished
@@ -253,9 +255,19 @@ def launched(study: Study, kind: Kind | None) -> Study:
 
 
 def run_study(
-    study: Study, graph: Graph, engine: Engine, root: Path, workers: Workers, console: Console, ahead: Prospect
+    study: Study,
+    graph: Graph,
+    engine: Engine,
+    root: Path,
+    workers: Workers,
+    console: Console,
+    ahead: Prospect,
+    track: Sequence[Name] = (),
 ) -> Outcome:
-    """Make what is missing, then the study's tables of what is there; goes on where an earlier call stopped."""
+    """Make what is missing, then the study's tables of what is there; goes on where an earlier call stopped.
+
+    `track` are the trackers that the training runs are forwarded to.
+    """
     from goodhart.studies.results import Unfinished, write_results
 
     store = Store(root)
@@ -263,10 +275,13 @@ def run_study(
     began = time.monotonic()
     folder = store.study(study.name)
     kernels = engine.kernels.choice.chosen
-    with Screen(store, cells, workers.number, console, ahead.seconds, folder / LOG_FILE) as screen:
+    with (
+        Screen(store, cells, workers.number, console, ahead.seconds, folder / LOG_FILE) as screen,
+        observed(study.name, graph, store, screen, track) as observer,
+    ):
         if any(not store.has(cell.id) for cell in cells):
             with executor_of(study.executor, root, workers.number, kernels, folder, workers.groups) as executor:
-                progress = execute(store, cells, executor, screen)
+                progress = execute(store, cells, executor, observer)
         else:
             progress = Progress(len(cells), cached=len(cells))
     cost = {
