@@ -3,18 +3,20 @@
 import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge
-from goodhart.alignment.mark_table import read_marks, write_marks
+from goodhart.alignment.mark_table import SCHEMA, read_marked, read_marks
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.preference import PreferenceModel
-from goodhart.recipes.data import spread_evenly
 from goodhart.recipes.mark_quality import has_both, marks_quality
+from goodhart.recipes.people_tables import spread_evenly
 from goodhart.studies.graph import build_graph
 from goodhart.studies.spec import read_study
 from goodhart.tasks.data_description import describe, render_text
@@ -121,9 +123,16 @@ def test_the_table_gives_back_what_was_written(tmp_path):
     columns = {"split": ["train"] * 5, "rank": empty, "package": empty, "text": [""] * 5, "reference": empty}
     columns |= {"prompt": [p.id for p in batch.prompts], "tokens": [list(p.tokens) for p in batch.prompts]}
     write_prompts(tmp_path / "prompts.parquet", {**columns, "reference_tokens": [[]] * 5})
-    write_marks(tmp_path / "marks.parquet", batch, list("abcde"), ["train"] * 3 + ["test"] * 2)
-    found, ids = read_marks(tmp_path / "marks.parquet", "train", tmp_path / "prompts.parquet")
+    said = {"mark": list("abcde"), "split": ["train"] * 3 + ["test"] * 2, "prompt": columns["prompt"]}
+    said |= {"response": [list(row[0]) for row in batch.responses], "good": batch.mark[:, 0]}
+    pq.write_table(pa.table(said, schema=SCHEMA), tmp_path / "marks.parquet")
+    place = tmp_path / "marks.parquet", "train", tmp_path / "prompts.parquet"
+    found, ids = read_marks(*place)
     assert ids == ["a", "b", "c"]
+    assert read_marks(*place, 2)[1] == ["a", "b"]
+    used = read_marked(*place, lambda number: np.arange(1, number))
+    assert (len(used), used.mark.tolist()) == (3, batch.mark[:3].tolist())
+    assert [list(row[0]) for row in used.take([2, 1]).responses] == [list(batch.responses[i][0]) for i in (2, 1)]
     assert [list(row[0]) for row in found.responses] == [list(row[0]) for row in batch.responses[:3]]
     np.testing.assert_array_equal(found.mark, batch.mark[:3])
     assert has_both(found)
@@ -131,15 +140,15 @@ def test_the_table_gives_back_what_was_written(tmp_path):
 
 def test_no_part_of_an_order_is_without_the_rarer_kind():
     draw = np.random.default_rng(0)
-    order, good = draw.permutation(200).tolist(), (draw.random(200) < 0.9).tolist()
-    found = spread_evenly(order, good)
+    order, good = draw.permutation(200), draw.random(200) < 0.9
+    found = spread_evenly(order, good).tolist()
     assert sorted(found) == list(range(200))
     for kind in (True, False):
-        assert [p for p in found if good[p] == kind] == [p for p in order if good[p] == kind]
-    rare = 200 - sum(good)
+        assert [p for p in found if good[p] == kind] == [p for p in order.tolist() if good[p] == kind]
+    rare = 200 - int(good.sum())
     window = 2 * math.ceil(200 / rare)
     assert all(not all(good[p] for p in found[start : start + window]) for start in range(200 - window))
-    assert spread_evenly(order, [False] * 200) == order
+    np.testing.assert_array_equal(spread_evenly(order, np.zeros(200, dtype=bool)), order)
 
 
 class TestArea:

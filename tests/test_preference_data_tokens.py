@@ -250,8 +250,9 @@ class TestDescription:
         path = tmp_path / "d.jsonl"
         path.write_text("\n".join(json.dumps(ROWS[0]) for _ in range(5000)))
         told = []
-        describe(path, Reading(PLAIN), say=lambda done, total: told.append((done, total)))
-        assert told == [(2048, 5000), (4096, 5000), (5000, 5000)]
+        describe(path, Reading(PLAIN), say=lambda *said: told.append(said))
+        totals = {"rows found": None, "rows read": 5000, "tokenised": 5000}
+        assert told == [(what, done, total) for what, total in totals.items() for done in (2048, 4096, 5000)]
 
     def test_text(self, folder):
         text = render_text(describe(folder, Reading(PLAIN, max_prompt=50)))

@@ -7,7 +7,7 @@ import goodhart
 
 PACKAGE = Path(goodhart.__file__).parent
 ROOMS = [
-    *("compute", "cells", "tasks", "models", "sampling", "alignment", "training", "evaluation", "analysis"),
+    *("compute", "cells", "tracking", "tasks", "models", "sampling", "alignment", "training", "evaluation", "analysis"),
     *("recipes", "studies", "paper", "report"),
 ]
 """From the one that imports none to the one that may import all."""

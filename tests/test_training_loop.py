@@ -426,7 +426,7 @@ def test_supervised_training_descends_on_nats_per_token():
         found = supervised.nats_per_token(policy, PROMPTS, DEMONSTRATIONS, batch)
         assert found == pytest.approx(expected, rel=1e-5)
     policy, told = taught()
-    assert [step for step, _ in told] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, *_ in told] == [1, 2, 3, 4, 5, 6]
     assert supervised.nats_per_token(policy, PROMPTS, DEMONSTRATIONS) < expected - 0.5
 
 
@@ -435,7 +435,7 @@ def test_supervised_accumulation_does_not_change_the_result(micro_batch):
     (whole, told), (cut, also) = taught(steps=2), taught(steps=2, micro_batch=micro_batch)
     for own, other in zip(whole.parameters(), cut.parameters(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
-    assert [loss for _, loss in told] == pytest.approx([loss for _, loss in also], rel=1e-5)
+    assert [loss for _, loss, _ in told] == pytest.approx([loss for _, loss, _ in also], rel=1e-5)
 
 
 def test_supervised_training_resumes_bit_for_bit(tmp_path):

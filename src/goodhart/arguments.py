@@ -36,6 +36,10 @@ Pairs = Annotated[
 DataPath = Annotated[
     str, tyro.conf.Positional, tyro.conf.arg(help="A file (JSONL, JSON, CSV, TSV, Parquet), a folder, or a Hub id.")
 ]
+Track = Annotated[
+    tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...],
+    tyro.conf.arg(help="Trackers that training is forwarded to as it goes: steps, evaluations, alarms."),
+]
 Json = Annotated[bool, tyro.conf.arg(help="Print one JSON document on standard output, and nothing else there.")]
 
 
@@ -48,6 +52,7 @@ class Run:
       goodhart run quick labels.number=1024 seeds=[0,1,2]
       goodhart run mine.yaml --dry-run
       goodhart run paper --until-decided --within 3h
+      goodhart run mine.yaml --track tensorboard
     """
 
     study: tyro.conf.Positional[str] = "quick"
@@ -74,6 +79,7 @@ class Run:
     """Go on with more seeds, look by look, until every hypothesis is decided or the study's looks are used up."""
     within: str = ""
     """With --until-decided: begin no look that would not end within this time, for example 3h, 90m or 1h30m."""
+    track: Track = ()
 
 
 @dataclass(frozen=True)
@@ -367,6 +373,7 @@ class Pretrain:
     """PyTorch threads."""
     compile: bool = False
     """Compile the model (needs a C++ compiler; pays after some hundred steps)."""
+    track: Track = ()
 
 
 Command = (

@@ -24,6 +24,7 @@ from goodhart.studies.engine import settle
 from goodhart.studies.named_functions import try_functions
 from goodhart.studies.session import Workers
 from goodhart.studies.spec import Study, origin_of, read_study, study_of
+from goodhart.tracking.tracker import check_trackers
 
 PYTHON = "Python"
 """Where a study is written down that no file holds."""
@@ -63,13 +64,15 @@ def run(
     repair: bool = False,
     until_decided: bool = False,
     within: str = "",
+    track: Sequence[str] = (),
     quiet: bool = False,
 ) -> Result:
     """Run a study to its report, or go on where it stopped; as `goodhart run`, with a progress bar unless `quiet`.
 
-    `executor` says where cells are made, whatever the study says: "local", "slurm", "ray" (docs/scale.md). A cell that
-    cannot be made is warned of, and what does not need it is there. Raises GoodhartError for what can be
-    told before the first cell, and where too little could be made for a report.
+    `executor` says where cells are made, whatever the study says: "local", "slurm", "ray" (docs/scale.md). `track`
+    names what training is forwarded to: "tensorboard", "wandb", "mlflow", "trackio" (docs/tracking.md). A cell that
+    cannot be made is warned of, and what does not need it is there. Raises GoodhartError for what can be told before
+    the first cell, and where too little could be made for a report.
     """
     asked = study(source)
     asked = session.launched(asked.only(list(only)) if only else asked, executor)
@@ -83,6 +86,7 @@ def run(
         repair=repair,
         until_decided=until_decided,
         within=within,
+        track=track,
     )
     for failed in result.unfinished["failed"]:
         warnings.warn(f"{failed['what']}: {failed['problem']}; {failed['remedy']}", RuntimeWarning, stacklevel=2)
@@ -99,8 +103,10 @@ def perform(
     repair: bool,
     until_decided: bool,
     within: str,
+    track: Sequence[str],
 ) -> Result:
     """Make what a study lacks, its tables and its report. Raises GoodhartError as `run` does."""
+    trackers = check_trackers(track)
     limit = rounds.limit(study, until_decided=until_decided, within=within)
     session.check_before(study, root)
     session.remember(study, root, origin)
@@ -112,7 +118,7 @@ def perform(
         check_memory(study, [cell for cell, done in cells if not done], workers.number, workers.groups)
     for what in session.damaged_cells([cell for cell, _ in cells], Store(root), repair=repair):
         say(screen, f"damaged, to be made anew: {what}")
-    job = rounds.Job(study, engine, root, workers, screen, lambda sentence: say(screen, sentence))
+    job = rounds.Job(study, engine, root, workers, screen, lambda sentence: say(screen, sentence), trackers)
     result = Result(rounds.run(job, until_decided=until_decided, limit=limit).folder)
     write_report(result.folder, result.findings)
     return result

@@ -24,7 +24,7 @@ from goodhart.studies.memory_fit import Need, Room
 from goodhart.studies.session import Workers
 from goodhart.studies.spec import Study, read_study
 from goodhart.studies.study_file import PRESETS_SHIPPED
-from goodhart.tasks.data_source import find_source
+from goodhart.tasks.data_source import Say, find_source, unheard
 from goodhart.tasks.pair_rules import RULES, Rule
 from goodhart.tasks.preference_data import Loaded
 from goodhart.tasks.preference_tokens import ChatTokenizer
@@ -120,7 +120,7 @@ class Proposal:
     facts: Facts
 
 
-def propose(asked: Asked, folder: Path, say: Callable[[int, int], None]) -> Proposal:
+def propose(asked: Asked, folder: Path, say: Say = unheard) -> Proposal:
     """A study of the data for a file in a folder. Raises GoodhartError for what cannot be read, filled or trained."""
     facts, workers = _facts(asked, folder, say)
     noise, minutes = variances.shipped(), forecasts.clock(asked.root, workers)
@@ -150,13 +150,13 @@ def propose(asked: Asked, folder: Path, say: Callable[[int, int], None]) -> Prop
     )
 
 
-def _facts(asked: Asked, folder: Path, say: Callable[[int, int], None]) -> tuple[Facts, Workers]:
+def _facts(asked: Asked, folder: Path, say: Say) -> tuple[Facts, Workers]:
     """What the data and the machine allow."""
     policy = asked.policy or POLICY
     golden = asked.golden or _JUDGES.get(policy, policy)
     folders = {"policy": Path(find(policy).path), "golden.model": Path(find(golden).path)}
     check_tokenizers(folders)
-    loaded = load_people(asked.task, asked.data, by_rule=asked.by_rule)
+    loaded = load_people(asked.task, asked.data, by_rule=asked.by_rule, say=say)
     tokenizer: ChatTokenizer = load_tokenizer(folders["policy"])
     template = "plain" if _lacks_template(loaded, tokenizer) else "auto"
     measured = measure(loaded, tokenizer, template, say)
@@ -186,7 +186,7 @@ def _facts(asked: Asked, folder: Path, say: Callable[[int, int], None]) -> tuple
 
 def _lacks_template(loaded: Loaded, tokenizer: ChatTokenizer) -> bool:
     """Whether prompts are chat turns, and the tokenizer has no template for them."""
-    return not tokenizer.chat_template and any(not isinstance(each.prompt, str) for each in loaded.examples)
+    return not tokenizer.chat_template and loaded.examples.chats
 
 
 def _fits(folders: Mapping[str, Path]) -> Callable[[int, int], bool]:
@@ -276,21 +276,21 @@ def _proposal(facts: Facts, study: Study, share: float, seconds: float, sees: fl
     return Proposal(text, seconds, sees, share, facts)
 
 
-def _study(text: str, folder: Path, *, checked: bool = False) -> Study:
-    """The study that a text is of, as if it stood in a folder."""
+def _study(text: str, folder: Path, then: Callable[[Study], None] | None = None) -> Study:
+    """The study that a text is of, as if it stood in a folder, and what is done while it stands there."""
     handle, name = tempfile.mkstemp(prefix=".init-", suffix=".yaml", dir=folder)
     path = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         study = read_study(str(path), ["name=proposed"])
-        if checked:
-            check(study)
+        if then:
+            then(study)
         return study
     finally:
         path.unlink()
 
 
-def checked(proposal: Proposal, folder: Path) -> Study:
+def checked(proposal: Proposal, folder: Path, say: Say = unheard) -> Study:
     """The proposed study once it has passed all that a run looks at before its first cell. Raises GoodhartError."""
-    return _study(proposal.text, folder, checked=True)
+    return _study(proposal.text, folder, lambda study: check(study, say=say))

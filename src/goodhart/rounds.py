@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from goodhart.studies.graph import Graph, build_graph
 from goodhart.studies.reach import Reach, onward, reach, undecided
 from goodhart.studies.session import MANY, Outcome, Prospect, Workers, plan, prospect, run_study
 from goodhart.studies.spec import Study
+from goodhart.tracking.tracker import Name
 
 _TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -34,6 +35,8 @@ class Job:
     workers: Workers
     console: Console
     say: Callable[[str], None]
+    track: Sequence[Name] = ()
+    """The trackers that training runs are forwarded to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def _round(job: Job, asked: Reach | None) -> Round:
 
 def _made(job: Job, now: Round) -> Outcome:
     job.say(ahead(now.ahead, len(now.cells), job.workers))
-    return run_study(job.study, now.graph, job.engine, job.root, job.workers, job.console, now.ahead)
+    return run_study(job.study, now.graph, job.engine, job.root, job.workers, job.console, now.ahead, job.track)
 
 
 def _next(job: Job, now: Round, outcome: Outcome) -> Round | None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
+from jaxtyping import Int
 
 from goodhart.alignment.batch import Batch
-from goodhart.tasks.prompt_table import find_prompts
+from goodhart.tasks.chosen import Chosen, Each, token_lists
+from goodhart.tasks.prompt_table import find_prompts, prompt_tokens
+from goodhart.tasks.prompts import Prompt
+from goodhart.tasks.row_groups import rows_at, tables
+
+Ids = tuple[int, ...]
+"""Token ids."""
 
 SCHEMA = pa.schema(
     [
@@ -23,22 +31,10 @@ SCHEMA = pa.schema(
 )
 
 
-def write_marks(path: Path, marks: Batch, ids: Sequence[str], splits: Sequence[str]) -> None:
-    """Write a marked response to each prompt with its identity."""
-    assert marks.mark is not None
-    columns = {
-        "mark": list(ids),
-        "split": list(splits),
-        "prompt": [p.id for p in marks.prompts],
-        "response": [list(row[0]) for row in marks.responses],
-        "good": marks.mark[:, 0].tolist(),
-    }
-    pq.write_table(pa.table(columns, schema=SCHEMA), path)
-
-
-def read_marks(path: Path, split: str, prompt_table: Path) -> tuple[Batch, list[str]]:
-    """(marked responses, ids) of one split, with their prompts from the prompt table."""
-    rows = pq.read_table(path, schema=SCHEMA, filters=[("split", "=", split)]).to_pylist()
+def read_marks(path: Path, split: str, prompt_table: Path, most: int | None = None) -> tuple[Batch, list[str]]:
+    """(marked responses, ids) of one split, `most` of them from the first, with their prompts from the prompt table."""
+    chosen = (row for part in tables(path, SCHEMA, ds.field("split") == split) for row in part.to_pylist())
+    rows = list(islice(chosen, most))
     prompts = find_prompts(prompt_table, (row["prompt"] for row in rows))
     marks = Batch(
         [prompts[row["prompt"]].prompt for row in rows],
@@ -46,3 +42,22 @@ def read_marks(path: Path, split: str, prompt_table: Path) -> tuple[Batch, list[
         mark=np.array([[row["good"]] for row in rows]).reshape(-1, 1),
     )
     return marks, [row["mark"] for row in rows]
+
+
+def read_marked(path: Path, split: str, prompt_table: Path, used: Callable[[int], Int[np.ndarray, " chosen"]]) -> Batch:
+    """The marked responses of a split; those are at hand whose places `used` gives for their number.
+
+    Their tokens take 4 bytes each until they are asked for.
+    """
+    chosen = ds.field("split") == split
+
+    def load(places: Int[np.ndarray, " chosen"]) -> Callable[[int], tuple[Prompt, tuple[Ids, ...]]]:
+        rows = rows_at(path, SCHEMA, chosen, places, ["prompt", "response"])
+        ids, responses = rows.column("prompt").to_pylist(), token_lists(rows.column("response"))
+        tokens = prompt_tokens(prompt_table, ids)
+        return lambda at: (Prompt(ids[at], tokens(ids[at])), (responses(at),))
+
+    marks = [part.column("good").to_numpy() for part in tables(path, SCHEMA, chosen, ["good"])]
+    mark = np.concatenate([np.zeros(0), *marks])
+    both = Chosen(len(mark), used(len(mark)), load)
+    return Batch(Each(both, lambda one: one[0]), Each(both, lambda one: one[1]), mark=mark.reshape(-1, 1))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from goodhart.alignment.batch import Batch
-from goodhart.tasks.prompt_table import find_prompts
+from goodhart.tasks.chosen import Chosen, Each, token_lists
+from goodhart.tasks.prompt_table import find_prompts, prompt_tokens
+from goodhart.tasks.prompts import Prompt
+from goodhart.tasks.row_groups import rows_at, tables
 
+Pair = tuple[tuple[int, ...], tuple[int, ...]]
+"""The token ids of two responses."""
 SCHEMA = pa.schema(
     [
         ("pair", pa.string()),
@@ -56,9 +63,17 @@ def write_pairs(path: Path, pairs: Batch, ids: Sequence[str], splits: Sequence[s
     pq.write_table(pa.table(columns, schema=SCHEMA), path)
 
 
-def read_pairs(path: Path, split: str, prompt_table: Path) -> tuple[Batch, list[str], list[str]]:
-    """(pairs, ids, kinds) of one split, with their prompts from the prompt table."""
-    rows = pq.read_table(path, schema=SCHEMA, filters=[("split", "=", split)]).to_pylist()
+def read_pairs(
+    path: Path, split: str, prompt_table: Path, most: int | None = None, of: Sequence[str] = ()
+) -> tuple[Batch, list[str], list[str]]:
+    """(pairs, ids, kinds) of one split, with their prompts from the prompt table.
+
+    `most` is the number of them that is read, from the first, and `of` the kinds, where not all are wanted.
+    """
+    chosen = ds.field("split") == split
+    if of:
+        chosen &= ds.field("kind").isin(pa.array(of, pa.string()))
+    rows = list(islice((row for part in tables(path, SCHEMA, chosen) for row in part.to_pylist()), most))
     prompts = find_prompts(prompt_table, (row["prompt"] for row in rows))
     labelled = bool(rows) and all(row["label"] is not None for row in rows)
     known = _columns(rows, "ref")
@@ -71,6 +86,28 @@ def read_pairs(path: Path, split: str, prompt_table: Path) -> tuple[Batch, list[
         logps={} if known is None else {_name(rows): known},
     )
     return pairs, [row["pair"] for row in rows], [row["kind"] for row in rows]
+
+
+def read_labelled(
+    path: Path, split: str, prompt_table: Path, used: Callable[[int], Int[np.ndarray, " chosen"]]
+) -> Batch:
+    """The pairs of a split with their labels; those are at hand whose places `used` gives for their number.
+
+    Their tokens take 4 bytes each until they are asked for.
+    """
+    chosen = ds.field("split") == split
+
+    def load(places: Int[np.ndarray, " chosen"]) -> Callable[[int], tuple[Prompt, Pair]]:
+        found = rows_at(path, SCHEMA, chosen, places, ["prompt", "first", "second"])
+        ids = found.column("prompt").to_pylist()
+        tokens = prompt_tokens(prompt_table, ids)
+        first, second = (token_lists(found.column(name)) for name in ("first", "second"))
+        return lambda at: (Prompt(ids[at], tokens(ids[at])), (first(at), second(at)))
+
+    labels = [part.column("label").to_numpy() for part in tables(path, SCHEMA, chosen, ["label"])]
+    label = np.concatenate([np.zeros(0), *labels])
+    both = Chosen(len(label), used(len(label)), load)
+    return Batch(Each(both, lambda one: one[0]), Each(both, lambda one: one[1]), label=label)
 
 
 def _both(values: Float[np.ndarray, "pair 2"] | None, size: int) -> list[list[float | None]]:

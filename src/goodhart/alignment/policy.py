@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import pad
 
+from goodhart.compute.ranks import number
+from goodhart.compute.shards import is_sharded, sharded
 from goodhart.models.adapter import adapted
 from goodhart.models.adapter_settings import Adapter
 from goodhart.models.logprobs import Layout, choose_layout, response_laws, sequence_logps
 from goodhart.models.packing import Tokens
-from goodhart.models.precision import Precision, in_precision
+from goodhart.models.precision import BFLOAT16, Precision, in_precision
 from goodhart.sampling.keyed import Draws, ModelSampler
 from goodhart.sampling.written import Written
 from goodhart.tasks.prompts import Prompt
@@ -40,9 +42,18 @@ class LanguagePolicy:
         return cls(model, sampler, pad, choose_layout(model, pad))
 
     def at(self, precision: Precision) -> LanguagePolicy:
-        """The policy itself in float32; else with a copy of the model in that precision, and the same layout."""
-        model = in_precision(self.model, precision)
-        if model is self.model:
+        """The policy itself in float32; else with a copy of the model in that precision, and the same layout.
+
+        Of processes that make a cell together each keeps its part of the weights from now on, in float32, and the
+        layers compute in the precision: what is trained is its own master.
+        """
+        if number() == 1:
+            model = in_precision(self.model, precision)
+        elif not is_sharded(self.model):
+            model = sharded(self.model, torch.bfloat16 if precision == BFLOAT16 else torch.float32)
+        else:
+            model = self.model
+        if model is self.model and precision != BFLOAT16:
             return self
         return replace(self, model=model, name=f"{self.name} in {precision}" if self.name else "")
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -82,6 +82,18 @@ def places(step: int, batch: int, size: int, seed: int) -> list[int]:
     positions = range(step * batch, (step + 1) * batch)
     orders = {epoch: permutation(size, seed, "order of pairs", epoch) for epoch in {p // size for p in positions}}
     return [int(orders[p // size][p % size]) for p in positions]
+
+
+def used_places(steps: range, batch: int, size: int, seed: int) -> Int[np.ndarray, " used"]:
+    """The items that stand in the batches of some steps, in increasing order."""
+    first, last = steps.start * batch, max(steps.start, steps.stop) * batch
+    if last - first >= 2 * size:
+        return np.arange(size)
+    found = [
+        permutation(size, seed, "order of pairs", epoch)[max(first - epoch * size, 0) : last - epoch * size]
+        for epoch in range(first // size, -(-last // size))
+    ]
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *found]))
 
 
 @dataclass(frozen=True, slots=True)

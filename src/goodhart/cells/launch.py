@@ -41,6 +41,9 @@ class Launch:
 
     kind: Kind = "local"
     """`slurm` submits array jobs, `ray` runs tasks; both need the root on a folder that all machines see."""
+    processes: Count = 1
+    """Processes that make a cell together, for models that do not fit into one GPU: each has a GPU of its own, a part
+    of every weight, and computes its share of every batch. For `local` alone."""
     at_once: Whole = 0
     """How many cells are given to the cluster at once at most; 0: all whose inputs are done."""
     tries: Count = 3
@@ -54,7 +57,12 @@ class Launch:
     study."""
 
     def validate(self) -> None:
-        """Raises GoodhartError for resources of a kind of cell that does not exist."""
+        """Raises GoodhartError for a kind of cell that does not exist, or for more processes than it begins."""
+        if self.processes > 1 and self.kind != "local":
+            raise GoodhartError(
+                f"executor.processes is {self.processes}, and the executor {self.kind!r} begins one process for a cell",
+                "leave executor.processes out: a cell of several GPUs then has its models' layers on all of them",
+            )
         for kind in self.resources:
             if kind != OTHERS and kind not in RECIPES:
                 known = ", ".join([*sorted(RECIPES), OTHERS])
@@ -84,7 +92,7 @@ def executor_of(
     if launch.kind == "local":
         from goodhart.cells.local import local
 
-        return local(root, workers, kernels, groups, log)
+        return local(root, workers, kernels, groups, log, launch.processes)
     from goodhart.cells.record import here
 
     if launch.kind == "slurm":

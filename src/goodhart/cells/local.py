@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from goodhart.cells import work
 from goodhart.cells.cell import Cell
+from goodhart.cells.team import Team
 from goodhart.cells.work import Ended, Lost
-from goodhart.cells.worker import Groups, Worker, finished, started
+from goodhart.cells.worker import Groups, finished, started
 
 _KILLED = Lost(
     "the process that made it was killed, perhaps for want of memory",
@@ -25,12 +25,12 @@ class Local:
     """An executor whose workers are processes of this machine (`goodhart.cells.executor.Executor`)."""
 
     root: Path
-    workers: list[Worker]
+    workers: list[Team]
     alone: bool = False
     """Whether each cell has one thread, since its work is a GPU's."""
     tries: int = 2
     pause: float = 0.5
-    at: dict[Worker, Cell] = field(default_factory=dict[Worker, Cell])
+    at: dict[Team, Cell] = field(default_factory=dict[Team, Cell])
 
     def room(self) -> int:
         """One cell for every idle worker."""
@@ -41,7 +41,7 @@ class Local:
         free = [worker for worker in self.workers if worker not in self.at]
         threads = 1 if self.alone else share(len(self.workers), len(self.at) + len(cells))
         for cell, worker in zip(cells, free, strict=False):
-            worker.submit(cell.label or cell.id, work.work, str(self.root), cell, threads)
+            worker.make(str(self.root), cell, threads)
             self.at[worker] = cell
 
     def ended(self, seconds: float) -> list[tuple[Cell, Ended]]:
@@ -60,15 +60,19 @@ class Local:
 
 
 @contextmanager
-def local(root: Path, workers: int, kernels: str, groups: Groups = (), log: Path | None = None) -> Generator[Local]:
-    """So many worker processes, which end with the context.
+def local(
+    root: Path, workers: int, kernels: str, groups: Groups = (), log: Path | None = None, processes: int = 1
+) -> Generator[Local]:
+    """So many workers, which end with the context, each of so many `processes` that make a cell together.
 
     `kernels` are those that all multiply matrices with (`goodhart.compute.kernels`). Every worker sees one of the
     `groups` of GPUs; they are dealt in turn, so that more workers share them. What workers print on standard error goes
     into `log`.
     """
-    with started(workers, kernels, groups, log) as processes:
-        yield Local(root, processes, alone=bool(groups))
+    dealt = [group for group in groups for _ in range(processes)]
+    with started(workers * processes, kernels, dealt, log) as every:
+        teams = [Team(every[first : first + processes]) for first in range(0, len(every), processes)]
+        yield Local(root, teams, alone=bool(groups))
 
 
 def cores() -> int:

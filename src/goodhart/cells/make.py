@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from goodhart.compute.threads import threads_used
 from goodhart.errors import GoodhartError
 
 
-def make(store: Store, cell: Cell) -> bool:
+def make(store: Store, cell: Cell, recipe: Callable[[Workplace], dict[str, Any]] | None = None) -> bool:
     """Make a cell if it is not there; False if another process is making it now.
 
-    What a killed process left half done is resumed where the recipe can, and made again where it cannot. Raises
-    GoodhartError that names the cell.
+    `recipe` makes it in the place of its kind's own. What a killed process left half done is resumed where the recipe
+    can, and made again where it cannot. Raises GoodhartError that names the cell.
     """
     if store.has(cell.id):
         return True
@@ -38,7 +39,7 @@ def make(store: Store, cell: Cell) -> bool:
         began = time.perf_counter()
         inputs = {name: store.open(needed.id) for name, needed in cell.inputs.items()}
         work = Workplace(cell.spec["settings"], inputs, folder, dict(cell.places), _family(store, cell))
-        result = RECIPES[cell.kind].load()(work)
+        result = (recipe or RECIPES[cell.kind].load())(work)
         store.finish(cell.id, _record(cell, work, result, time.perf_counter() - began))
         if cell.grows:
             store.join(cell.family, cell.id)

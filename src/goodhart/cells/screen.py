@@ -71,18 +71,18 @@ class Screen:
                 self.begun.add(cell.id)
                 self._note(f"begun {cell.label or cell.id} ({cell.id})")
         if finished is not None:
-            self._tell(self._ended(progress, finished))
+            self.tell(self._ended(progress, finished))
         for cell, who in progress.elsewhere.items():
             if self.held.get(cell) != who:
                 self.held[cell] = who
-                self._tell(f"waiting for {cell}, which {who} is making")
+                self.tell(f"waiting for {cell}, which {who} is making")
         if self.live:
             self.live.update(self._picture(progress))
         elif time.monotonic() - self.said > QUIET_SECONDS and progress.running:
             lines = [self._line(cell, since) for cell, since in progress.running.values()]
             more = f"; {len(lines) - MOST_NAMED} more" if len(lines) > MOST_NAMED else ""
             running = "; ".join(lines[:MOST_NAMED]) + more
-            self._tell(f"[{len(progress.done) + progress.cached}/{progress.total}] running: {running}{self._left()}")
+            self.tell(f"[{len(progress.done) + progress.cached}/{progress.total}] running: {running}{self._left()}")
 
     def _ended(self, progress: Progress, cell: Cell) -> str:
         count = f"[{len(progress.done) + progress.cached}/{progress.total}]"
@@ -97,7 +97,7 @@ class Screen:
         self.expected += self.waiting.pop(cell.id, 0.0)
         return f"{count} {cell.label or cell.id}: {record['seconds']:.1f} s{_news(record)}"
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
         """Say a line to whoever watches, and to the log."""
         line = printable(line)
         self._note(line)
@@ -106,6 +106,13 @@ class Screen:
         if self.live is None:
             self.console.print(Text(line), soft_wrap=True)
             self.console.file.flush()
+
+    def warn(self, line: str) -> None:
+        """Say a line that stays on the terminal while other news go."""
+        line = printable(line)
+        self._note(line)
+        self.console.print(Text(line, style="bold red"), soft_wrap=True)
+        self.console.file.flush()
 
     def _note(self, line: str) -> None:
         if self.log is not None:
@@ -152,7 +159,10 @@ def picture(head: str, rows: Sequence[Row], news: Sequence[str], height: int) ->
     table = Table(box=None, padding=(0, 1), show_header=False)
     room = max(1, height - len(news) - 3)
     for row in sorted(rows, key=lambda row: "total" not in row.said)[:room]:
-        bar = ProgressBar(total=max(1, row.said.get("total", 1)), completed=row.said.get("done", 0), width=24)
+        unknown = "total" in row.said and row.said["total"] is None
+        bar = ProgressBar(
+            total=max(1, row.said.get("total") or 1), completed=row.said.get("done", 0), width=24, pulse=unknown
+        )
         note = " ".join(part for part in (row.place, str(row.said.get("note", ""))) if part)
         table.add_row(Text(printable(row.name), style="bold"), bar, f"{row.seconds:.0f} s", Text(printable(note)))
     more = [Text(f"and {len(rows) - room} more")] if len(rows) > room else []
@@ -169,7 +179,10 @@ def read_progress(store: Store, cell: Cell) -> dict[str, Any]:
 
 def shown(state: dict[str, Any]) -> str:
     """Progress in words; empty if nothing has been said."""
-    return f"{state['done']} of {state['total']} {state.get('note', '')}".strip() if "total" in state else ""
+    if "total" not in state:
+        return ""
+    of = "" if state["total"] is None else f" of {state['total']}"
+    return f"{state['done']}{of} {state.get('note', '')}".strip()
 
 
 def _news(record: dict[str, Any]) -> str:

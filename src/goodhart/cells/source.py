@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).parent.parent
 DECLARED = Path(__file__).parent / "sources.json"
 WITHOUT_SAY = (
     *("goodhart.config", "goodhart.errors", "goodhart.cells.store", "goodhart.cells.digest"),
-    *("goodhart.compute.meter", "goodhart.cells.workplace", "goodhart.recipes.model_card"),
+    *("goodhart.compute.meter", "goodhart.cells.workplace", "goodhart.cells.steps", "goodhart.recipes.model_card"),
 )
 """Modules whose code words, counts or moves a result and does not decide it."""
 

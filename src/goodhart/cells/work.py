@@ -12,6 +12,7 @@ from typing import Any
 from goodhart.cells.cell import Cell
 from goodhart.cells.record import here
 from goodhart.cells.store import Store
+from goodhart.cells.workplace import Workplace
 from goodhart.errors import GoodhartError, is_out_of_memory
 
 ENVIRONMENT = {
@@ -69,7 +70,9 @@ def attempt(what: str, work: Callable[..., Any], arguments: Sequence[object]) ->
         return Failure(f"{what}: {words}", remedy, traceback.format_exc())
 
 
-def work(root: str, cell: Cell, threads: int) -> bool | Failure:
+def work(
+    root: str, cell: Cell, threads: int, recipe: Callable[[Workplace], dict[str, Any]] | None = None
+) -> bool | Failure:
     """Make a cell in this process, with as many threads; False if another process is making it."""
     from goodhart.cells.make import make
     from goodhart.compute.threads import use_threads
@@ -77,7 +80,7 @@ def work(root: str, cell: Cell, threads: int) -> bool | Failure:
     use_threads(threads)
     what = cell.label or cell.id
     try:
-        return make(Store(Path(root)), cell)
+        return make(Store(Path(root)), cell, recipe)
     except GoodhartError as error:
         if is_out_of_memory(error):
             raise

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Pipe, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import psutil
 
@@ -131,7 +131,19 @@ class Worker:
         return ours, process
 
 
-def finished(workers: Iterable[Worker], seconds: float) -> list[Worker]:
+@runtime_checkable
+class Working(Protocol):
+    """A worker, or several that work together."""
+
+    def events(self) -> list[Any]:
+        """What becomes ready when the work or a process has ended."""
+        ...
+
+
+Each = TypeVar("Each", bound=Working)
+
+
+def finished(workers: Iterable[Each], seconds: float) -> list[Each]:
     """The workers whose work or process has ended; waits for one, but not longer than so many seconds."""
     events = {event: worker for worker in workers for event in worker.events()}
     return list(dict.fromkeys(events[event] for event in wait(list(events), seconds)))

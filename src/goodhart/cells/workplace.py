@@ -46,10 +46,10 @@ class Workplace:
         """One of the settings as a dataclass."""
         return build(kind, self.settings[name], name)
 
-    def say(self, done: int, total: int, note: str = "") -> None:
-        """Tell the live screen, not more often than it looks."""
+    def say(self, done: int, total: int | None, note: str = "") -> None:
+        """Tell the live screen, not more often than it looks; `total` is None where nobody knows it."""
         now = time.monotonic()
-        if now - self._said >= PROGRESS_SECONDS or done >= total:
+        if now - self._said >= PROGRESS_SECONDS or (total is not None and done >= total):
             self._said = now
             text = json.dumps({"done": done, "total": total, "note": note})
             write_atomically(self.folder / "progress.json", text)

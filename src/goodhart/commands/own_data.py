@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from goodhart import arguments
 from goodhart.commands import documents
@@ -26,7 +26,7 @@ def data(asked: arguments.Data) -> None:
     from goodhart.tasks.data_description import describe, render_text
 
     reading = _reading(asked)
-    with _bar("tokenised") as progress:
+    with _bar() as progress:
         found = describe(
             asked.path,
             reading,
@@ -78,10 +78,10 @@ def init(asked: arguments.Init) -> None:
     rule = RULES[0] if asked.pairs == "auto" else asked.pairs
     task = Task(PREFERENCES, asked.data, asked.layout, named_columns(asked.columns), rule, asked.split)
     seconds = seconds_of("--time", asked.time) if asked.time else None
-    with _bar("tokenised") as progress:
+    with _bar() as progress:
         wishes = Asked(asked.data, asked.policy, asked.golden, task, seconds, asked.root, asked.pairs != "auto")
         proposal = propose(wishes, out.parent, progress)
-    study = checked(proposal, out.parent)
+        study = checked(proposal, out.parent, progress)
     write_atomically(out, proposal.text)
     facts, screen = proposal.facts, console()
     usable = f"{len(facts.loaded.examples):,} usable {facts.loaded.unit}"
@@ -106,10 +106,19 @@ def _check_out(asked: arguments.Init) -> None:
 
 
 @contextmanager
-def _bar(what: str) -> Generator[Callable[[int, int], None]]:
-    """A bar on standard error where that is a terminal; gives what is told how many of how many are done."""
+def _bar() -> Generator[Callable[[str, int, int | None], None]]:
+    """A bar on standard error where that is a terminal; gives what is told what is done, and how many of how many."""
     screen = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen, disable=not screen.is_terminal, transient=True) as progress:
-        bar = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
+        bars: dict[tuple[str, int | None], TaskID] = {}
+
+        def say(what: str, done: int, total: int | None) -> None:
+            if (what, total) not in bars:
+                for bar in bars.values():
+                    progress.remove_task(bar)
+                bars.clear()
+                bars[what, total] = progress.add_task(what, total=total)
+            progress.update(bars[what, total], completed=done)
+
+        yield say

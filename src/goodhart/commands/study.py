@@ -50,6 +50,7 @@ def run(asked: arguments.Run) -> None:
         repair=asked.repair,
         until_decided=asked.until_decided,
         within=asked.within,
+        track=asked.track,
     )
     show(result, screen)
     say(screen, f"log: {result.folder / 'log.txt'}")
@@ -164,7 +165,7 @@ def make(asked: arguments.Make) -> int:
     study, engine = settle(session.asked(asked.study, list(asked.overrides), asked.root), asked.root, keep=True)
     _, cells = session.plan(study, asked.root)
     cell = named(asked.cell, [each for each, _ in cells])
-    code = make_cell(cell, asked.root, asked.threads, engine.kernels.choice.chosen)
+    code = make_cell(cell, asked.root, asked.threads, engine.kernels.choice.chosen, study.executor.processes)
     say(console(), f"{cell.id} ({cell.label or cell.kind}) {'is made by another process now' if code else 'is there'}")
     return code
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 import torch
+
+from goodhart.compute.ranks import summed
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,11 @@ class Stopwatch:
         self._last = _TOTAL.now()
 
     def lap(self, stage: str) -> None:
-        """Charge what was done since the last lap to a stage."""
+        """Charge what was done since the last lap to a stage: by all processes that make the cell, which all ask."""
         now = _TOTAL.now()
-        self.stages[stage] = self.stages.get(stage, Spent()) + (now - self._last)
+        own = now - self._last
+        tokens, operations = summed([float(own.tokens), own.operations])
+        self.stages[stage] = self.stages.get(stage, Spent()) + Spent(own.seconds, int(tokens), operations)
         self._last = now
 
 
@@ -70,6 +76,14 @@ def charge(tokens: int, forward: float) -> None:
     with _LOCK:
         _TOTAL.tokens += tokens
         _TOTAL.operations += forward * (3 if torch.is_grad_enabled() else 1)
+
+
+@contextmanager
+def uncharged() -> Generator[None]:
+    """Leave what is done meanwhile out of the account."""
+    tokens, operations = _TOTAL.tokens, _TOTAL.operations
+    yield
+    _TOTAL.tokens, _TOTAL.operations = tokens, operations
 
 
 @functools.cache

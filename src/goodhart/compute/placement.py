@@ -60,10 +60,15 @@ def device() -> str:
 def place(model: Any, most: int | None = None) -> Any:
     """The model on the device, or its layers spread over the GPUs that this process sees, at most this many.
 
-    Every process that makes cells sees those of its group only.
+    Every process that makes cells sees those of its group only. Of processes that make a cell together each leaves the
+    model where it was read, until it is known what is laid over it and how it is read (`goodhart.compute.shards`).
     """
     import torch
 
+    from goodhart.compute.ranks import number  # brings PyTorch with it
+
+    if number() > 1:
+        return model
     seen = torch.cuda.device_count()
     used = seen if most is None else min(seen, most)
     if used < 2:

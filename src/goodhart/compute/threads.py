@@ -19,6 +19,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from goodhart.compute import ranks
+from goodhart.compute.shares import backward, in_shares
+
 Part = TypeVar("Part")
 Found = TypeVar("Found")
 
@@ -47,7 +50,10 @@ def spread(model: Any, work: Callable[[Any, Part], Found], parts: Sequence[Part]
     """`work(model, part)` of every part, in their order.
 
     Each thread has a copy of the model with the same parameters, since scoring changes how a model attends for a while.
+    Processes that make a cell together take the parts in turn, without threads.
     """
+    if ranks.number() > 1:
+        return in_shares(lambda part: work(model, part), parts)
     return list(_in_turn(model, work, parts))
 
 
@@ -56,13 +62,9 @@ def descend(model: Any, loss: Callable[[Any, Part], Tensor], parts: Sequence[Par
 
     Activations and gradients are held of no more parts than there are threads, and of one that waits.
     """
+    if ranks.number() > 1 or _number(parts) < 2:
+        return backward(lambda part: (loss(model, part), None), parts)[0]
     total = 0.0
-    if _number(parts) < 2:
-        for part in parts:
-            value = loss(model, part)
-            value.backward()
-            total += float(value.detach())
-        return total
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def slope(mine: Any, part: Part) -> tuple[float, tuple[Tensor | None, ...]]:

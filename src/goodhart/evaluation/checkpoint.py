@@ -12,9 +12,10 @@ from jaxtyping import Float
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import PairJudge
 from goodhart.alignment.policy import LanguagePolicy
+from goodhart.compute.shares import in_shares
 from goodhart.evaluation.kl import divergence
 from goodhart.evaluation.verdicts import OPPONENTS, Opponents, margins, verdict
-from goodhart.models.packing import Tokens
+from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
 
 
@@ -119,12 +120,13 @@ def classify(policy: LanguagePolicy, pairs: Batch, batch: int = 32) -> dict[str,
 
     assert pairs.label is not None
     assert pairs.reference is not None
-    parts: list[np.ndarray] = []
-    with torch.no_grad():
-        for start in range(0, len(pairs), batch):
-            part = pairs[start : start + batch]
-            parts.append(policy.log_probs(part.prompt_tokens, part.responses).double().cpu().numpy())
-    rho = np.concatenate(parts) - pairs.reference
+
+    @torch.no_grad()
+    def of(cut: slice) -> np.ndarray:
+        part = pairs[cut]
+        return policy.log_probs(part.prompt_tokens, part.responses).double().cpu().numpy()
+
+    rho = np.concatenate(in_shares(of, cuts(len(pairs), batch))) - pairs.reference
     first_wins = pairs.label >= 0.5
     return {
         "prompt": [p.id for p in pairs.prompts],

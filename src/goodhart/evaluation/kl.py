@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from goodhart.alignment.policy import LanguagePolicy
+from goodhart.compute.shares import in_shares
 from goodhart.models.logprobs import Laws, response_laws
-from goodhart.models.packing import Tokens
+from goodhart.models.packing import Tokens, cuts
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,13 @@ def divergence(
 
     The responses of a prompt stand together in what is returned; the prompt is computed once for all of them.
     """
-    parts: list[tuple[Tensor, ...]] = []
-    for start in range(0, len(prompts), batch):
-        cut = slice(start, start + batch)
-        parts.append(_part(_laws(policy, prompts[cut], responses[cut]), _laws(reference, prompts[cut], responses[cut])))
-    columns = [torch.cat(column).flatten().double().cpu().numpy() for column in zip(*parts, strict=True)]
-    return Divergence(*columns)
+
+    def of(cut: slice) -> list[np.ndarray]:
+        part = _part(_laws(policy, prompts[cut], responses[cut]), _laws(reference, prompts[cut], responses[cut]))
+        return [column.flatten().double().cpu().numpy() for column in part]
+
+    parts = in_shares(of, cuts(len(prompts), batch))
+    return Divergence(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _laws(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Sequence[Tokens]]) -> Laws:

@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import Parameter
 
+from goodhart.compute.ranks import leads
+from goodhart.compute.shards import whole
 from goodhart.errors import GoodhartError
 from goodhart.models.adapter_settings import Adapter
 from goodhart.models.encoder_decoder import is_encoder_decoder
@@ -185,9 +187,14 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def save_adapter(model: Any, folder: Path, base: str) -> None:
-    """Write the adapter alone, in peft's format; `base` names its base model, or is the way to it from the folder."""
+    """Write the adapter alone, in peft's format; `base` names its base model, or is the way to it from the folder.
+
+    Of processes that make a cell together all ask, and the first one writes the rows of all of them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: parameter.detach().contiguous() for name, parameter in _tensors(model)}
+    weights = {name: whole(parameter.detach()).contiguous() for name, parameter in _tensors(model)}
+    if not leads():
+        return
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     settings = {**model.peft_config[_NAME].to_dict(), "base_model_name_or_path": base, "inference_mode": True}
     settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
@@ -232,6 +239,13 @@ def with_saved_adapter(model: Any, folder: Path) -> Any:
             "check that its base model is the one that it was trained on",
         ) from error
     return tree
+
+
+def copy_adapter(model: Any, source: Any) -> None:
+    """Give a model the adapter of another one over the same layers, whatever processes hold parts of that."""
+    with torch.no_grad():
+        for (_, parameter), (_, value) in zip(_tensors(model), _tensors(source), strict=True):
+            parameter.copy_(whole(value.detach()))
 
 
 def merged(model: Any) -> Any:

@@ -173,6 +173,16 @@ def write_whole(path: Path, into: Path) -> None:
         (into / card.name).write_text(text, encoding="utf-8")
 
 
+def save_model(model: Any, folder: Path) -> None:
+    """A plain Hugging Face checkpoint; of processes that make a cell together all ask, and the first one writes."""
+    from goodhart.compute.ranks import leads  # brings PyTorch with it
+    from goodhart.compute.shards import is_sharded, whole_state
+
+    state = whole_state(model) if is_sharded(model) else None
+    if leads():
+        model.save_pretrained(folder, state_dict=state)
+
+
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a model folder. Raises GoodhartError if there is none, or if it names no end token."""
     from transformers import AutoTokenizer

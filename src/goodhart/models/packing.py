@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from goodhart.compute.ranks import number
+
 Tokens = Sequence[int]
 """Token ids of a prompt or of a response."""
 
@@ -31,13 +33,16 @@ def pad_right(rows: Sequence[Tokens], pad: int) -> tuple[Int[Tensor, "row length
 
 
 def cuts(size: int, micro_batch: int) -> list[slice]:
-    """The slices of a batch that are computed at a time."""
-    width = micro_batch or size
+    """The slices of a batch that are computed at a time; processes that make a cell together have one each at least."""
+    width = max(1, min(micro_batch or size, -(-size // number())))
     return [slice(start, min(start + width, size)) for start in range(0, size, width)]
 
 
 def even_cuts(size: int, most: int) -> list[slice]:
-    """As few slices of at most `most` rows as there can be, as even as they can be."""
-    pieces = -(-size // most)
+    """As few slices of at most `most` rows as there can be, as even as they can be.
+
+    Processes that make a cell together have as many slices each.
+    """
+    pieces = min(size, number() * -(-size // (most * number())))
     edges = [size * i // pieces for i in range(pieces + 1)] if pieces else [0]
     return [slice(start, end) for start, end in pairwise(edges)]

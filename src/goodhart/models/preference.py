@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from goodhart.compute.placement import place
+from goodhart.compute.ranks import leads, number
+from goodhart.compute.shards import in_parts, whole_state
 from goodhart.models.adapter import adapted, save_adapter, with_saved_adapter
 from goodhart.models.adapter_settings import Adapter
-from goodhart.models.checkpoint import locate, read_model
+from goodhart.models.checkpoint import locate, read_model, save_model
 from goodhart.models.logprobs import Layout, response_laws
 from goodhart.models.packing import Tokens
 
@@ -145,13 +147,16 @@ class PreferenceModel(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the language model as a Hugging Face checkpoint, with the head and its settings beside it.
 
-        Of a language model with an adapter it is the adapter alone.
+        Of a language model with an adapter it is the adapter alone. Of processes that make a cell together all ask,
+        and the first one writes.
         """
         if self.base is None:
-            self.language_model.save_pretrained(folder)
+            save_model(self.language_model, folder)
         else:
             save_adapter(self.language_model, folder, self.base["name"])
-        save_file({k: v.detach().contiguous() for k, v in self.head.state_dict().items()}, folder / "head.safetensors")
+        head = whole_state(self.head)
+        if leads():
+            save_file({k: v.detach().contiguous() for k, v in head.items()}, folder / "head.safetensors")
         settings: dict[str, Any] = {"kind": self.kind, "separator": self.separator}
         settings |= {"pad": self.pad, "layout": self.layout, **({"base": self.base} if self.base else {})}
         (folder / "preference.json").write_text(json.dumps(settings))
@@ -169,7 +174,13 @@ class PreferenceModel(nn.Module):
         return model.eval()
 
     def placed(self) -> PreferenceModel:
-        """The model where `place` puts its language model; the head reads what that gives."""
+        """The model where `place` puts its language model; the head reads what that gives.
+
+        Of processes that make a cell together each keeps its part of the weights from now on.
+        """
+        if number() > 1:
+            self.language_model, self.head = in_parts(self.language_model), in_parts(self.head)
+            return self
         self.language_model = place(self.language_model)
         self.head.to(next(self.language_model.parameters()).device)
         return self

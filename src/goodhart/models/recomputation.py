@@ -30,7 +30,8 @@ def recompute_layers(model: Any) -> int:
     if is_spread(model):
         raise GoodhartError(
             "gradient_checkpointing does not work for a model whose layers lie on several GPUs",
-            "use --gpus-per-worker 1, or set gradient_checkpointing: false and a smaller micro_batch",
+            "use --gpus-per-worker 1, set executor.processes to the number of GPUs, or set gradient_checkpointing: "
+            "false and a smaller micro_batch",
         )
     stacks = [m for m in model.modules() if isinstance(m, nn.ModuleList) and _bears_it(m)]
     if not stacks:

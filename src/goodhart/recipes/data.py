@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +16,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from goodhart.alignment.batch import Batch
-from goodhart.alignment.mark_table import write_marks
-from goodhart.alignment.pair_table import write_pairs
 from goodhart.cells.digest import sha256
 from goodhart.cells.workplace import Workplace
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_tokenizer
-from goodhart.randomness import key, permutation
+from goodhart.randomness import permutation
 from goodhart.recipes.located import model_folder
-from goodhart.recipes.people import MARKS, load_people
+from goodhart.recipes.people import load_people
+from goodhart.recipes.people_tables import HELD_OUT, PeopleTables
 from goodhart.recipes.settings import Task
 from goodhart.tasks import docstrings
 from goodhart.tasks.data_digest import check_digest
+from goodhart.tasks.data_source import told
 from goodhart.tasks.docstring_text import prompt_frame
+from goodhart.tasks.examples import Examples, batched
 from goodhart.tasks.pair_rules import ALONE
-from goodhart.tasks.preference import split_by_prompt
+from goodhart.tasks.preference import Places, Preference, prompt_draws, split_by_prompt
 from goodhart.tasks.preference_tokens import Framing, encode_examples
 from goodhart.tasks.prompt_table import ranks, write_prompts
-from goodhart.tasks.prompts import Prompt
 from goodhart.tasks.text_task import TEXT_TASKS, TextTask
 
 CHARACTERS_PER_TOKEN = 8
 """Of a text, so many characters for each token that a prompt may have are tokenized first: twice the usual number."""
 MARGIN = 8
 """Tokens before a cut that might be others in the whole text, and are not used."""
+_PART = 1024
+"""Comparisons that are written at once."""
 _WHOLE_WORDS = re.compile(r".*[A-Za-z0-9](?= )", re.DOTALL)
 """Up to a space behind a letter or a digit: tokenizers begin a new piece there, so what stands before is the same."""
 
@@ -182,87 +184,35 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
     task = work.setting(Task, "task")
     tokenizer = load_tokenizer(model_folder(work, "tokenizer"))
     planned = {"name": work.places["data"], **work.settings["data"]}
-    loaded = load_people(task, planned["name"], planned.get("commit"))
+    say = partial(_heard, work)
+    loaded = load_people(task, planned["name"], planned.get("commit"), say=say)
     check_digest(planned)
     framing = Framing.of(task.template, tokenizer, loaded.layout)
     reasons: Counter[str] = Counter({**loaded.filtered, **loaded.left_out})
-    rows: list[dict[str, Any]] = []
-    sides = zip(("train", "held_out"), split_by_prompt(loaded.examples, task.held_out, seed=0), strict=True)
-    for side, examples in sides:
-        found = encode_examples(examples, tokenizer, framing, task.max_prompt, task.max_response)
-        for example, encoded in zip(examples, found, strict=True):
-            if isinstance(encoded, str):
-                reasons[encoded] += 1
-                continue
-            rows.append({"side": side, "id": example.id, "label": example.label, "encoded": encoded})
-            work.say(len(rows), len(loaded.examples), "comparisons")
-    if not any(row["side"] == "train" for row in rows):
-        raise GoodhartError(
-            f"no training {loaded.unit[:-1]} of {work.places['data']} is left after filtering ({dict(reasons)})",
-            "raise task.max_prompt and task.max_response, or check the data with 'goodhart data'",
-        )
-    if loaded.rule == ALONE:  # data of marks often have the good ones first
-        rows.sort(key=lambda row: key(0, "order of marks", row["id"]))
-    prompts = _unique_prompts(rows, tokenizer)
-    _write_preferences(work.folder, rows, prompts, alone=loaded.rule == ALONE)
-    counts = _describe(list(prompts.values()), reasons)
-    return {"counts": {**counts, loaded.unit: len(rows), "layout": loaded.layout, "template": framing.words}}
+    alone = loaded.rule == ALONE
+    sides = zip(("train", HELD_OUT), split_by_prompt(prompt_draws(loaded.examples, 0), task.held_out), strict=True)
+    with PeopleTables(work.folder, work.state, tokenizer, alone=alone) as written:
+        for side, places in sides:
+            examples = _good_first(loaded.examples, places) if alone else loaded.examples.at(places)
+            examples = told(examples, f"tokenised, {side}", len(places), say)
+            found = encode_examples(examples, tokenizer, framing, task.max_prompt, task.max_response)
+            for part in batched(found, _PART):
+                reasons.update(each for each in part if isinstance(each, str))
+                written.add(side, [each for each in part if not isinstance(each, str)])
+        if not written.pairs["train"]:
+            raise GoodhartError(
+                f"no training {loaded.unit[:-1]} of {work.places['data']} is left after filtering ({dict(reasons)})",
+                "raise task.max_prompt and task.max_response, or check the data with 'goodhart data'",
+            )
+    counts = {**written.counts, "left out": dict(reasons), loaded.unit: written.pairs.total()}
+    return {"counts": {**counts, "layout": loaded.layout, "template": framing.words}}
 
 
-def _unique_prompts(rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, dict[str, Any]]:
-    """One entry for each prompt, with its split and its demonstration.
-
-    That is the better response of its first pair or, of marks, its first good response, where it has one.
-    """
-    prompts: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        encoded = row["encoded"]
-        spelled = ",".join(map(str, encoded.prompt))
-        row["prompt"] = hashlib.sha256(spelled.encode()).hexdigest()[:16]
-        winner = encoded.first if row["label"] >= 0.5 else encoded.second or ()
-        text = tokenizer.decode(list(encoded.prompt), skip_special_tokens=True)
-        entry = {"side": row["side"], "tokens": list(encoded.prompt), "line": list(winner), "text": text}
-        entry["good"] = encoded.second is None and row["label"] == 1
-        known = prompts.setdefault(row["prompt"], entry)
-        known["line"] = known["line"] or entry["line"]
-    held_out = [entry for entry in prompts.values() if entry["side"] == "held_out"]
-    order = permutation(len(held_out), 0, "held-out split").tolist()
-    for entry, rank in zip(held_out, ranks(spread_evenly(order, [e["good"] for e in held_out])), strict=True):
-        entry["rank"] = rank
-    return prompts
+def _good_first(examples: Examples, places: Places) -> Iterator[Preference]:
+    """Marks so that a prompt's first one is good where it has a good one, which is then its demonstration."""
+    for label in (1.0, 0.0):
+        yield from (example for example in examples.at(places) if example.label == label)
 
 
-def spread_evenly(order: Sequence[int], good: Sequence[bool]) -> list[int]:
-    """The places of an order so that those of either kind follow at even distances, each kind in its order.
-
-    So no part of the held-out prompts is without good marks or without bad ones, unless it is too small for the
-    rarer ones. Where all are of one kind it is the order itself.
-    """
-    kinds = [[place for place in order if good[place] == kind] for kind in (True, False)]
-    return [place for _, place in sorted(((i + 0.5) / len(each), p) for each in kinds for i, p in enumerate(each))]
-
-
-def _write_preferences(
-    folder: Path, rows: list[dict[str, Any]], prompts: dict[str, dict[str, Any]], *, alone: bool
-) -> None:
-    write_prompts(
-        folder / "prompts.parquet",
-        {
-            "prompt": list(prompts),
-            "split": [e["side"] for e in prompts.values()],
-            "rank": [e.get("rank") for e in prompts.values()],
-            "package": [None] * len(prompts),
-            "text": [e["text"] for e in prompts.values()],
-            "tokens": [e["tokens"] for e in prompts.values()],
-            "reference": [None] * len(prompts),
-            "reference_tokens": [e["line"] for e in prompts.values()],
-        },
-    )
-    asked = [Prompt(row["prompt"], tuple(row["encoded"].prompt)) for row in rows]
-    responses = [row["encoded"].responses for row in rows]
-    label, ids = np.array([row["label"] for row in rows]), [row["id"] for row in rows]
-    splits = [prompts[row["prompt"]]["side"] for row in rows]
-    if alone:
-        write_marks(folder / MARKS, Batch(asked, responses, mark=label[:, None]), ids, splits)
-    else:
-        write_pairs(folder / "pairs.parquet", Batch(asked, responses, label=label), ids, splits, ["people"] * len(rows))
+def _heard(work: Workplace, what: str, done: int, total: int | None) -> None:
+    work.say(done, total, what)

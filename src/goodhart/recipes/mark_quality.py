@@ -20,7 +20,7 @@ def marks_quality(model: PairJudge, train: Batch, test: Batch) -> dict[str, Any]
     `exchanged` has each held-out prompt with the next one's response, which its mark is not of: what is told of the
     mark there comes of the prompt alone.
     """
-    parts = {"train": train[:TRAIN_MARKS], "test": test}
+    parts = {"train": train, "test": test}
     parts["exchanged"] = replace(test, responses=[*test.responses[1:], *test.responses[:1]])
     return {name: _mark_quality(model, part) for name, part in parts.items() if has_both(part)}
 

@@ -14,28 +14,43 @@ from jaxtyping import Float
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge, PairJudge
 from goodhart.alignment.labellers import JudgeLabels, coins
-from goodhart.alignment.mark_table import read_marks
-from goodhart.alignment.pair_table import read_pairs, write_pairs
+from goodhart.alignment.mark_table import read_marked, read_marks
+from goodhart.alignment.pair_table import read_labelled, read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.rule import FILE, RuleJudge
+from goodhart.alignment.sources import used_places
+from goodhart.cells.steps import STEPS_FILE, Steps
 from goodhart.cells.workplace import Workplace
+from goodhart.compute.ranks import number
+from goodhart.compute.shards import is_sharded
 from goodhart.compute.threads import spread
 from goodhart.errors import GoodhartError
-from goodhart.models.adapter import base_of, has_adapter, is_adapter, merged, save_adapter, with_saved_adapter
-from goodhart.models.checkpoint import load_model, load_tokenizer, load_whole
+from goodhart.models.adapter import (
+    adapted,
+    base_of,
+    copy_adapter,
+    has_adapter,
+    is_adapter,
+    merged,
+    save_adapter,
+    with_saved_adapter,
+)
+from goodhart.models.adapter_settings import Adapter
+from goodhart.models.checkpoint import load_model, load_tokenizer, load_whole, save_model
 from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.logprobs import choose_layout
 from goodhart.models.packing import cuts
+from goodhart.models.precision import FLOAT32, Precision
 from goodhart.models.preference import PreferenceModel
 from goodhart.models.recomputation import recompute_layers
 from goodhart.recipes.located import model_folder
-from goodhart.recipes.mark_quality import marks_quality
+from goodhart.recipes.mark_quality import TRAIN_MARKS, marks_quality
 from goodhart.recipes.model_card import write_model_card
-from goodhart.recipes.people import MARKED, MARKS
+from goodhart.recipes.people import MARKED, MARKS, table_of
 from goodhart.recipes.settings import HELD_OUT_PAIRS, Labels
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.tasks.docstring_text import RESPOND
-from goodhart.tasks.prompt_table import read_held_out, read_train
+from goodhart.tasks.prompt_table import read_demonstrations, read_held_out
 from goodhart.training import preference, supervised
 from goodhart.training.optimiser import Descent
 from goodhart.training.settings import RULE, Preference, Supervised
@@ -51,6 +66,12 @@ def load_policy(path: Path | str, max_tokens: int, *, whole: bool = False) -> tu
 
     Raises GoodhartError if its context is too short.
     """
+    policy, tokenizer = read_policy(path, max_tokens, whole=whole)
+    return policy.at(FLOAT32), tokenizer
+
+
+def read_policy(path: Path | str, max_tokens: int, *, whole: bool = False) -> tuple[LanguagePolicy, Any]:
+    """The same, over whose weights an adapter can still be laid: they are in no parts before it is asked for `at`."""
     tokenizer = load_tokenizer(path)
     sampler = KeyedSampler(tokenizer.eos_token_id, tokenizer.pad_token_id, max_tokens)
     model = load_whole(path) if whole else load_model(path)
@@ -61,7 +82,11 @@ def load_policy(path: Path | str, max_tokens: int, *, whole: bool = False) -> tu
 def load_beside(base: LanguagePolicy, base_folder: Path, folder: Path) -> LanguagePolicy:
     """The policy of a checkpoint; on the weights of `base` where it is an adapter over that policy's folder."""
     if is_adapter(folder) and Path(base_of(folder)) == base_folder.resolve():
-        return replace(base, model=with_saved_adapter(base.model, folder), name="")
+        if number() == 1:
+            return replace(base, model=with_saved_adapter(base.model, folder), name="")
+        # a tree that lies in parts has no tensors that another could share
+        whole = read_policy(base_folder, 1)[0].model
+        return replace(base, model=with_saved_adapter(whole, folder), name="").at(FLOAT32)
     assert isinstance(base.sampler, KeyedSampler)
     return load_policy(folder, base.sampler.max_tokens)[0]
 
@@ -71,38 +96,39 @@ def reference_name(work: Workplace) -> str:
     return work.inputs["sft"].name
 
 
-def load_reference(work: Workplace) -> LanguagePolicy:
+def load_reference(work: Workplace, precision: Precision = FLOAT32) -> LanguagePolicy:
     """The SFT policy, to score with."""
-    return replace(load_policy(work.inputs["sft"] / "final", 1)[0], name=reference_name(work))
+    return replace(read_policy(work.inputs["sft"] / "final", 1)[0], name=reference_name(work)).at(precision)
 
 
 def sft(work: Workplace) -> dict[str, Any]:
-    """`early/` and `final/`: Hugging Face checkpoints of the supervised policy."""
+    """`early/` and `final/`: Hugging Face checkpoints of the supervised policy; `metrics.jsonl`."""
     settings = work.setting(Supervised, "sft")
-    policy, tokenizer = load_policy(model_folder(work, "model"), work.settings["max_response"])
+    begun, tokenizer = read_policy(model_folder(work, "model"), work.settings["max_response"])
     if settings.optimisation.gradient_checkpointing:
-        recompute_layers(policy.model)
-    if settings.adapter:
-        policy = policy.adapted(settings.adapter, 0)
+        recompute_layers(begun.model)
+    policy = (begun.adapted(settings.adapter, 0) if settings.adapter else begun).at(FLOAT32)
     table = work.inputs["prompts"] / "prompts.parquet"
-    train = read_train(table)
-    _check_context(policy.model, max(len(r.prompt.tokens) for r in train), work.settings["max_response"])
-    train = [row for row in train if row.demonstration]  # of marks, a prompt with bad ones alone has none
     descent = Descent(policy.parameters(), settings.optimisation, settings.steps)
     state = work.state / "training.pt"
     start = descent.load(state) if state.exists() else 0
+    steps = range(start, settings.steps)
+    train = read_demonstrations(table, lambda number: used_places(steps, settings.batch, number, 0))
+    _check_context(policy.model, train.longest, work.settings["max_response"])
     work.watch.start()
-    for step, loss in supervised.fit(
-        policy, [r.prompt for r in train], [r.demonstration for r in train], settings, descent, 0, start
-    ):
-        work.say(step, settings.steps, f"{loss:.2f} nats per token")
-        if step == settings.early:
-            save_policy(_whole(policy.model), tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
-            descent.save(state, step)
+    with Steps(work.folder / STEPS_FILE, start) as said:
+        for step, loss, norm in supervised.fit(policy, train.prompts, train.lines, settings, descent, 0, start):
+            said.add({"step": step, "loss": loss, "gradient_norm": norm})
+            work.say(step, settings.steps, f"{loss:.2f} nats per token")
+            if step == settings.early:
+                early = _whole(policy, begun, settings.adapter)
+                save_policy(early, tokenizer, work.folder / "early", work, f"SFT policy at step {step}")
+                descent.save(state, step)
     work.watch.lap("train")
     if settings.adapter:  # what is measured is what is kept: the base and the reference of every arm
-        policy = replace(policy, model=merged(policy.model))
+        policy = replace(policy, model=_whole(policy, begun, settings.adapter))
     save_policy(policy.model, tokenizer, work.folder / "final", work, "SFT policy")
+    policy = policy.at(FLOAT32)
     policy.model.eval()
     held_out = [row for row in read_held_out(table, range(HELD_OUT_LINES)) if row.demonstration]
     prompts, lines = [r.prompt for r in held_out], [r.demonstration for r in held_out]
@@ -134,8 +160,15 @@ def _check_context(model: Any, prompt: int, response: int) -> None:
         )
 
 
-def _whole(model: Any) -> Any:
-    return merged(model) if has_adapter(model) else model
+def _whole(policy: LanguagePolicy, begun: LanguagePolicy, adapter: Adapter | None) -> Any:
+    """The policy's model with the adapter merged into the weights that it began with."""
+    if adapter is None:
+        return policy.model
+    if not is_sharded(policy.model):
+        return merged(policy.model)
+    tree = adapted(begun.model, adapter, 0)
+    copy_adapter(tree, policy.model)
+    return merged(tree)
 
 
 def save_policy(
@@ -149,38 +182,40 @@ def save_policy(
         assert base is not None
         save_adapter(model, folder, f"../../{base.parent.name}/{base.name}")
     else:
-        model.save_pretrained(folder)
+        save_model(model, folder)
     tokenizer.save_pretrained(folder)
     write_model_card(folder, title, work.settings, work.inputs, adapter=has_adapter(model))
 
 
 def preference_model(work: Workplace) -> dict[str, Any]:
-    """`model/`: a preference model fitted on labelled pairs or on marks, and how well it judges held-out ones."""
+    """`model/`, a preference model fitted on labelled pairs or on marks, and `metrics.jsonl`; its held-out quality."""
     settings = work.setting(Preference, "preference")
     index = work.inputs["prompts"] / "prompts.parquet"
-    source = work.inputs["pairs"]
-    data, validation = (_learnt(source, split, index) for split in ("train", "validation"))
+    source = table_of(work.inputs["pairs"])
+    seed, steps = work.settings["seed"], range(settings.steps)
+    read, read_all = (read_marked, read_marks) if source.name == MARKS else (read_labelled, read_pairs)
+    data = read(source, "train", index, lambda number: used_places(steps, settings.batch, number, seed))
+    validation = read_all(source, "validation", index)[0]
     if len(data) == 0 or len(validation) == 0:
         raise GoodhartError("there are no training or no validation pairs", "raise task.held_out or task.validation")
     model = _initial_model(work, settings)
     work.watch.start()
 
     def say(record: dict[str, int | float]) -> None:
+        said.add(_of_validation(record) if "accuracy" in record else record)
         note = f"accuracy {record['accuracy']:.3f}" if "accuracy" in record else f"loss {record['loss']:.3f}"
         work.say(int(record["step"]), settings.steps, note)
 
-    looks = preference.fit(model, data, validation, settings, work.settings["seed"], say)
+    with Steps(work.folder / STEPS_FILE) as said:
+        looks = preference.fit(model, data, validation, settings, seed, say)
     work.watch.lap("train")
     (work.folder / "model").mkdir(exist_ok=True)
     model.save(work.folder / "model")
     return {"looks": looks, "training pairs": len(data), "parameters": sum(p.numel() for p in model.parameters())}
 
 
-def _learnt(folder: Path, split: str, index: Path) -> Batch:
-    """What preference models learn from: the marks of a cell, or its pairs."""
-    if (folder / MARKS).exists():
-        return read_marks(folder / MARKS, split, index)[0]
-    return read_pairs(folder / "pairs.parquet", split, index)[0]
+def _of_validation(look: dict[str, int | float]) -> dict[str, int | float]:
+    return {name if name == "step" else f"validation_{name}": value for name, value in look.items()}
 
 
 def judge_quality(work: Workplace) -> dict[str, Any]:
@@ -189,11 +224,12 @@ def judge_quality(work: Workplace) -> dict[str, Any]:
     model = judge(work.inputs["model"])
     work.watch.start()
     if (source / MARKS).exists():
-        result = marks_quality(model, _learnt(source, "train", index), _learnt(tests, "test", index))
+        marks = read_marks(source / MARKS, "train", index, TRAIN_MARKS)[0], read_marks(tests / MARKS, "test", index)[0]
+        result = marks_quality(model, *marks)
         work.watch.lap("evaluate")
         return result
-    train, _, _ = read_pairs(source / "pairs.parquet", "train", index)
-    result = {"train": _quality(model, train[: min(len(train), TRAIN_PAIRS)])}
+    train, _, _ = read_pairs(source / "pairs.parquet", "train", index, TRAIN_PAIRS)
+    result: dict[str, Any] = {"train": _quality(model, train)}
     test, _, kinds = read_pairs(tests / "pairs.parquet", "test", index)
     if len(test):
         result["test"] = _quality(model, test)
@@ -286,10 +322,9 @@ def _to_label(
     work: Workplace, folder: Path, split: str, number: int, of: Sequence[str]
 ) -> tuple[Batch, list[str], Float[np.ndarray, " pair"]]:
     """The first pairs of a split that are of some kinds, or of people, or of marked responses."""
-    pairs, ids, kinds = read_pairs(folder / "pairs.parquet", split, work.inputs["prompts"] / "prompts.parquet")
-    chosen = [i for i, kind in enumerate(kinds) if kind in (*of, "people", MARKED)][:number]
-    taken = pairs.take(chosen)
-    return taken, [ids[i] for i in chosen], np.zeros(0) if taken.label is None else taken.label
+    index = work.inputs["prompts"] / "prompts.parquet"
+    pairs, ids, _ = read_pairs(folder / "pairs.parquet", split, index, number, (*of, "people", MARKED))
+    return pairs, ids, np.zeros(0) if pairs.label is None else pairs.label
 
 
 def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, Any]:

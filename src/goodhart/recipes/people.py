@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from goodhart.recipes.settings import Task
+from goodhart.tasks.data_source import Say, unheard
 from goodhart.tasks.preference_data import Loaded, load_preferences
 
 PAIRS, MARKS = "pairs.parquet", "marks.parquet"
@@ -13,7 +14,9 @@ MARKED = "marked"
 """The kind of a pair of a marked response, which is the first, and a sample of the SFT policy."""
 
 
-def load_people(task: Task, name: str, revision: str | None = None, *, by_rule: bool = True) -> Loaded:
+def load_people(
+    task: Task, name: str, revision: str | None = None, *, by_rule: bool = True, say: Say = unheard
+) -> Loaded:
     """The data of that name as the task says to read them; its rule of pairs only if the data are read `by_rule`.
 
     Raises GoodhartError as `load_preferences` does.
@@ -25,6 +28,7 @@ def load_people(task: Task, name: str, revision: str | None = None, *, by_rule: 
         revision=revision,
         columns=task.columns,
         rule=task.pairs if by_rule else None,
+        say=say,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.pair_table import write_pairs
 from goodhart.cells.workplace import Workplace
+from goodhart.compute.shards import in_parts
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import load_model, load_tokenizer
 from goodhart.randomness import permutation, stream
@@ -72,7 +73,7 @@ class Writers:
         self.fixed_line = TEXT_TASKS[task.kind].fixed_line
         self.tokenizer = load_tokenizer(sft / "final")
         self.sampler = KeyedSampler(self.tokenizer.eos_token_id, self.tokenizer.pad_token_id, task.max_response)
-        model = load_model(sft / "final")
+        model = in_parts(load_model(sft / "final"))
         everyone = range(len(plans))
         work.say(0, 3, "first samples")
         self.own = self._by_temperature(model, plans, everyone, 0)
@@ -80,7 +81,7 @@ class Writers:
         self.second = self._by_temperature(model, plans, [i for i in everyone if plans[i].kind == "samples"], 1)
         work.say(2, 3, "samples of the early checkpoint")
         early = [i for i in everyone if plans[i].kind == "early"]
-        self.early = self._samples(load_model(sft / "early"), plans, early, 0, 1.0, "initial pairs, early")
+        self.early = self._samples(in_parts(load_model(sft / "early")), plans, early, 0, 1.0, "initial pairs, early")
 
     def _by_temperature(
         self, model: Any, plans: Sequence[Plan], places: Sequence[int], sample: int

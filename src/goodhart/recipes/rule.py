@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from goodhart import functions
 from goodhart.alignment.rule import RuleJudge, by_prompt, prompt_key
@@ -12,7 +12,9 @@ from goodhart.cells.workplace import Workplace
 from goodhart.config import plain_data
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.recipes.located import model_folder
+from goodhart.tasks.prompt_table import SCHEMA
 from goodhart.tasks.reward import Rule
+from goodhart.tasks.row_groups import tables
 
 
 def rule(work: Workplace) -> dict[str, Any]:
@@ -21,9 +23,9 @@ def rule(work: Workplace) -> dict[str, Any]:
     settings = work.setting(Rule, "rule")
     lines: dict[bytes, tuple[str, ...]] = {}
     if settings.reward == "similarity":
-        table = pq.read_table(work.inputs["prompts"] / "prompts.parquet", columns=["tokens", "reference"])
-        rows = zip(table.column("tokens").to_pylist(), table.column("reference").to_pylist(), strict=True)
-        lines = by_prompt((prompt_key(tokens), line) for tokens, line in rows if line is not None)
+        path, known = work.inputs["prompts"] / "prompts.parquet", ds.field("reference").is_valid()
+        rows = (row for part in tables(path, SCHEMA, known, ["tokens", "reference"]) for row in part.to_pylist())
+        lines = by_prompt((prompt_key(row["tokens"]), row["reference"]) for row in rows)
     judge = RuleJudge(settings, load_tokenizer(model_folder(work, "tokenizer")), lines, int(work.settings["seed"]))
     (work.folder / "model").mkdir(exist_ok=True)
     judge.save(work.folder / "model")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,10 @@ from goodhart.alignment.batch import Batch, occurrences
 from goodhart.alignment.labellers import JudgeLabels
 from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.alignment.policy import LanguagePolicy
-from goodhart.cells.store import write_atomically
+from goodhart.cells.steps import STEPS_FILE, Steps
 from goodhart.cells.workplace import Workplace
 from goodhart.compute.meter import Spent
+from goodhart.compute.ranks import leads
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import FLOAT32, Precision
 from goodhart.models.recomputation import recompute_layers
@@ -27,19 +27,14 @@ from goodhart.recipes.models import (
     judge,
     load_beside,
     load_policy,
+    read_policy,
     reference_name,
     save_policy,
     scored,
     with_reference,
 )
 from goodhart.recipes.run_parts import checkpoints_of, parts_of, with_sampler
-from goodhart.recipes.run_state import (
-    METRICS_FILE,
-    STREAM_FILE,
-    TRAINING_FILE,
-    Stream,
-    begin_from_shorter,
-)
+from goodhart.recipes.run_state import STREAM_FILE, TRAINING_FILE, Stream, begin_from_shorter
 from goodhart.recipes.slots import START, records
 from goodhart.training.alignment import Step, train
 from goodhart.training.optimiser import Descent, load_state, save_state
@@ -55,28 +50,25 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
     begin_from_shorter(work, arm)
     precision: Precision = work.settings.get("precision", FLOAT32)
     beginning = _beginning(work)
-    start_policy, tokenizer = load_policy(beginning, work.settings["max_response"], whole=True)
+    start_policy, tokenizer = read_policy(beginning, work.settings["max_response"], whole=True)
     if arm.optimisation.gradient_checkpointing:
         recompute_layers(start_policy.model)
     master = start_policy.adapted(arm.adapter, int(work.settings["seed"])) if arm.adapter else start_policy
     policy = master.at(precision)
     # with the adapter off the policy is the one that the run began with: where that is SFT, it is the reference
     held = start_policy if arm.adapter and START not in work.inputs else None
-    copies = () if policy is master else policy.parameters()
+    copies = () if policy.model is master.model else policy.parameters()
     policy = with_sampler(policy, arm.sampler, beginning, tokenizer, int(work.settings["max_response"]))
     parts = parts_of(work, arm, master, policy, precision, tokenizer, held)
     descent = Descent(master.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps, lowered=copies)
-    state, log = work.state / TRAINING_FILE, work.folder / METRICS_FILE
-    start = 0
+    state, start = work.state / TRAINING_FILE, 0
     if state.exists():
         saved = load_state(state)
         descent.restore(saved)
         parts.restore(saved.get("parts", {}), policy)
         start = int(saved["step"])
-    kept = [json.loads(line) for line in log.read_text().splitlines()[:start]] if start else []
-    write_atomically(log, "".join(json.dumps(record) + "\n" for record in kept))
     stream = Stream(work.state / "stream", start) if records(arm.method) else None
-    with log.open("a") as file:
+    with Steps(work.folder / STEPS_FILE, start) as steps:
         for step in train(
             policy,
             parts.reference,
@@ -88,9 +80,7 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
             start=start,
             followers=parts.followers,
         ):
-            kept.append(step.plain())
-            file.write(json.dumps(kept[-1]) + "\n")
-            file.flush()
+            steps.add(step.plain())
             _tell(work, arm, step)
             if stream:
                 stream.add(step)
@@ -103,12 +93,12 @@ def alignment_run(work: Workplace) -> dict[str, Any]:
                 save_state(state, {**descent.state(), "step": step.step, "parts": parts.state()})
     if stream:
         stream.gather(work.folder / STREAM_FILE)
-    if arm.grows:
+    if arm.grows and leads():
         state.replace(work.folder / TRAINING_FILE)
-    for record in kept:
+    for record in steps.records:
         for stage, spent in record["stages"].items():
             work.watch.stages[stage] = work.watch.stages.get(stage, Spent()) + Spent(**spent)
-    return {"last": kept[-1], "layout": policy.layout}
+    return {"last": steps.records[-1], "layout": policy.layout}
 
 
 def _beginning(work: Workplace) -> Path:

@@ -35,7 +35,7 @@ from goodhart.functions import is_function
 from goodhart.models.packing import Tokens
 from goodhart.models.precision import Precision
 from goodhart.recipes.arm import Arm
-from goodhart.recipes.models import judge, load_policy, load_reference, reference_name, with_reference
+from goodhart.recipes.models import judge, load_reference, read_policy, reference_name, with_reference
 from goodhart.recipes.parts import Parts, judging, learnt_from, objective_of
 from goodhart.recipes.slots import JUDGE, LABELS, PROMPTS, STREAM, WRITTEN, asks_proxy
 from goodhart.sampling.keyed import KeyedSampler
@@ -147,7 +147,7 @@ def parts_of(
     `held` is the SFT policy, where the weights below an adapter are its own.
     """
     method, seed = arm.method, int(work.settings["seed"])
-    sft = (replace(held, name=reference_name(work)) if held else load_reference(work)).at(precision)
+    sft = replace(held, name=reference_name(work)).at(precision) if held else load_reference(work, precision)
     sft = replace(sft, sampler=master.sampler)
     reference, followers = _reference(method, work, sft, master, precision)
     longest, decode = int(work.settings["max_response"]), partial(_decoded, tokenizer)
@@ -175,7 +175,7 @@ def _reference(
         return PriorReference(sft), []
     if method.reference == "external":
         folder = work.inputs["external"]
-        other, _ = load_policy(folder / "final", int(work.settings["max_response"]))
+        other, _ = read_policy(folder / "final", int(work.settings["max_response"]))
         return replace(other, name=folder.name).at(precision), []
     if method.reference == "moving":
         copy = master.frozen()

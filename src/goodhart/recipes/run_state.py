@@ -11,14 +11,16 @@ import pyarrow.parquet as pq
 
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.pair_table import write_pairs
+from goodhart.cells.steps import STEPS_FILE
 from goodhart.cells.workplace import Workplace
+from goodhart.compute.ranks import leads
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.model_card import write_model_card
 from goodhart.training.alignment import Step
 
 STREAM = "stream"
 """The split under which recorded pairs are stored."""
-STREAM_FILE, METRICS_FILE, TRAINING_FILE = "stream.parquet", "metrics.jsonl", "training.pt"
+STREAM_FILE, TRAINING_FILE = "stream.parquet", "training.pt"
 
 
 def begin_from_shorter(work: Workplace, arm: Arm) -> None:
@@ -41,17 +43,20 @@ def begin_from_shorter(work: Workplace, arm: Arm) -> None:
     if not found:
         return
     last, folder = max(found)
-    for step in (step for step in wanted if step <= last):
+    for step in (step for step in wanted if step <= last and leads()):
         shutil.copytree(folder / f"step-{step}", work.folder / f"step-{step}", dirs_exist_ok=True)
         card = f"Policy at step {step}"
         copied = work.folder / f"step-{step}"
         write_model_card(copied, card, work.settings, work.inputs, adapter=arm.adapter is not None)
-    shutil.copyfile(folder / METRICS_FILE, work.folder / METRICS_FILE)
+    shutil.copyfile(folder / STEPS_FILE, work.folder / STEPS_FILE)
     if (folder / STREAM_FILE).is_file():
         (work.state / "stream").mkdir(exist_ok=True)
         shutil.copyfile(folder / STREAM_FILE, work.state / "stream" / f"{last:09d}.parquet")
     # the last file, because with it the run has begun
-    shutil.copyfile(folder / TRAINING_FILE, work.state / TRAINING_FILE)
+    if leads():
+        shutil.copyfile(folder / TRAINING_FILE, work.state / TRAINING_FILE)
+    else:
+        (work.state / TRAINING_FILE).symlink_to(folder / TRAINING_FILE)
 
 
 @dataclass(slots=True)

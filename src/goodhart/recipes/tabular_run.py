@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ import pyarrow.parquet as pq
 
 from goodhart.alignment.optimum import Optimum, Seen, optimum_of
 from goodhart.alignment.table_policy import TablePolicy
-from goodhart.cells.store import write_atomically
+from goodhart.cells.steps import STEPS_FILE, Steps
 from goodhart.cells.workplace import Workplace
 from goodhart.compute.meter import Spent
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.code import load_code
-from goodhart.recipes.run_state import METRICS_FILE, TRAINING_FILE
+from goodhart.recipes.run_state import TRAINING_FILE
 from goodhart.recipes.tabular_parts import Given, every_pair, pairs_of, parts_of
 from goodhart.recipes.world import LABELS_FILE, PROXY_FILE, WORLD_FILE, read_tables
 from goodhart.tasks.tables import Law, Tables
@@ -36,17 +35,13 @@ def tabular_run(work: Workplace) -> dict[str, Any]:
     policy = TablePolicy.of(given.proxy.reference)
     parts = parts_of(arm, given, policy)
     descent = Descent(policy.parameters(), replace(arm.optimisation, lr=arm.lr[0]), arm.steps)
-    state, log = work.state / TRAINING_FILE, work.folder / METRICS_FILE
-    start = 0
+    state, start = work.state / TRAINING_FILE, 0
     if state.exists():
         saved = load_state(state)
         descent.restore(saved)
         parts.restore(saved["parts"], policy)
         start = int(saved["step"])
-    kept = [json.loads(line) for line in log.read_text().splitlines()[:start]] if start else []
-    write_atomically(log, "".join(json.dumps(record) + "\n" for record in kept))
-    batch = int(kept[0]["pairs"]) if kept else 0
-    with log.open("a") as file:
+    with Steps(work.folder / STEPS_FILE, start) as steps:
         for step in train(
             policy,
             parts.reference,
@@ -58,21 +53,20 @@ def tabular_run(work: Workplace) -> dict[str, Any]:
             start=start,
             followers=parts.followers,
         ):
-            batch = len(step.batch)
-            kept.append({**step.plain(), "pairs": batch})
-            file.write(json.dumps(kept[-1]) + "\n")
+            steps.add({**step.plain(), "pairs": len(step.batch)})
             if step.step in arm.checkpoint_steps():
-                file.flush()
                 write_law(work.folder / f"step-{step.step}.parquet", _measured(parts, policy), given.proxy)
                 save_state(state, {**descent.state(), "step": step.step, "parts": parts.state()})
                 work.say(step.step, arm.steps, f"loss {step.loss:.3f}")
-    for record in kept:
+    last = steps.records[-1]
+    for record in steps.records:
         for stage, spent in record["stages"].items():
             work.watch.stages[stage] = work.watch.stages.get(stage, Spent()) + Spent(**spent)
     data = None if "labels" in work.inputs else np.full_like(given.proxy.reference, 1 / given.responses)
     best = optimum_of(arm.method, Seen(given.proxy, data), arm.beta[0] if arm.beta else None)
     found = _compared(given.proxy, read_law(work.folder / f"step-{arm.checkpoint_steps()[-1]}.parquet"), best)
-    return {"last": kept[-1], "pairs a step": batch, "gradient": "exact" if given.exact else "sampled", **found}
+    gradient = "exact" if given.exact else "sampled"
+    return {"last": last, "pairs a step": int(last["pairs"]), "gradient": gradient, **found}
 
 
 def _given(work: Workplace) -> Given:

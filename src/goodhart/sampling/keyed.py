@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from goodhart.compute.ranks import anywhere
+from goodhart.compute.shards import computed_in
 from goodhart.compute.threads import spread
 from goodhart.models.encoder_decoder import is_encoder_decoder
 from goodhart.models.operations import count
@@ -157,7 +159,8 @@ class KeyedSampler:
             written = torch.where(state.open, chosen, -1)
             out[state.rows.cpu().numpy(), :, t] = written.cpu().numpy()
             state.open = state.open & (chosen != self.eos)
-            if t + 1 == self.max_tokens or not bool(state.open.any()):
+            # processes that make a cell together gather the weights together, so all go on while one of them does
+            if t + 1 == self.max_tokens or not anywhere(bool(state.open.any())):
                 break
             state.advance(torch.where(state.open, chosen, self.pad))
         texts = [[[int(v) for v in sample if v >= 0] for sample in row] for row in out.reshape(u.shape)]
@@ -261,8 +264,7 @@ class _Decoding:
 
     @classmethod
     def begin(cls, model: Any, prompts: Sequence[Tokens], samples: int, pad: int, longest: int) -> _Decoding:
-        weight = next(model.parameters())
-        device = weight.device
+        device, dtype = next(model.parameters()).device, computed_in(model)
         width = max(len(p) for p in prompts)
         ids = torch.full((len(prompts), width), pad, dtype=torch.long)
         real = torch.zeros((len(prompts), width), dtype=torch.bool)
@@ -278,7 +280,7 @@ class _Decoding:
         cache = decoding_cache(model.config, width + samples * (longest - 1), width + longest)
         logits = model(
             input_ids=ids.to(device),
-            attention_mask=additive(allowed.to(device), weight.dtype),
+            attention_mask=additive(allowed.to(device), dtype),
             position_ids=positions.to(device),
             past_key_values=cache,
             use_cache=True,
@@ -291,7 +293,7 @@ class _Decoding:
             rows=torch.arange(len(prompts), device=device),
             open=torch.ones(len(prompts), samples, dtype=torch.bool, device=device),
             logits=logits.expand(-1, samples, -1),
-            mask=_decoding_mask(real, samples, longest, weight.dtype).to(device),
+            mask=_decoding_mask(real, samples, longest, dtype).to(device),
             filled=width,
             lengths=lengths.to(device),
         )
@@ -299,7 +301,7 @@ class _Decoding:
     def advance(self, tokens: Int[Tensor, "row sample"]) -> None:
         """Feed the tokens just chosen; rows whose samples have all ended are left out of the work from here on."""
         still = self.open.any(1)
-        if bool((~still).sum() * 4 >= len(still)):  # compacting copies the cache, so not for every single row
+        if 0 < int(still.sum()) <= 0.75 * len(still):  # compacting copies the cache, so not for every single row
             keep = still.nonzero().squeeze(1)
             keep_rows(self.cache, keep)
             self.rows, self.open, self.mask = self.rows[keep], self.open[keep], self.mask[keep]

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from goodhart.compute.placement import is_spread
+from goodhart.compute.shards import is_sharded
 
 Logits = Float[Tensor, "row sample vocabulary"]
 EAGER_BATCHES = 2
@@ -89,9 +90,10 @@ def begin_batch(model: Any, cache: Any, samples: int) -> None:
     """Count a batch that is about to be decoded, and record the model's step when it pays.
 
     The step stays unrecorded where the recording fails, or where it does not give the model's logits bit for bit on
-    other sizes than those it was recorded on. That of a model on several devices always does: a graph knows one.
+    other sizes than those it was recorded on. That of a model on several devices always does: a graph knows one. That
+    of one whose weights lie on several processes does too.
     """
-    if is_spread(model):
+    if is_spread(model) or is_sharded(model):
         return
     record = _RECORDS.setdefault(model, _Record())
     record.batches[samples] = record.batches.get(samples, 0) + 1

@@ -15,8 +15,9 @@ from goodhart.recipes.people import load_people, table_of
 from goodhart.recipes.pool_kinds import kinds
 from goodhart.recipes.settings import Labels, Task
 from goodhart.studies.spec import Study
+from goodhart.tasks.data_source import Say, unheard
 from goodhart.tasks.pair_rules import ALONE
-from goodhart.tasks.preference import split_by_prompt
+from goodhart.tasks.preference import prompt_draws, split_by_prompt
 from goodhart.tasks.preference_tokens import Encoded, Framing, encode_examples
 from goodhart.tasks.prompt_table import held_out_number
 
@@ -47,17 +48,17 @@ def labels_need(study: Study) -> dict[str, int]:
     return named | {f"variants.{n}.labels.number": v.labels.number for n, v in study.variants.items() if v.labels}
 
 
-def supply(study: Study, policy: Path) -> Supply:
+def supply(study: Study, policy: Path, say: Say = unheard) -> Supply:
     """What the study's preference data give, with the policy's tokenizer; counts no further than the study needs.
 
     Raises GoodhartError for data that cannot be read, and for chat turns without a template.
     """
     task, tokenizer = study.task, load_tokenizer(policy)
-    loaded = load_people(task, task.data)
+    loaded = load_people(task, task.data, say=say)
     framing = Framing.of(task.template, tokenizer, loaded.layout)
     train, held_out = (
-        encode_examples(side, tokenizer, framing, task.max_prompt, task.max_response)
-        for side in split_by_prompt(loaded.examples, task.held_out, seed=0)
+        encode_examples(loaded.examples.at(side), tokenizer, framing, task.max_prompt, task.max_response)
+        for side in split_by_prompt(prompt_draws(loaded.examples, 0), task.held_out)
     )
     prompts, _ = _counted(held_out, held_out_need(task), 0)
     return Supply(prompts, *_counted(train, task.train_evaluation, max(labels_need(study).values())))
@@ -71,11 +72,11 @@ def supply_of(prompts: Path) -> Supply:
 
 def _counted(found: Iterable[Encoded | str], prompts: int, pairs: int) -> tuple[int, int]:
     """(distinct prompts, pairs) among those that are not filtered; stops where there are enough of both."""
-    seen: set[tuple[int, ...]] = set()
+    seen: set[int] = set()
     number = 0
     for each in found:
         if isinstance(each, Encoded):
-            seen.add(each.prompt)
+            seen.add(hash(each.prompt))
             number += 1
             if len(seen) >= prompts and number >= pairs:
                 break

@@ -10,6 +10,7 @@ from goodhart.errors import GoodhartError
 from goodhart.models.adapter_settings import Adapter
 from goodhart.models.checkpoint import load_tokenizer
 from goodhart.models.model_files import config, context, parameters, vocabulary
+from goodhart.studies.shared import refuse_encoder_decoders
 from goodhart.studies.spec import Study
 
 LARGE = 50_000_000
@@ -31,7 +32,9 @@ def models(study: Study) -> dict[str, str]:
 def check_models(study: Study, folders: Mapping[str, Path]) -> None:
     """Raises GoodhartError for models, by the key that names each, that cannot do what the study asks of them."""
     check_sizes(study, {key: parameters(folder) for key, folder in folders.items()})
-    check_contexts(study, {key: config(folder) for key, folder in folders.items()})
+    configs = {key: config(folder) for key, folder in folders.items()}
+    refuse_encoder_decoders(study, configs)
+    check_contexts(study, configs)
     check_tokenizers(folders)
     check_adapters(study, folders)
 

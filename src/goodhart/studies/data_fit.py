@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from goodhart.errors import GoodhartError
 from goodhart.recipes.settings import Labels
-from goodhart.tasks.preference import Preference, split_by_prompt
+from goodhart.tasks.data_source import Say, told
+from goodhart.tasks.preference import prompt_draws
 from goodhart.tasks.preference_data import Loaded
 from goodhart.tasks.preference_tokens import ChatTokenizer, Framing, tokenise
 
@@ -28,16 +31,24 @@ FEWEST = 6
 """Held-out prompts: two for each of the three purposes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """A comparison's lengths in tokens."""
+    """Comparisons by their lengths in tokens: 24 bytes each."""
 
-    id: str
-    prompt: int
-    response: int
+    place: Int[np.ndarray, " pair"]
+    """Among all comparisons of the data."""
+    prompt: Int[np.ndarray, " pair"]
+    response: Int[np.ndarray, " pair"]
     """Of the longer one, its end token included."""
-    text: int
+    text: Int[np.ndarray, " pair"]
     """The same for the same prompt."""
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def take(self, chosen: Bool[np.ndarray, " pair"]) -> Measured:
+        """Some of them."""
+        return Measured(self.place[chosen], self.prompt[chosen], self.response[chosen], self.text[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class Limits:
     response: int
     share: float
     """Of prompts, and of pairs by their longer response, that each of the two lets through."""
-    kept: tuple[Measured, ...]
+    kept: Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,69 +80,68 @@ class Sizes:
         return max(2, min(self.train_prompts, evaluation // _TRAIN_SHARE))
 
 
-def measure(
-    loaded: Loaded, tokenizer: ChatTokenizer, template: str, say: Callable[[int, int], None]
-) -> tuple[Measured, ...]:
+def measure(loaded: Loaded, tokenizer: ChatTokenizer, template: str, say: Say) -> Measured:
     """The lengths of all comparisons that a model can read. Raises GoodhartError if there is none of them."""
-    found: list[Measured] = []
-    framing = Framing.of(template, tokenizer, loaded.layout)
+    places, texts, prompts, responses = array("q"), array("q"), array("i"), array("i")
+    found = tokenise(loaded.examples, tokenizer, Framing.of(template, tokenizer, loaded.layout))
     reasons: set[str] = set()
-    for number, each in enumerate(tokenise(loaded.examples, tokenizer, framing), start=1):
+    for place, each in enumerate(told(found, "tokenised", len(loaded.examples), say)):
         if isinstance(each, str):
             reasons.add(each)
-        else:
-            longer = max(map(len, each.responses))
-            found.append(Measured(each.id, len(each.prompt), longer, hash(each.prompt)))
-        if number % 1024 == 0 or number == len(loaded.examples):
-            say(number, len(loaded.examples))
-    if not found:
+            continue
+        places.append(place)
+        prompts.append(len(each.prompt))
+        responses.append(max(map(len, each.responses)))
+        texts.append(hash(each.prompt))
+    if not places:
         raise GoodhartError(
             f"the model can read none of the {len(loaded.examples):,} {loaded.unit} of {loaded.source} "
             f"({'; '.join(reasons)})",
             "choose another model or template; 'goodhart data' shows what is filtered",
         )
-    return tuple(found)
+    return Measured(
+        np.frombuffer(places, np.int64),
+        np.frombuffer(prompts, np.int32),
+        np.frombuffer(responses, np.int32),
+        np.frombuffer(texts, np.int64),
+    )
 
 
-def choose_limits(measured: Sequence[Measured], fits: Callable[[int, int], bool]) -> Limits:
+def choose_limits(measured: Measured, fits: Callable[[int, int], bool]) -> Limits:
     """The limits that let most through of what models can read; `fits` says so of a prompt's and a response's length.
 
     Raises GoodhartError if not even the shortest tenth has room.
     """
-    prompts, responses = (np.array([getattr(each, what) for each in measured]) for what in ("prompt", "response"))
     for share in _SHARES:
-        prompt, response = (math.ceil(np.quantile(lengths, share)) for lengths in (prompts, responses))
+        prompt, response = (math.ceil(np.quantile(each, share)) for each in (measured.prompt, measured.response))
         response = max(2, response)
         round_prompt, round_response = (math.ceil(length / _ROUND) * _ROUND for length in (prompt, response))
         for limit, other in ((round_prompt, round_response), (prompt, response)):
             if fits(limit, other):
-                kept = tuple(each for each in measured if each.prompt <= limit and each.response <= other)
-                if kept:
+                kept = measured.take((measured.prompt <= limit) & (measured.response <= other))
+                if len(kept):
                     return Limits(limit, other, share, kept)
-    shortest = min(each.prompt + each.response for each in measured)
     raise GoodhartError(
-        f"the models cannot read even a tenth of these pairs, of which the shortest has {shortest:,} tokens",
+        f"the models cannot read even a tenth of these pairs, of which the shortest has "
+        f"{(measured.prompt + measured.response).min():,} tokens",
         "choose models with a longer context",
     )
 
 
-def _sides(loaded: Loaded, share: float) -> tuple[Sequence[Preference], Sequence[Preference]]:
-    """The training and held-out comparisons as a study splits them; of so few that one side has none, no split."""
-    try:
-        return split_by_prompt(loaded.examples, share, seed=0)
-    except GoodhartError:
-        return loaded.examples, ()
+def _held_out(draws: Float[np.ndarray, " pair"], share: float) -> Bool[np.ndarray, " pair"]:
+    """Which comparisons a study holds out; of so few that one side has none, no split."""
+    held_out = draws < share
+    return held_out if held_out.any() and not held_out.all() else np.zeros_like(held_out)
 
 
-def choose_sizes(loaded: Loaded, kept: Sequence[Measured]) -> Sizes:
+def choose_sizes(loaded: Loaded, kept: Measured) -> Sizes:
     """Splits and labels that the kept comparisons fill. Raises GoodhartError if they are too few."""
-    by_id = {each.id: each for each in kept}
+    draws = prompt_draws(loaded.examples, 0)
     found: tuple[float, int, int, int] | None = None
     for share in _HELD_OUT:
-        train, held_out = (
-            [by_id[example.id] for example in side if example.id in by_id] for side in _sides(loaded, share)
-        )
-        found = share, len({each.text for each in held_out}), len({each.text for each in train}), len(train)
+        held_out = _held_out(draws, share)[kept.place]
+        sides = kept.text[held_out], kept.text[~held_out]
+        found = share, len(np.unique(sides[0])), len(np.unique(sides[1])), len(sides[1])
         if found[1] >= _EVALUATION + 2 * _REST:
             break
     assert found is not None

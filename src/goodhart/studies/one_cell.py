@@ -15,10 +15,11 @@ MADE, BUSY = 0, 75
 """Exit codes: the cell is there; another process makes it now (EX_TEMPFAIL of sysexits.h)."""
 
 
-def make_cell(cell: Cell, root: Path, threads: int, kernels: str) -> int:
-    """Make a cell once in a process of its own, or go on where an earlier one stopped; the exit code says how it ended.
+def make_cell(cell: Cell, root: Path, threads: int, kernels: str, processes: int = 1) -> int:
+    """Make a cell once in a process of its own, or in several together, or go on where earlier ones stopped.
 
-    It is not tried again: that is for whoever asked. Raises GoodhartError if its inputs are not there, or if it fails.
+    The exit code says how it ended. It is not tried again: that is for whoever asked. Raises GoodhartError if its
+    inputs are not there, or if it fails.
     """
     store = Store(root)
     if store.has(cell.id):
@@ -27,7 +28,7 @@ def make_cell(cell: Cell, root: Path, threads: int, kernels: str) -> int:
     if lacking:
         names = ", ".join(f"{needed.id} ({needed.label or needed.kind})" for needed in lacking)
         raise GoodhartError(f"{cell.id} reads cells that are not there: {names}", "make them first")
-    with local(root, threads, kernels) as executor:
+    with local(root, threads, kernels, processes=processes) as executor:
         executor.begin([cell])
         while not (ended := executor.ended(POLL_SECONDS)):
             pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +30,8 @@ from goodhart.studies.links import link_cells
 from goodhart.studies.reach import Reach
 from goodhart.studies.reach import reach as reach_of
 from goodhart.studies.spec import Study, builtin_studies, read_study
+from goodhart.studies.tracking import observed
+from goodhart.tracking.tracker import Name
 
 if TYPE_CHECKING:
     from goodhart.studies.results import Unfinished
@@ -124,8 +126,27 @@ class Workers:
             return cls(launch.at_once or MANY)
         if workers < 0:
             raise GoodhartError(f"--workers is {workers}", "give a number of processes, or 0 for one for each core")
-        found = groups(gpus() if may_have_gpus() else [], gpus_per_worker)
-        return cls(workers or len(found) or cores(), found)
+        processes = launch.processes if launch else 1
+        seen = gpus() if may_have_gpus() else []
+        found = groups(seen, _gpus_each(gpus_per_worker, processes, len(seen)))
+        return cls(workers or len(found) or max(1, cores() // processes), found)
+
+
+def _gpus_each(asked: int, processes: int, seen: int) -> int:
+    """GPUs of a worker whose cells are made by some processes, each of which has one, where there are any."""
+    if processes == 1 or not seen:
+        return asked
+    if processes > seen:
+        raise GoodhartError(
+            f"executor.processes is {processes}, and this machine has {seen} GPUs: each process has one of its own",
+            f"set executor.processes to at most {seen}",
+        )
+    if asked not in (1, processes):
+        raise GoodhartError(
+            f"--gpus-per-worker is {asked} and executor.processes {processes}: each process has a GPU of its own",
+            "leave --gpus-per-worker out",
+        )
+    return processes
 
 
 def remember(study: Study, root: Path, origin: str) -> Path:
@@ -234,9 +255,19 @@ def launched(study: Study, kind: Kind | None) -> Study:
 
 
 def run_study(
-    study: Study, graph: Graph, engine: Engine, root: Path, workers: Workers, console: Console, ahead: Prospect
+    study: Study,
+    graph: Graph,
+    engine: Engine,
+    root: Path,
+    workers: Workers,
+    console: Console,
+    ahead: Prospect,
+    track: Sequence[Name] = (),
 ) -> Outcome:
-    """Make what is missing, then the study's tables of what is there; goes on where an earlier call stopped."""
+    """Make what is missing, then the study's tables of what is there; goes on where an earlier call stopped.
+
+    `track` are the trackers that the training runs are forwarded to.
+    """
     from goodhart.studies.results import Unfinished, write_results
 
     store = Store(root)
@@ -244,10 +275,13 @@ def run_study(
     began = time.monotonic()
     folder = store.study(study.name)
     kernels = engine.kernels.choice.chosen
-    with Screen(store, cells, workers.number, console, ahead.seconds, folder / LOG_FILE) as screen:
+    with (
+        Screen(store, cells, workers.number, console, ahead.seconds, folder / LOG_FILE) as screen,
+        observed(study.name, graph, store, screen, track) as observer,
+    ):
         if any(not store.has(cell.id) for cell in cells):
             with executor_of(study.executor, root, workers.number, kernels, folder, workers.groups) as executor:
-                progress = execute(store, cells, executor, screen)
+                progress = execute(store, cells, executor, observer)
         else:
             progress = Progress(len(cells), cached=len(cells))
     cost = {

@@ -12,6 +12,7 @@ from goodhart.recipes.settings import PREFERENCES
 from goodhart.recipes.slots import asks_proxy, records
 from goodhart.studies.arms import validate_arms
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, sft_of
+from goodhart.studies.shared import refuse_unshared
 from goodhart.studies.tabular import refuse_arms
 from goodhart.tasks.pair_rules import ALONE
 
@@ -32,6 +33,7 @@ def validate(study: Study) -> None:
         refuse_arms(study)
     validate_arms(study.arms, set(study.variants))
     study.executor.validate()
+    refuse_unshared(study)
     if study.looks:
         study.looks.validate(len(study.seeds))
     for name, hypothesis in study.hypotheses.items():

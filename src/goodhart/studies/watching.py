@@ -11,8 +11,11 @@ from rich.live import Live
 
 from goodhart.cells.cell import Cell
 from goodhart.cells.screen import Row, picture, read_progress, shown
+from goodhart.cells.steps import steps_file
 from goodhart.cells.store import Store
 from goodhart.printable import printable
+from goodhart.tracking.follow import Follow, Sinks
+from goodhart.tracking.sink import Run
 
 _SECONDS = 2.0
 """Between two looks."""
@@ -34,6 +37,9 @@ def watch(store: Store, cells: Sequence[Cell], seconds: Callable[[Cell], float],
     with live or nullcontext():
         while True:
             watched.look()
+            for line in watched.warnings:
+                console.print(printable(line), style="bold red", highlight=False)
+            watched.warnings.clear()
             if live:
                 live.update(watched.picture(console.height))
             elif time.monotonic() - said > _QUIET_SECONDS or watched.over:
@@ -56,8 +62,11 @@ class Watched:
         self.missing = {cell.id: cell for cell in cells}
         self.seconds = seconds
         self.rows: list[Row] = []
-        self.failed = 0
+        self.failures: set[str] = set()
+        self.follows: dict[str, Follow] = {}
         self.news: list[str] = []
+        self.warnings: list[str] = []
+        """What has to be said at once: cells that failed, runs that diverge."""
         self.busy = time.monotonic()
         self.looked = False
 
@@ -71,17 +80,26 @@ class Watched:
             self.news = [*self.news, *map(printable, told)][-_NEWS:]
         self.looked = True
         self.rows = []
-        self.failed = 0
+        failures: set[str] = set()
         for cell in self.missing.values():
             since = self.store.held_since(cell.id)
             if since is not None:
                 said = read_progress(self.store, cell)
                 place = f"by {self.store.holder(cell.id)}"
                 self.rows.append(Row(cell.label or cell.id, said, max(0.0, time.time() - since), place))
-            elif self.store.failure(cell.id):
-                self.failed += 1
+                self._follow(cell).look(steps_file(self.store, cell.id))
+            elif failure := self.store.failure(cell.id):
+                failures.add(cell.id)
+                if cell.id not in self.failures:
+                    self.warnings.append(f"FAILED {failure['problem']}")
+        self.failures = failures
         if self.rows:
             self.busy = time.monotonic()
+
+    def _follow(self, cell: Cell) -> Follow:
+        run = Run(cell.id, cell.label or cell.id, {})
+        told = self.warnings.append
+        return self.follows.setdefault(cell.id, Follow(run, Sinks([], told), told))
 
     @property
     def over(self) -> bool:
@@ -103,7 +121,7 @@ class Watched:
 
     def _head(self) -> str:
         done = self.total - len(self.missing)
-        failed = f", {self.failed} failed" if self.failed else ""
+        failed = f", {len(self.failures)} failed" if self.failures else ""
         left = sum(map(self.seconds, self.missing.values())) / max(1, len(self.rows)) / 60
         about = f", {len(self.rows)} being made, about {left:.1f} min left" if self.rows else ""
         return f"{done} of {self.total} cells are done{failed}{about}"

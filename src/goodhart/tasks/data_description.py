@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-from goodhart.tasks.data_source import find_source
+from goodhart.tasks.data_source import Say, find_source, told, unheard
 from goodhart.tasks.pair_rules import ALONE, Rule
 from goodhart.tasks.preference import Preference, prompt_text
 from goodhart.tasks.preference_data import Loaded, load_split
 from goodhart.tasks.preference_layouts import LAYOUTS, unread_verdicts
-from goodhart.tasks.preference_tokens import ChatTokenizer, Framing, over_limit, tokenise
+from goodhart.tasks.preference_tokens import ChatTokenizer, Encoded, Framing, over_limit, tokenise
 
 _SHOWN = 2
 _EXCERPT = 160
-_SAID = 2048
-"""Comparisons between two messages about progress."""
 _HEARD = "of label, winner, preference and tie only a tie is heard"
-Say = Callable[[int, int], None]
-"""Told how many of how many are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,82 +90,107 @@ def describe(
     cache: Path | None = None,
     columns: Mapping[str, str] | None = None,
     rule: Rule | None = None,
-    say: Say = lambda _, __: None,
+    say: Say = unheard,
 ) -> DataDescription:
     """Every split of a file, folder or Hub data set, with lengths in characters, and in tokens as a model reads them.
 
-    With a `reading`, what it would filter is counted too; `say` gets the comparisons that are tokenised and the number
-    of all in a split. Raises GoodhartError as `load_preferences` does, except that a split without one usable row is
-    described. `columns` and `rule` are those of `load_preferences`.
+    With a `reading`, what it would filter is counted too; `say` is told how far it has come. Raises GoodhartError as
+    `load_preferences` does, except that a split without one usable row is described. `columns` and `rule` are its own.
     """
     source = find_source(name, subset)
     splits = [
-        _described(load_split(source, split, layout, cache, columns, rule), reading, say) for split in source.splits
+        _described(load_split(source, split, layout, cache, columns, rule, say), reading, say)
+        for split in source.splits
     ]
     return DataDescription(source.name, tuple(splits))
 
 
+@dataclass(slots=True)
+class _Usable:
+    """What is counted of usable comparisons: 8 bytes each."""
+
+    number: int = 0
+    ties: int = 0
+    good: int = 0
+    samples: list[Preference] = field(default_factory=list[Preference])
+    prompts: array[int] = field(default_factory=lambda: array("Q"))
+    """64 bits of the digest of each one's prompt."""
+
+    def add(self, example: Preference) -> None:
+        """Count one."""
+        self.number += 1
+        self.ties += example.label == 0.5
+        self.good += example.label == 1
+        self.prompts.append(int.from_bytes(blake2b(prompt_text(example.prompt).encode(), digest_size=8).digest()))
+        if self.number <= _SHOWN:
+            self.samples.append(example)
+
+
+@dataclass(slots=True)
+class _Measured:
+    """How long texts are: 4 bytes each."""
+
+    prompts: array[int] = field(default_factory=lambda: array("i"))
+    responses: array[int] = field(default_factory=lambda: array("i"))
+
+    def add(self, prompt: int, *responses: int) -> None:
+        """Count one comparison, or one mark."""
+        self.prompts.append(prompt)
+        self.responses.extend(responses)
+
+    def lengths(self, unit: str) -> tuple[Lengths, ...]:
+        """In words for people."""
+        return tuple(
+            Lengths(what, unit, float(np.median(values)), float(np.percentile(values, 90)), max(values))
+            for what, values in (("prompt", self.prompts), ("response", self.responses))
+            if values
+        )
+
+
 def _described(loaded: Loaded, reading: Reading | None, say: Say) -> SplitDescription:
-    lengths, usable = _character_lengths(loaded.examples), loaded.examples
-    filtered, framing = Counter(loaded.filtered), ""
-    if reading is not None:
-        chosen = Framing.of(reading.template, reading.tokenizer, loaded.layout)
-        framing, (more, reasons) = chosen.words, _tokenised(loaded.examples, reading, chosen, say)
-        lengths += more
-        filtered.update(reason for reason in reasons if reason)
-        usable = tuple(e for e, reason in zip(loaded.examples, reasons, strict=True) if not reason)
+    characters, tokens, usable, filtered = _Measured(), _Measured(), _Usable(), Counter(loaded.filtered)
+    framing = None if reading is None else Framing.of(reading.template, reading.tokenizer, loaded.layout)
+    for example, reason in _read(loaded.examples, reading, framing, tokens, say):
+        characters.add(len(prompt_text(example.prompt)), *map(len, example.responses))
+        if reason:
+            filtered[reason] += 1
+        else:
+            usable.add(example)
     return SplitDescription(
         name=loaded.split,
         layout=loaded.layout,
         columns=loaded.columns,
         unread=unread_verdicts(loaded.columns, LAYOUTS[loaded.layout]),
-        template=framing,
+        template=framing.words if framing else "",
         rows=loaded.rows,
         rule=loaded.rule,
         pairs=loaded.pairs,
-        good=sum(example.label == 1 for example in usable) if loaded.rule == ALONE else 0,
+        good=usable.good if loaded.rule == ALONE else 0,
         left_out=loaded.left_out,
-        usable=len(usable),
-        prompts=len({prompt_text(example.prompt) for example in usable}),
-        ties=sum(example.label == 0.5 for example in usable),
+        usable=usable.number,
+        prompts=len(np.unique(np.array(usable.prompts))),
+        ties=usable.ties,
         duplicates=loaded.duplicates,
         filtered=dict(filtered.most_common()),
-        lengths=lengths,
-        samples=usable[:_SHOWN],
+        lengths=characters.lengths("characters") + tokens.lengths("tokens"),
+        samples=tuple(usable.samples),
     )
 
 
-def _tokenised(
-    examples: Sequence[Preference], reading: Reading, framing: Framing, say: Say
-) -> tuple[tuple[Lengths, ...], list[str]]:
-    """Lengths in tokens, and for each comparison the reason why it is filtered, empty where it is not."""
-    prompts, responses, reasons = array("l"), array("l"), list[str]()
-    for found in tokenise(examples, reading.tokenizer, framing):
-        if isinstance(found, str):
-            reasons.append(found)
-        else:
-            prompts.append(len(found.prompt))
-            responses.extend(map(len, found.responses))
-            reasons.append(over_limit(found, reading.max_prompt, reading.max_response) or "")
-        if len(reasons) % _SAID == 0 or len(reasons) == len(examples):
-            say(len(reasons), len(examples))
-    return _both(prompts, responses, "tokens"), reasons
-
-
-def _character_lengths(examples: Sequence[Preference]) -> tuple[Lengths, ...]:
-    return _both(
-        [len(prompt_text(e.prompt)) for e in examples],
-        [len(response) for e in examples for response in e.responses],
-        "characters",
-    )
-
-
-def _both(prompts: Sequence[int], responses: Sequence[int], unit: str) -> tuple[Lengths, ...]:
-    return tuple(
-        Lengths(what, unit, float(np.median(values)), float(np.percentile(values, 90)), max(values))
-        for what, values in (("prompt", prompts), ("response", responses))
-        if values
-    )
+def _read(
+    examples: Sequence[Preference], reading: Reading | None, framing: Framing | None, tokens: _Measured, say: Say
+) -> Iterator[tuple[Preference, str | None]]:
+    """Each comparison with the reason why it is filtered, counting the lengths of those that have tokens."""
+    if reading is None or framing is None:
+        yield from ((example, None) for example in examples)
+        return
+    found: Iterable[Encoded | str] = tokenise(examples, reading.tokenizer, framing)
+    for example, each in zip(examples, told(found, "tokenised", len(examples), say), strict=True):
+        if isinstance(each, str):
+            yield example, each
+            continue
+        tokens.add(len(each.prompt), *map(len, each.responses))
+        yield example, over_limit(each, reading.max_prompt, reading.max_response)
 
 
 def render_text(description: DataDescription) -> str:

@@ -1,4 +1,4 @@
-"""The rows of one file of data: JSON, JSON lines, comma- or tab-separated text, Parquet."""
+"""The rows of one file of data, one after the other: JSON, JSON lines, comma- or tab-separated text, Parquet."""
 
 from __future__ import annotations
 
@@ -22,23 +22,26 @@ _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 _SEPARATORS = (",", ";", "\t")
 """What stands between the cells of a `.csv`; spreadsheets write the second where a comma is the decimal mark."""
 _LONGEST_CELL = 2**31 - 1
+_BATCH = 1024
+"""Rows of Parquet that are in memory at once."""
+_BUFFER = 2**20
+"""Bytes of a Parquet column that are read at a time; by the library's own settings the whole file would be."""
 
 
-def file_rows(file: Path, wanted: Collection[str], spoken: Collection[str]) -> tuple[list[str], list[Row]]:
-    """The columns of a file, and its rows with the wanted ones of them; `spoken` are those of text or chat messages.
+def file_rows(file: Path, wanted: Collection[str], spoken: Collection[str], columns: dict[str, None]) -> Iterator[Row]:
+    """The rows of a file with the wanted columns; `spoken` are those of text or chat messages.
 
-    Raises GoodhartError for a file that cannot be read, with the place that is at fault.
+    Every column that the file has stands in `columns` when the last row has come. Only a JSON value that is the whole
+    file is in memory at once. Raises GoodhartError for a file that cannot be read, with the place that is at fault.
     """
     if file.name.endswith(".parquet"):
-        return _parquet_rows(file, wanted)
-    if file.name.endswith(_TABLES):
-        return _table_rows(file, wanted, spoken)
-    columns: dict[str, None] = {}
-    rows: list[Row] = []
-    for row in _json_rows(file, wanted):
-        columns |= dict.fromkeys(row.values)
-        rows.append(Row(row.where, {name: row.values[name] for name in wanted if name in row.values}))
-    return list(columns), rows
+        yield from _parquet_rows(file, wanted, columns)
+    elif file.name.endswith(_TABLES):
+        yield from _table_rows(file, wanted, spoken, columns)
+    else:
+        for row in _json_rows(file, wanted):
+            columns.update(dict.fromkeys(row.values))
+            yield Row(row.where, {name: value for name, value in row.values.items() if name in wanted})
 
 
 def _json_rows(file: Path, wanted: Collection[str]) -> Iterator[Row]:
@@ -73,8 +76,8 @@ def _is_whole(line: str) -> bool:
     return True
 
 
-def _numbered(values: Iterable[object]) -> list[tuple[str, object]]:
-    return [(f"row {n}", value) for n, value in enumerate(values, start=1)]
+def _numbered(values: Iterable[object]) -> Iterator[tuple[str, object]]:
+    return ((f"row {n}", value) for n, value in enumerate(values, start=1))
 
 
 def _one_level_down(whole: Values, file: Path) -> list[object]:
@@ -116,32 +119,43 @@ def _parsed(text: str, file: Path, line: int) -> Any:
         raise GoodhartError(f"line {line} of {file} cannot be read: {first_line(fault)}", "mend that line") from fault
 
 
-def _table_rows(file: Path, wanted: Collection[str], spoken: Collection[str]) -> tuple[list[str], list[Row]]:
-    """The rows below a header; what a cell holds is text, or JSON where a whole column does (`_as_json`)."""
-    header, *records = _cells(file) or [(1, [])]
-    names = header[1]
+def _table_rows(
+    file: Path, wanted: Collection[str], spoken: Collection[str], columns: dict[str, None]
+) -> Iterator[Row]:
+    """The rows below a header; what a cell holds is text, or JSON where a whole column does (`_json_places`)."""
+    as_json = _json_places(file, wanted, spoken)
+    records = _records(file)
+    _, names = next(records)
+    columns.update(dict.fromkeys(names))
+    places = [(place, name) for place, name in enumerate(names) if name in wanted]
+    for line, cells in records:
+        values = {
+            name: (json.loads(cells[place]) if cells[place].strip() else None)
+            if place in as_json
+            else cells[place] or None
+            for place, name in places
+        }
+        yield Row(f"line {line} of {file}", values)
+
+
+def _records(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """The header of a table and its rows, each with the number of its last line; all have as many cells."""
+    cells = _cells(file)
+    line, names = next(cells, (1, []))
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise GoodhartError(f"the header of {file} names column {twice!r} twice", "rename one of the two")
-    for line, cells in records:
-        if len(cells) != len(names):
+    yield line, names
+    for line, row in cells:
+        if len(row) != len(names):
             raise GoodhartError(
-                f"the row that ends in line {line} of {file} has {len(cells)} cells, and the header {len(names)}",
+                f"the row that ends in line {line} of {file} has {len(row)} cells, and the header {len(names)}",
                 "mend it; a cell that holds a separator, a quote or a line end stands in double quotes",
             )
-    columns = {
-        name: _as_json([cells[place] for _, cells in records], spoken=name in spoken)
-        for place, name in enumerate(names)
-        if name in wanted
-    }
-    rows = [
-        Row(f"line {line} of {file}", {name: cells[n] for name, cells in columns.items()})
-        for n, (line, _) in enumerate(records)
-    ]
-    return names, rows
+        yield line, row
 
 
-def _cells(file: Path) -> list[tuple[int, list[str]]]:
+def _cells(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Every row of a table with the number of its last line. Raises GoodhartError where quotes do not match."""
     texts = _lines(file)
     first = next(texts, (1, ""))
@@ -150,7 +164,7 @@ def _cells(file: Path) -> list[tuple[int, list[str]]]:
     limit = csv.field_size_limit(_LONGEST_CELL)  # the library's own is 128 KiB, and a conversation may have more
     reader = csv.reader((line for _, line in chain([first], texts)), delimiter=separator, strict=True)
     try:
-        return [(reader.line_num, cells) for cells in reader if cells]
+        yield from ((reader.line_num, cells) for cells in reader if cells)
     except csv.Error as fault:
         raise GoodhartError(
             f"{file} is not a valid table at line {reader.line_num}: {first_line(fault)}",
@@ -160,32 +174,45 @@ def _cells(file: Path) -> list[tuple[int, list[str]]]:
         csv.field_size_limit(limit)
 
 
-def _as_json(cells: list[str], *, spoken: bool) -> list[object]:
-    """A column's cells as the JSON that all of them hold, else as text; an empty cell has no value.
+def _json_places(file: Path, wanted: Collection[str], spoken: Collection[str]) -> set[int]:
+    """Which columns hold JSON in every filled cell; an empty cell has no value.
 
     What is `spoken` is JSON only as chat messages: an answer may well be 42, [1, 2] or a record.
     """
-    filled = [cell for cell in cells if cell.strip()]
+    records = _records(file)
+    _, names = next(records)
+    found, filled = {place for place, name in enumerate(names) if name in wanted}, set[int]()
+    for _, cells in records:
+        for place in [place for place in found if cells[place].strip()]:
+            filled.add(place)
+            if not _is_json(cells[place], spoken=names[place] in spoken):
+                found.discard(place)
+    return found & filled
+
+
+def _is_json(cell: str, *, spoken: bool) -> bool:
     try:
-        found = {cell: json.loads(cell) for cell in filled}
+        value = json.loads(cell)
     except (ValueError, RecursionError):
-        found = {}
-    if not found or (spoken and not all(are_messages(value) for value in found.values())):
-        return [cell or None for cell in cells]
-    return [found.get(cell) for cell in cells]
+        return False
+    return not spoken or are_messages(value)
 
 
-def _parquet_rows(file: Path, wanted: Collection[str]) -> tuple[list[str], list[Row]]:
+def _parquet_rows(file: Path, wanted: Collection[str], columns: dict[str, None]) -> Iterator[Row]:
     import pyarrow
     from pyarrow import parquet
 
+    number = 0
     try:
-        with parquet.ParquetFile(file) as table:
+        with parquet.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
             names: list[str] = table.schema_arrow.names
-            values = table.read(columns=[name for name in names if name in wanted]).to_pylist()
+            columns.update(dict.fromkeys(names))
+            for batch in table.iter_batches(_BATCH, columns=[name for name in names if name in wanted]):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"row {number} of {file}", values)
     except (OSError, ValueError, pyarrow.ArrowException) as fault:
         raise GoodhartError(f"{file} is not valid Parquet: {first_line(fault)}", "make the file again") from fault
-    return names, [Row(f"row {n} of {file}", row) for n, row in enumerate(values, start=1)]
 
 
 def first_line(fault: BaseException) -> str:

@@ -8,17 +8,19 @@ and its Parquet reader fails on a file without rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from goodhart.errors import GoodhartError
 from goodhart.tasks.data_files import SUFFIXES, file_rows, first_line
-from goodhart.tasks.preference_layouts import COLUMNS, check_columns
+from goodhart.tasks.preference_layouts import COLUMNS, TELLING, check_columns
 from goodhart.tasks.preference_rows import SPOKEN, Row
 
+T = TypeVar("T")
 _BOOKKEEPING = {"dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json"}
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$")
 
@@ -45,15 +47,43 @@ class Source:
         return split
 
 
+Say = Callable[[str, int, int | None], None]
+"""Told what is done, how much of it, and how much there is; None where that is not known."""
+_SAID = 2048
+"""Rows or comparisons between two messages about progress."""
+
+
+def unheard(what: str, done: int, total: int | None) -> None:
+    """For who wants no messages about progress."""
+
+
+def told(items: Iterable[T], what: str, total: int | None, say: Say) -> Iterator[T]:
+    """The same items, and a message for every so many of them and for the last."""
+    done = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        if done % _SAID == 0:
+            say(what, done, total)
+    if done % _SAID:
+        say(what, done, total)
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One split's rows: every column's name, and the values of the columns that some layout reads."""
+    """One split's rows: every column's name, and what reads the values of the columns that some layout has."""
 
     columns: tuple[str, ...]
     """As the files have them."""
-    rows: tuple[Row, ...]
+    number: int
+    first: Mapping[str, object]
+    """The first value of each column by which layouts are told apart."""
+    again: Callable[[], Iterator[Row]]
+    """Reads the rows once more, one after the other."""
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     """Columns of layouts by what the files call them, where that is another name."""
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.again()
 
     @property
     def read_as(self) -> tuple[str, ...]:
@@ -104,29 +134,45 @@ def _split_name(file: Path) -> str:
     return file.resolve().parent.name if converted else name
 
 
-def read_rows(source: Source, split: str, cache: Path | None = None, names: Mapping[str, str] | None = None) -> Rows:
-    """Every row of a split. Raises GoodhartError if a file is malformed, or the Hub cannot be reached.
+def read_rows(
+    source: Source,
+    split: str,
+    cache: Path | None = None,
+    names: Mapping[str, str] | None = None,
+    say: Say = unheard,
+) -> Rows:
+    """A split's rows, read once to see that they can be, and not kept.
 
     Local files are read without a cache. Hub data goes into the `datasets` cache `cache`, or into the user's
-    own, so that it is downloaded once. `names` says of columns of layouts what the data call them.
+    own, so that it is downloaded once. `names` says of columns of layouts what the data call them. Raises GoodhartError
+    if a file is malformed, or the Hub cannot be reached.
     """
     names = names or {}
     wanted = (COLUMNS - set(names)) | set(names.values())
     spoken = {names.get(column, column) for column in SPOKEN}
     columns: dict[str, None] = {}
-    rows: list[Row] = []
-    if source.on_hub:
-        table = _hub_table(source, split, cache)
-        columns |= dict.fromkeys(table.column_names)
-        known = table.select_columns([name for name in table.column_names if name in wanted])
-        rows += (Row(f"row {n} of {split} of {source.name}", row) for n, row in enumerate(known, start=1))
-    for file in source.splits[split]:
-        found, more = file_rows(file, wanted, spoken)
-        columns |= dict.fromkeys(found)
-        rows += more
+    table = _hub_table(source, split, cache) if source.on_hub else None
+
+    def again() -> Iterator[Row]:
+        if table is None:
+            files = source.splits[split]
+            rows = chain.from_iterable(file_rows(file, wanted, spoken, columns) for file in files)
+        else:
+            columns.update(dict.fromkeys(table.column_names))
+            known = table.select_columns([name for name in table.column_names if name in wanted])
+            rows = (Row(f"row {n} of {split} of {source.name}", row) for n, row in enumerate(known, start=1))
+        return (_renamed(row, names) for row in rows) if names else rows
+
+    number, first = 0, dict[str, object]()
+    for row in told(again(), "rows found", None, say):
+        number += 1
+        for column in TELLING:
+            value = row.values.get(column)
+            if value is not None:
+                first.setdefault(column, value)
     if columns:
         check_columns(names, list(columns))
-    return Rows(tuple(columns), tuple(_renamed(row, names) for row in rows) if names else tuple(rows), names)
+    return Rows(tuple(columns), number, first, again, names)
 
 
 def _renamed(row: Row, names: Mapping[str, str]) -> Row:

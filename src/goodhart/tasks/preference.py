@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
 
 from goodhart.errors import GoodhartError
 from goodhart.randomness import key
+
+DIGEST = 12
+"""Bytes of a comparison's digest."""
+Places = Int[np.ndarray, " chosen"]
+"""Where comparisons stand among all, in increasing order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +48,16 @@ class Preference:
         return (self.first,) if self.second is None else (self.first, self.second)
 
 
-def content_id(prompt: str | tuple[Message, ...], first: str, second: str | None, label: float) -> str:
-    """The id of a comparison or a mark: 96 bits of the BLAKE2b digest of its content, in hexadecimal."""
+def content_digest(prompt: str | tuple[Message, ...], first: str, second: str | None, label: float) -> bytes:
+    """96 bits of the BLAKE2b digest of a comparison's or a mark's content."""
     turns = prompt if isinstance(prompt, str) else [[turn.role, turn.content] for turn in prompt]
     content = json.dumps([turns, first, second, label])
-    return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(content.encode(), digest_size=DIGEST).digest()
+
+
+def content_id(prompt: str | tuple[Message, ...], first: str, second: str | None, label: float) -> str:
+    """The id of a comparison or a mark: the digest of its content, in hexadecimal."""
+    return content_digest(prompt, first, second, label).hex()
 
 
 def prompt_text(prompt: str | tuple[Message, ...]) -> str:
@@ -54,28 +67,33 @@ def prompt_text(prompt: str | tuple[Message, ...]) -> str:
     return "\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
 
 
-def split_by_prompt(
-    examples: Sequence[Preference], test_share: float, seed: int
-) -> tuple[tuple[Preference, ...], tuple[Preference, ...]]:
-    """(train, test) parts that share no prompt, where prompts that differ in case and spacing only are one.
+def prompt_draws(examples: Iterable[Preference], seed: int) -> Float[np.ndarray, " pair"]:
+    """A number in [0, 1) for each comparison, a function of the seed and its prompt's own text.
 
-    A prompt's side is a function of the seed and its own text, so adding rows moves none of the others;
+    Prompts that differ in case and spacing only are one.
+    """
+    return np.fromiter((_draw(example, seed) for example in examples), np.float64)
+
+
+def split_by_prompt(
+    draws: Float[np.ndarray, " pair"], test_share: float
+) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]:
+    """The places of the (train, test) parts, which share no prompt, by the draws of their prompts.
+
+    A prompt's side depends on nothing but its own text, so adding rows moves none of the others;
     the share of prompts in the test part is `test_share` in expectation. Raises GoodhartError if the share is
     not inside (0, 1) or a part comes out empty.
     """
     if not 0.0 < test_share < 1.0:
         raise GoodhartError(f"the test share {test_share} is not between 0 and 1", "choose for example 0.1")
-    train: list[Preference] = []
-    test: list[Preference] = []
-    for example in examples:
-        (test if _draw(example, seed) < test_share else train).append(example)
-    for name, part in (("train", train), ("test", test)):
-        if not part:
+    parts = np.flatnonzero(draws >= test_share), np.flatnonzero(draws < test_share)
+    for name, part in zip(("train", "test"), parts, strict=True):
+        if not len(part):
             raise GoodhartError(
-                f"the {name} part of {len(examples)} comparisons, split with test share {test_share}, is empty",
+                f"the {name} part of {len(draws)} comparisons, split with test share {test_share}, is empty",
                 "change the share or the seed, or give more prompts",
             )
-    return tuple(train), tuple(test)
+    return parts
 
 
 def _draw(example: Preference, seed: int) -> float:

@@ -1,19 +1,19 @@
-"""A user's preference data set, loaded: every usable comparison or mark, and a count of everything that is none."""
+"""A user's preference data set, read: every usable comparison or mark, and a count of everything that is none."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from goodhart.errors import GoodhartError
-from goodhart.tasks.data_source import Source, find_source, read_rows
+from goodhart.tasks.data_source import Rows, Say, Source, find_source, read_rows, told, unheard
+from goodhart.tasks.examples import Examples, stored
 from goodhart.tasks.pair_rules import ALONE, RULES, Rule
-from goodhart.tasks.preference import Preference, content_id, prompt_text
+from goodhart.tasks.preference import prompt_text
 from goodhart.tasks.preference_layouts import MARKS, Layout, named_layout, recognised_layout, with_verdict
 from goodhart.tasks.preference_rows import Comparison, Row, Unusable
 from goodhart.tasks.several_responses import (
@@ -50,7 +50,7 @@ class Loaded:
     pairs: int
     rule: Rule | Literal[""]
     """By which rule rows of several responses became pairs; empty for other layouts."""
-    examples: tuple[Preference, ...]
+    examples: Examples = field(compare=False)
     filtered: Mapping[str, int]
     left_out: Mapping[str, int]
     ties: int
@@ -74,18 +74,19 @@ def load_preferences(
     cache: Path | None = None,
     columns: Mapping[str, str] | None = None,
     rule: Rule | None = None,
+    say: Say = unheard,
 ) -> Loaded:
     """One split of a file, folder or Hub data set (`subset` is the Hub's configuration name, `revision` its commit).
 
     Without a `split` it is the only one, or `train`; without a `layout` it is recognised from the columns. `columns`
     says of a layout's columns what the data call them, and `rule` how rows of several responses become pairs; without
     it marks become none where most of them have no partner, and all else the best and the worst. Hub data goes into the
-    `datasets` cache `cache`, or into the user's own.
+    `datasets` cache `cache`, or into the user's own. `say` is told how far it has come.
     Raises GoodhartError if anything is missing or malformed, if the split is empty, if every row of it is filtered, or
     if it has marks of one kind alone.
     """
     source = find_source(name, subset, revision)
-    loaded = load_split(source, source.chosen_split(split), layout, cache, columns, rule)
+    loaded = load_split(source, source.chosen_split(split), layout, cache, columns, rule, say)
     if not loaded.examples:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in loaded.filtered.items())
         raise GoodhartError(
@@ -111,20 +112,21 @@ def load_split(
     cache: Path | None = None,
     columns: Mapping[str, str] | None = None,
     rule: Rule | None = None,
+    say: Say = unheard,
 ) -> Loaded:
     """One split of a source that is already found; unlike `load_preferences` it may come out without examples.
 
     Raises GoodhartError as `load_preferences` does.
     """
-    table = read_rows(source, split, cache, columns)
-    if not table.rows:
+    table = read_rows(source, split, cache, columns, say)
+    if not table.number:
         others = ", ".join(other for other in source.splits if other != split)
         raise GoodhartError(
             f"split {split!r} of {source.name} is empty; other splits: {others or 'none'}",
             "name another split, or put rows into it",
         )
     known = table.read_as, table.columns
-    form = recognised_layout(known[0], table.rows, known[1]) if layout is None else named_layout(layout, *known)
+    form = recognised_layout(known[0], table.first, known[1]) if layout is None else named_layout(layout, *known)
     if rule == ALONE and form.name != MARKS:
         raise GoodhartError(
             f"pairs is {rule!r}, and layout {form.name!r} of {source.name} has no marks",
@@ -134,54 +136,63 @@ def load_split(
         raise GoodhartError(
             f"pairs is {rule!r}, and layout {form.name!r} of {source.name} has one pair in each row", "leave pairs out"
         )
-    rule = rule or (ALONE if form.name == MARKS and mostly_alone(table.rows) else RULES[0])
-    sifted = _sifted(table.rows, form, rule)
-    examples, duplicates = _identified(sifted.kept)
-    ids = "\n".join(sorted(example.id for example in examples))
+    rule = rule or (ALONE if form.name == MARKS and mostly_alone(table) else RULES[0])
+    counted = _Counted(Counter(), Counter())
+    examples = stored(_usable_of(_same_rows(table, source.name, say), form, rule, counted))
     return Loaded(
         source=source.name,
         split=split,
         layout=form.name,
         columns=table.columns,
-        rows=len(table.rows),
-        pairs=len(examples) + sifted.reasons.total(),
+        rows=table.number,
+        pairs=len(examples) + counted.reasons.total(),
         rule=rule if form.several else "",
         examples=examples,
-        filtered=dict(sifted.reasons.most_common()),
-        left_out={what: number for what, number in sifted.left_out.most_common() if number},
-        ties=sum(example.label == 0.5 for example in examples),
-        duplicates=duplicates,
-        digest=hashlib.blake2b(ids.encode(), digest_size=16).hexdigest(),
+        filtered=dict(counted.reasons.most_common()),
+        left_out={what: number for what, number in counted.left_out.most_common() if number},
+        ties=examples.ties,
+        duplicates=examples.duplicates,
+        digest=examples.digest,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sifted:
-    """The usable comparisons, why others are not, and what no comparison was made of."""
+def _same_rows(table: Rows, name: str, say: Say) -> Iterator[Row]:
+    """The rows, read again. Raises GoodhartError if they are not as many as before."""
+    number = 0
+    for row in told(table, "rows read", table.number, say):
+        number += 1
+        yield row
+    if number != table.number:
+        raise GoodhartError(f"{name} has changed while it was read", "run the command again")
 
-    kept: list[Comparison]
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Why comparisons are not usable, and what no comparison was made of."""
+
     reasons: Counter[str]
     left_out: Counter[str]
 
 
-def _sifted(rows: Sequence[Row], layout: Layout, rule: Rule) -> _Sifted:
+def _usable_of(rows: Iterable[Row], layout: Layout, rule: Rule, counted: _Counted) -> Iterator[Comparison]:
+    """The usable comparisons or marks of some rows, counting all others."""
     if layout.name == MARKS:
         layout, rows = (replace(layout, read=read_mark), rows) if rule == ALONE else (layout, by_prompt(rows))
-    sifted = _Sifted([], Counter(), Counter())
     for row in rows:
         try:
-            made = _made(row, layout, rule, sifted.left_out)
+            made = _made(row, layout, rule, counted.left_out)
         except Unusable as reason:
-            sifted.reasons[str(reason)] += 1
+            counted.reasons[str(reason)] += 1
             if layout.name == MARKS and isinstance(reason, Alike):  # which no mark alone is
-                sifted.left_out.update(lone_marks(row))
+                counted.left_out.update(lone_marks(row))
             continue
         for comparison in made:
             try:
-                sifted.kept.append(_usable(with_verdict(comparison, row, layout)))
+                usable = _usable(with_verdict(comparison, row, layout))
             except Unusable as reason:
-                sifted.reasons[str(reason)] += 1
-    return sifted
+                counted.reasons[str(reason)] += 1
+                continue
+            yield usable
 
 
 def _made(row: Row, layout: Layout, rule: Rule, left_out: Counter[str]) -> list[Comparison]:
@@ -213,15 +224,3 @@ def _usable(comparison: Comparison) -> Comparison:
     except UnicodeEncodeError as fault:
         raise Unusable("text that is not valid Unicode (a lone surrogate)") from fault
     return comparison
-
-
-def _identified(comparisons: Sequence[Comparison]) -> tuple[tuple[Preference, ...], int]:
-    """Examples with unique ids, and how many are repetitions: the k-th one of the same content gets "-k"."""
-    seen: Counter[str] = Counter()
-    examples: list[Preference] = []
-    for item in comparisons:
-        name = content_id(item.prompt, item.first, item.second, item.label)
-        seen[name] += 1
-        unique = name if seen[name] == 1 else f"{name}-{seen[name]}"
-        examples.append(Preference(unique, item.prompt, item.first, item.second, item.label))
-    return tuple(examples), len(examples) - len(seen)

@@ -106,6 +106,8 @@ SUPERVISION = (*VERDICTS, "choice", "score", "rating", "reward", "margin", "bett
 """Columns by whose names a person may think that they decide which response is better; other endings count as well."""
 COLUMNS = frozenset(column for layout in LAYOUTS.values() for column in layout.columns) | frozenset(VERDICTS)
 """Every column that is read."""
+TELLING = ("chosen", "prompt")
+"""Columns by whose first values layouts of the same columns are told apart."""
 _TIES = {tie for tie, label in WINNERS.items() if label == 0.5} | {"ties", "tied", "draw", "equal", "both", "neither"}
 _ALIKE = {
     "prompt": ("question", "instruction", "query", "input", "user", "problem", "context"),
@@ -161,8 +163,8 @@ def named_layout(name: str, columns: Sequence[str], seen: Sequence[str] | None =
     return LAYOUTS[name]
 
 
-def recognised_layout(columns: Sequence[str], rows: Sequence[Row], seen: Sequence[str] | None = None) -> Layout:
-    """The layout that fits the columns and the first values in them. Raises GoodhartError if none does.
+def recognised_layout(columns: Sequence[str], first: Mapping[str, object], seen: Sequence[str] | None = None) -> Layout:
+    """The layout that fits the columns and the first values in `TELLING` ones. Raises GoodhartError if none does.
 
     `seen` is as in `named_layout`.
     """
@@ -174,14 +176,10 @@ def recognised_layout(columns: Sequence[str], rows: Sequence[Row], seen: Sequenc
         if not found:
             raise _unknown(columns, seen or columns)
         return found[0]
-    chosen, prompt = _first_value(rows, "chosen"), _first_value(rows, "prompt")
+    chosen, prompt = (first.get(column) for column in TELLING)
     if isinstance(chosen, str):
         return LAYOUTS["dialogue" if prompt is None else "text"]
     return LAYOUTS["implicit-chat" if prompt is None or isinstance(prompt, str) else "chat"]
-
-
-def _first_value(rows: Sequence[Row], column: str) -> object:
-    return next((row.values[column] for row in rows if row.values.get(column) is not None), None)
 
 
 def _unknown(columns: Sequence[str], seen: Sequence[str]) -> GoodhartError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from goodhart.errors import GoodhartError, is_out_of_memory
+from goodhart.tasks.examples import batched
 from goodhart.tasks.preference import Message, Preference
 
 PLAIN_TEMPLATE = (
@@ -22,6 +23,7 @@ FRAMED = ("dialogue", "tldr")
 _BATCH = 512
 """Comparisons that the tokenizer gets at once: its threads share them."""
 
+_IDS_ALONE = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 
 Ids = tuple[int, ...]
 """Token ids."""
@@ -153,21 +155,23 @@ def encode_example(
 
 
 def encode_examples(
-    examples: Sequence[Preference], tokenizer: ChatTokenizer, framing: Framing, max_prompt: int, max_response: int
+    examples: Iterable[Preference], tokenizer: ChatTokenizer, framing: Framing, max_prompt: int, max_response: int
 ) -> Iterator[Encoded | str]:
     """What `encode_example` gives for each of many, in batches."""
     for found in tokenise(examples, tokenizer, framing):
         yield found if isinstance(found, str) else over_limit(found, max_prompt, max_response) or found
 
 
-def tokenise(examples: Sequence[Preference], tokenizer: ChatTokenizer, framing: Framing) -> Iterator[Encoded | str]:
-    """Token ids of comparisons of any length, or the reason why one has none. Raises as `encode_example` does."""
+def tokenise(examples: Iterable[Preference], tokenizer: ChatTokenizer, framing: Framing) -> Iterator[Encoded | str]:
+    """Token ids of comparisons of any length, or the reason why one has none, with few of them in memory at once.
+
+    Raises GoodhartError as `encode_example` does.
+    """
     end = tokenizer.special_tokens_map.get("eos_token")
     if end is None:
         raise GoodhartError("the tokenizer has no end token", "set its eos_token")
     special = _Special(tokenizer.special_tokens_map.get("bos_token"), tuple(tokenizer.all_special_tokens))
-    for start in range(0, len(examples), _BATCH):
-        part = examples[start : start + _BATCH]
+    for part in batched(examples, _BATCH):
         prompts = _prompt_ids([_rendered(each.prompt, tokenizer, framing, special) for each in part], tokenizer)
         responses = iter(_response_ids([text for each in part for text in each.responses], end, tokenizer))
         for example, prompt in zip(part, prompts, strict=True):
@@ -238,7 +242,7 @@ def _prompt_ids(prompts: Sequence[_Rendered | str], tokenizer: ChatTokenizer) ->
     for adds in (False, True):
         texts = {i: p.text for i, p in enumerate(prompts) if isinstance(p, _Rendered) and p.adds_special == adds}
         if texts:
-            ids = tokenizer(list(texts.values()), add_special_tokens=adds, verbose=False)["input_ids"]
+            ids = tokenizer(list(texts.values()), add_special_tokens=adds, **_IDS_ALONE)["input_ids"]
             for i, each in zip(texts, ids, strict=True):
                 found[i] = tuple(each)
     return found
@@ -247,5 +251,6 @@ def _prompt_ids(prompts: Sequence[_Rendered | str], tokenizer: ChatTokenizer) ->
 def _response_ids(texts: Sequence[str], end: str, tokenizer: ChatTokenizer) -> list[Ids]:
     # a special token's name inside a response is text, or it would end the response early
     bare = [text.removesuffix(end) for text in texts]
-    found = tokenizer(bare, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    return [(*ids, tokenizer.convert_tokens_to_ids(end)) for ids in found]
+    found = tokenizer(bare, add_special_tokens=False, split_special_tokens=True, **_IDS_ALONE)["input_ids"]
+    closing = tokenizer.convert_tokens_to_ids(end)
+    return [(*ids, closing) for ids in found]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from jaxtyping import Int
 
 from goodhart.errors import GoodhartError
+from goodhart.tasks.chosen import Chosen, Each, token_lists
 from goodhart.tasks.prompts import Prompt
+from goodhart.tasks.row_groups import number_of, rows_at, tables
 
 SCHEMA = pa.schema(
     [
@@ -25,6 +30,10 @@ SCHEMA = pa.schema(
         ("reference_tokens", pa.list_(pa.int32())),
     ]
 )
+_IS_TRAIN, _IS_HELD_OUT = (ds.field("split") == side for side in ("train", "held_out"))
+_LENGTH = pc.list_value_length(ds.field("reference_tokens"))  # pyright: ignore[reportAttributeAccessIssue]
+_IS_SHOWN = _IS_TRAIN & (_LENGTH > 0)
+"""Of marks, a prompt with bad responses alone has no demonstration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +53,39 @@ def write_prompts(path: Path, columns: dict[str, list[object]]) -> None:
 
 def read_train(path: Path) -> list[PromptRow]:
     """The training prompts, in the table's order."""
-    return _rows(path, [("split", "=", "train")])
+    return _rows(path, _IS_TRAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstrations:
+    """The training prompts that people wrote something for, and what; those that are used are at hand."""
+
+    prompts: Sequence[Prompt]
+    lines: Sequence[tuple[int, ...]]
+    longest: int
+    """Tokens of the longest training prompt, used or not."""
+
+
+def read_demonstrations(path: Path, used: Callable[[int], Int[np.ndarray, " chosen"]]) -> Demonstrations:
+    """Those training prompts whose places `used` gives, in increasing order, for their number."""
+    longest = 0
+    for part in tables(path, SCHEMA, _IS_TRAIN, ["tokens"]):
+        longest = max(longest, *(int(np.diff(each.offsets).max()) for each in part.column("tokens").chunks))
+
+    def load(places: Int[np.ndarray, " chosen"]) -> Callable[[int], tuple[Prompt, tuple[int, ...]]]:
+        found = rows_at(path, SCHEMA, _IS_SHOWN, places, ["prompt", "tokens", "reference_tokens"])
+        ids, tokens, lines = found.column("prompt"), *map(token_lists, found.columns[1:])
+        return lambda at: (Prompt(ids[at].as_py(), tokens(at)), lines(at))
+
+    number = number_of(path, _IS_SHOWN)
+    both = Chosen(number, used(number), load)
+    return Demonstrations(Each(both, lambda one: one[0]), Each(both, lambda one: one[1]), longest)
 
 
 def read_held_out(path: Path, ranks: range) -> list[PromptRow]:
     """The held-out prompts of some ranks, in the table's order."""
-    return _rows(path, [("split", "=", "held_out"), ("rank", ">=", ranks.start), ("rank", "<", ranks.stop)])
+    rank = ds.field("rank")
+    return _rows(path, _IS_HELD_OUT & (rank >= ranks.start) & (rank < ranks.stop))
 
 
 def read_ranked(path: Path, ranks: range) -> list[PromptRow]:
@@ -64,22 +100,42 @@ def read_ranked(path: Path, ranks: range) -> list[PromptRow]:
 
 def held_out_number(path: Path) -> int:
     """How many prompts are held out."""
-    return len(pq.read_table(path, columns=["split"], filters=[("split", "=", "held_out")]))
+    return number_of(path, _IS_HELD_OUT)
 
 
 def find_prompts(path: Path, ids: Iterable[str]) -> dict[str, PromptRow]:
     """The rows of the given prompts, by id. Raises GoodhartError if one is not there."""
     wanted = set(ids)
-    found = {row.prompt.id: row for row in _rows(path, [("prompt", "in", sorted(wanted))])} if wanted else {}
-    missing = sorted(wanted - set(found))
-    if missing:
-        raise GoodhartError(f"{len(missing)} prompts, {missing[0]} for one, are not in {path}", "delete both cells")
+    found = {row.prompt.id: row for row in _rows(path, named(wanted))} if wanted else {}
+    _check_there(path, wanted, found)
     return found
 
 
-def _rows(path: Path, filters: list[tuple[str, str, Any]] | None) -> list[PromptRow]:
+def prompt_tokens(path: Path, ids: Iterable[str]) -> Callable[[str], tuple[int, ...]]:
+    """The token ids of the given prompts by id. Raises GoodhartError if one is not there."""
+    wanted, columns = set(ids), ["prompt", "tokens"]
+    empty = pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
+    found = pa.concat_tables([empty, *tables(path, SCHEMA, named(wanted), columns)])
+    place = {name: at for at, name in enumerate(found.column("prompt").to_pylist())}
+    _check_there(path, wanted, place)
+    tokens = token_lists(found.column("tokens"))
+    return lambda name: tokens(place[name])
+
+
+def _check_there(path: Path, wanted: set[str], found: Collection[str]) -> None:
+    missing = sorted(wanted.difference(found))
+    if missing:
+        raise GoodhartError(f"{len(missing)} prompts, {missing[0]} for one, are not in {path}", "delete both cells")
+
+
+def named(ids: Iterable[str]) -> ds.Expression:
+    """What the rows of some prompts have in common, in tables of prompts and of pairs."""
+    return ds.field("prompt").isin(pa.array(sorted(ids), pa.string()))
+
+
+def _rows(path: Path, chosen: ds.Expression) -> list[PromptRow]:
     rows: list[PromptRow] = []
-    for row in pq.read_table(path, schema=SCHEMA, filters=filters).to_pylist():
+    for row in (row for part in tables(path, SCHEMA, chosen) for row in part.to_pylist()):
         prompt = Prompt(row["prompt"], tuple(row["tokens"]))
         demonstration = tuple(row["reference_tokens"] or ())
         rows.append(PromptRow(prompt, row["text"], row["reference"], demonstration))

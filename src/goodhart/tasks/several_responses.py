@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -94,7 +94,7 @@ def read_mark(row: Row) -> Comparison:
     return Comparison(prompt_in(row, "prompt"), completion, None, _mark(row))
 
 
-def by_prompt(rows: Sequence[Row]) -> list[Row]:
+def by_prompt(rows: Iterable[Row]) -> list[Row]:
     """A row for each prompt of marks, in the order of their first rows, which holds all of its rows as `completion`.
 
     A row that lacks prompt, completion or label stays by itself, and is counted as such later.
@@ -105,8 +105,7 @@ def by_prompt(rows: Sequence[Row]) -> list[Row]:
         if not _is_whole(row):
             found.append(row)
             continue
-        prompt = row.values["prompt"]
-        name = isinstance(prompt, str), str(prompt)
+        name = _name(row)
         if name not in together:
             together[name] = []
             found.append(replace(row, values={**row.values, "completion": together[name]}))
@@ -114,14 +113,25 @@ def by_prompt(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def _name(row: Row) -> tuple[bool, str]:
+    """What rows of one prompt have in common."""
+    prompt = row.values["prompt"]
+    return isinstance(prompt, str), str(prompt)
+
+
 def _is_whole(row: Row) -> bool:
     return all(row.values.get(column) is not None for column in ("prompt", "completion", "label"))
 
 
-def mostly_alone(rows: Sequence[Row]) -> bool:
+def mostly_alone(rows: Iterable[Row]) -> bool:
     """Whether more than half of some rows of marks stand under prompts whose responses all bear one mark."""
-    every = [_marked(row) for row in by_prompt([row for row in rows if _is_whole(row)])]
-    return 2 * sum(len(each) for each in every if len({_mark(row) for row in each}) == 1) > len(rows)
+    number, marks = 0, Counter[tuple[int, float]]()
+    for row in rows:
+        number += 1
+        if _is_whole(row):
+            marks[hash(_name(row)), _mark(row)] += 1
+    alone = sum(count for (name, mark), count in marks.items() if (name, 1 - mark) not in marks)
+    return 2 * alone > number
 
 
 def _marked(row: Row) -> Sequence[Row]:

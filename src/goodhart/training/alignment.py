@@ -20,6 +20,7 @@ from goodhart.alignment.scores import Reduction, Scores, Tokenwise
 from goodhart.alignment.sources import Sampling, Source
 from goodhart.alignment.terms import Extra, Moment
 from goodhart.compute.meter import Spent, Stopwatch
+from goodhart.compute.shares import backward, in_shares
 from goodhart.models.packing import Tokens, cuts
 from goodhart.tasks.prompts import Prompt
 from goodhart.training.optimiser import Descent
@@ -211,7 +212,12 @@ def _known(reference: Reference, batch: Batch) -> Known:
 @torch.no_grad()
 def score(model: Scorer, batch: Batch) -> Known:
     """Log p(response | prompt) of a batch in nats."""
-    return model.log_probs(batch.contexts, batch.responses).double().cpu().numpy()
+
+    def of(cut: slice) -> np.ndarray:
+        part = batch[cut]
+        return model.log_probs(part.contexts, part.responses).double().cpu().numpy()
+
+    return np.concatenate(in_shares(of, cuts(len(batch), 0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,13 +297,13 @@ class _Ready:
 
 def _backward(policy: Policy, ready: _Ready, micro_batch: int) -> tuple[float, Known]:
     """Gradients of the batch mean, gathered cut by cut; returns the loss and log policy(response | prompt)."""
-    total, parts = 0.0, list[np.ndarray]()
-    for cut in cuts(len(ready.batch), micro_batch):
+
+    def of(cut: slice) -> tuple[Tensor, np.ndarray]:
         scores = ready.scores(policy, cut)
         value = ready.objective.value(scores).sum() / len(ready.batch)
-        value.backward()
-        total += float(value.detach())
-        parts.append(scores.logp.detach().double().cpu().numpy())
+        return value, scores.logp.detach().double().cpu().numpy()
+
+    total, parts = backward(of, cuts(len(ready.batch), micro_batch))
     return total, np.concatenate(parts)
 
 
@@ -307,12 +313,11 @@ def _backward_extra(
     """The same for an extra term, times its coefficient."""
     facts = Facts(batch, known, policy, policy)
     ready = _Ready(replace(objective, tokenwise=False), facts, {}, batch.writer)
-    total = 0.0
-    for cut in cuts(len(batch), micro_batch):
-        value = extra.coefficient * extra.function(ready.scores(policy, cut)).sum() / len(batch)
-        value.backward()
-        total += float(value.detach())
-    return total
+
+    def of(cut: slice) -> tuple[Tensor, None]:
+        return extra.coefficient * extra.function(ready.scores(policy, cut)).sum() / len(batch), None
+
+    return backward(of, cuts(len(batch), micro_batch))[0]
 
 
 def _record(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from goodhart.compute.ranks import leads
+from goodhart.compute.shards import part_like, whole
 from goodhart.errors import GoodhartError
 from goodhart.training.schedule import learning_rate
 from goodhart.training.settings import Optimisation
@@ -58,7 +60,9 @@ class Descent:
         Raises GoodhartError if loss or gradient is not finite: the parameters are left as they were.
         """
         s = self.settings
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, s.clip))
+        size = whole(torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
+        torch.nn.utils.clip_grads_with_norm_(self.parameters, s.clip, size)
+        norm = float(size)
         if not (torch.isfinite(torch.tensor(norm)) and torch.isfinite(torch.tensor(loss))):
             raise GoodhartError(
                 f"loss {loss:g} or gradient norm {norm:g} is not finite at step {step + 1} of {self.total}",
@@ -83,15 +87,27 @@ class Descent:
         return int(state["step"])
 
     def state(self) -> dict[str, Any]:
-        """Parameters and what the optimiser remembers of them."""
-        return {"parameters": [p.detach() for p in self.parameters], "optimiser": self.optimiser.state_dict()}
+        """Parameters and what the optimiser remembers of them, whole, whatever processes hold parts of them."""
+        optimiser = self.optimiser.state_dict()
+        kept = {
+            place: {name: _whole(value) for name, value in each.items()} for place, each in optimiser["state"].items()
+        }
+        return {
+            "parameters": [_whole(p.detach()) for p in self.parameters],
+            "optimiser": {**optimiser, "state": kept},
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         with torch.no_grad():
             for parameter, value in zip(self.parameters, state["parameters"], strict=True):
-                parameter.copy_(value)
-        self.optimiser.load_state_dict(state["optimiser"])
+                parameter.copy_(part_like(parameter, value))
+        ordered = [p for group in self.optimiser.param_groups for p in group["params"]]
+        kept = {
+            place: {name: part_like(ordered[place], value) if value.dim() else value for name, value in each.items()}
+            for place, each in state["optimiser"]["state"].items()
+        }
+        self.optimiser.load_state_dict({**state["optimiser"], "state": kept})
         self._round()
 
     @torch.no_grad()
@@ -101,7 +117,9 @@ class Descent:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values by temporary name and rename."""
+    """Write tensors and plain values by temporary name and rename; of several processes the first one does."""
+    if not leads():
+        return
     temporary = path.with_suffix(".tmp")
     torch.save(dict(state), temporary)
     temporary.replace(path)
@@ -111,6 +129,14 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote; nothing in it is run."""
     # a run may go on with other GPUs than those that it was saved from
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _whole(value: Tensor) -> Tensor:
+    """What is in parts as a whole on the CPU, in the process that writes it; what is whole as it is."""
+    full = whole(value)
+    if full is value:
+        return value
+    return full.cpu() if leads() else full.new_empty(0)
 
 
 def _gather(parameter: Parameter, copy: Tensor) -> None:

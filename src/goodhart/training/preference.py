@@ -100,8 +100,8 @@ def fit(
     best, kept = looks[0]["loss"], _trained(model)
     since = 0
     for step in range(settings.steps):
-        loss = _descend(model, data, descent, settings, seed, step)
-        say({"step": step + 1, "loss": loss})
+        loss, norm = _descend(model, data, descent, settings, seed, step)
+        say({"step": step + 1, "loss": loss, "gradient_norm": norm})
         if (step + 1) % settings.check_every and step + 1 < settings.steps:
             continue
         looks.append(_look(model, validation, step + 1))
@@ -142,7 +142,8 @@ def _look(model: PreferenceModel, validation: Batch, step: int) -> dict[str, int
 
 def _descend(
     model: PreferenceModel, data: Batch, descent: Descent, settings: Preference, seed: int, step: int
-) -> float:
+) -> tuple[float, float]:
+    """(loss, gradient norm) of a step that is taken."""
     chosen = places(step, settings.batch, len(data), seed)
     batch = data.take(chosen)
 
@@ -151,8 +152,7 @@ def _descend(
         return binary_cross_entropy_with_logits(logits, targets, reduction="sum") / (targets.shape[1] * len(batch))
 
     total = descend(model, loss, cuts(len(batch), settings.optimisation.micro_batch))
-    descent.step(step, total)
-    return total
+    return total, descent.step(step, total)
 
 
 def _targets(

@@ -17,6 +17,7 @@ from jaxtyping import Int
 from safetensors.torch import save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from goodhart.cells.steps import Steps
 from goodhart.models.presets import CONTEXT, VOCABULARY, preset_config
 from goodhart.randomness import key, permutation, stream
 from goodhart.tasks import docstrings
@@ -160,6 +161,11 @@ def held_out_loss(model: LlamaForCausalLM, rows: Int[np.ndarray, "row context"],
     return nll(rows), nll(mismatched)
 
 
+def log_file(settings: Pretraining, work: Path) -> Path:
+    """Where a run says how it goes, a record for every few steps (`goodhart.cells.steps`)."""
+    return work / f"{settings.preset}-seed{settings.seed}.jsonl"
+
+
 def pretrain(settings: Pretraining, out: Path, work: Path, say: Callable[[str], None] = print) -> None:
     """Train a base model and write it to `out` (bfloat16 safetensors, tokenizer, record); goes on where it stopped.
 
@@ -171,7 +177,7 @@ def pretrain(settings: Pretraining, out: Path, work: Path, say: Callable[[str], 
     torch.manual_seed(key(settings.seed, "pretraining weights") % 2**63)
     config = preset_config(settings.preset, vocab_size=VOCABULARY, bos=begin, eos=end, pad=pad)
     model = LlamaForCausalLM(config)
-    run = _Run(settings, model, packed, respond, work / f"{settings.preset}-seed{settings.seed}.pt", say)
+    run = _Run(settings, model, packed, respond, log_file(settings, work), say)
     run.train()
     own, other = held_out_loss(model, packed["held_out"], respond)
     losses = {"held out": own, "held out, another prompt": other}
@@ -187,11 +193,11 @@ class _Run:
         model: Any,
         packed: dict[str, Int[np.ndarray, "row context"]],
         respond: int,
-        state_file: Path,
+        log_file: Path,
         say: Callable[[str], None],
     ) -> None:
         self.settings, self.model, self.packed, self.respond = settings, model, packed, respond
-        self.state_file, self.log_file, self.say = state_file, state_file.with_suffix(".jsonl"), say
+        self.state_file, self.log_file, self.say = log_file.with_suffix(".pt"), log_file, say
         self.segments: list[tuple[int, dict[str, Any]]] = []
         self.optimiser = torch.optim.AdamW(
             model.parameters(), lr=settings.peak, betas=(0.9, 0.95), weight_decay=0.1, fused=True
@@ -200,36 +206,44 @@ class _Run:
     def train(self) -> None:
         """All steps that are left."""
         start = self._resume()
+        with Steps(self.log_file, start) as steps:
+            self._train(start, steps)
+
+    def _train(self, start: int, steps: Steps) -> None:
         forward = torch.compile(self._loss) if self.settings.compile else self._loss
-        began, recent = time.perf_counter(), list[float]()
+        began, recent, norm = time.perf_counter(), list[float](), 0.0
         for step in range(start, self.settings.steps):
-            recent.append(self._step(forward, step))
+            loss, norm = self._step(forward, step)
+            recent.append(loss)
             done, last = step + 1, step + 1 == self.settings.steps
             if done % LOG_EVERY == 0 or last:
                 record: dict[str, int | float] = {"step": done, "loss": round(float(np.mean(recent)), 4)}
+                record["gradient_norm"] = round(norm, 4)
                 record["seconds"] = round(time.perf_counter() - began)
                 if done % SAVE_EVERY == 0 or last:
                     own, other = held_out_loss(self.model, self.packed["held_out"][:128], self.respond)
                     record |= {"held_out": round(own, 4), "held_out_other_prompt": round(other, 4)}
+                steps.add(record)
+                if "held_out" in record:
                     self._save(done)
-                self._log(record)
+                self.say(json.dumps(record))
                 recent = []
 
     def _loss(self, tokens: torch.Tensor) -> torch.Tensor:
         logits = self.model(input_ids=tokens, use_cache=False).logits
         return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
-    def _step(self, forward: Callable[[torch.Tensor], torch.Tensor], step: int) -> float:
+    def _step(self, forward: Callable[[torch.Tensor], torch.Tensor], step: int) -> tuple[float, float]:
         s = self.settings
         rate = learning_rate(step, peak=s.peak, warmup=s.warmup, total=s.steps, decay="linear")
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         loss = forward(torch.from_numpy(batch_rows(self.packed, s, step).astype(np.int64)))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        return float(loss.detach())
+        return float(loss.detach()), float(norm)
 
     def _resume(self) -> int:
         if not self.state_file.exists():
@@ -249,11 +263,6 @@ class _Run:
         state |= {"step": step, "segments": self.segments}
         torch.save(state, self.state_file.with_suffix(".tmp"))
         self.state_file.with_suffix(".tmp").replace(self.state_file)
-
-    def _log(self, record: dict[str, int | float]) -> None:
-        with self.log_file.open("a") as log:
-            log.write(json.dumps(record) + "\n")
-        self.say(json.dumps(record))
 
 
 def write_base_model(

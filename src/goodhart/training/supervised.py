@@ -26,8 +26,11 @@ def fit(
     descent: Descent,
     seed: int,
     start: int = 0,
-) -> Iterator[tuple[int, float]]:
-    """Descend on the mean negative log-likelihood per response token; yields (steps taken, nats per token)."""
+) -> Iterator[tuple[int, float, float]]:
+    """Descend on the mean negative log-likelihood per response token.
+
+    Yields (steps taken, nats per token, gradient norm).
+    """
     for step in range(start, settings.steps):
         chosen = places(step, settings.batch, len(prompts), seed)
         tokens = sum(len(demonstrations[i]) for i in chosen)
@@ -38,8 +41,8 @@ def fit(
             return -_sums(replace(policy, model=model), *texts).sum() / tokens
 
         total = descend(policy.model, loss, parts)
-        descent.step(step, total)
-        yield step + 1, total
+        norm = descent.step(step, total)
+        yield step + 1, total, norm
 
 
 def _sums(policy: LanguagePolicy, prompts: Sequence[Tokens], responses: Sequence[Tokens]) -> torch.Tensor:

@@ -1,0 +1,67 @@
+"""The parts of a piece of work among the processes that make a cell together; one that is alone computes them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from goodhart.compute.meter import uncharged
+from goodhart.compute.ranks import number, of_all, rank
+
+Part = TypeVar("Part")
+Found = TypeVar("Found")
+
+
+def turns(parts: Sequence[Part]) -> Iterator[tuple[Part, bool]]:
+    """This process's parts, and whether each counts.
+
+    All processes take as many turns, for they gather the weights together: one that has no part left repeats the last
+    part, which then does not count.
+    """
+    for start in range(0, len(parts), number()):
+        place = start + rank()
+        if place < len(parts):
+            yield parts[place], True
+        else:
+            with uncharged():
+                yield parts[-1], False
+
+
+def backward(compute: Callable[[Part], tuple[Tensor, Found]], parts: Sequence[Part]) -> tuple[float, list[Found]]:
+    """Add the gradients of what is computed of every part to those of the parameters, part by part.
+
+    Returns the sum of the values, and what came with each, of all parts in their order.
+    """
+    own: list[tuple[float, Found]] = []
+    for part, counts in turns(parts):
+        value, beside = compute(part)
+        (value if counts else 0.0 * value).backward()
+        if counts:
+            own.append((float(value.detach()), beside))
+    total, every = 0.0, _gathered(own)
+    for value, _ in every:
+        total += value
+    return total, [beside for _, beside in every]
+
+
+def in_shares(work: Callable[[Part], Found], parts: Sequence[Part]) -> list[Found]:
+    """`work(part)` of every part, in their order; with several processes tensors are on the CPU."""
+    own: list[Found] = []
+    for part, counts in turns(parts):
+        found = work(part)
+        own += [found] if counts else []
+    return _gathered(own)
+
+
+def _gathered(own: Sequence[Found]) -> list[Found]:
+    """What came of all parts that counted, in their order, from what came of this process's."""
+    if number() == 1:
+        return list(own)
+    every: list[list[Found]] = of_all([_on_cpu(each) for each in own])
+    return [found[turn] for turn in range(len(every[0])) for found in every if turn < len(found)]
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, Tensor) else value

@@ -1,0 +1,1 @@
+"""Trackers of experiments, which training runs are forwarded to."""
