@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from goodhart.alignment import mark_table, pair_table
 from goodhart.randomness import key, permutation
@@ -113,7 +113,7 @@ class PeopleTables:
         number, done = self.splits[HELD_OUT], 0
         rank = np.empty(number, dtype=np.int32)
         order = permutation(number, 0, "held-out split")
-        rank[spread_evenly(order, np.frombuffer(self._good, np.int8)) if self._alone else order] = np.arange(number)
+        rank[spread_evenly(order, np.frombuffer(self._good, np.int8) > 0) if self._alone else order] = np.arange(number)
         with pq.ParquetFile(self._path, pre_buffer=False) as waiting:
             for batch in waiting.iter_batches(GROUP):
                 own = pa.array(rank[done : done + len(batch)])
@@ -155,13 +155,13 @@ def _marks(split: str, names: Sequence[str], found: Sequence[Encoded]) -> dict[s
     }
 
 
-def spread_evenly(order: Int[np.ndarray, " prompt"], good: Int[np.ndarray, " prompt"]) -> Int[np.ndarray, " prompt"]:
+def spread_evenly(order: Int[np.ndarray, " prompt"], good: Bool[np.ndarray, " prompt"]) -> Int[np.ndarray, " prompt"]:
     """The places of an order so that those of either kind follow at even distances, each kind in its order.
 
     So no part of the held-out prompts is without good marks or without bad ones, unless it is too small for the
     rarer ones. Where all are of one kind it is the order itself.
     """
-    kinds = [order[good[order] == kind] for kind in (1, 0)]
+    kinds = [order[good[order]], order[~good[order]]]
     at = np.concatenate([(np.arange(len(each)) + 0.5) / max(len(each), 1) for each in kinds])
     return np.concatenate(kinds)[np.lexsort((np.concatenate(kinds), at))]
 
