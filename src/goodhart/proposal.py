@@ -269,9 +269,9 @@ def _designs(whole: Study, sizes: Sizes, fewest: int) -> Iterator[Study]:
 
 
 def _proposal(facts: Facts, study: Study, share: float, seconds: float, sees: float | None) -> Proposal:
-    told = [f"about {duration(seconds)} on this machine"]
+    told = [f"Takes about {duration(seconds)} on this machine"]
     if sees is not None:
-        told.append(f"sees a difference of {sees:.3f} in golden win rate with 80% power, noise as in what ships")
+        told.append(f"Sees a difference of {sees:.3f} in golden win rate with 80% power, noise as in what ships")
     text = study_text(facts, _steps(facts, share), study.seeds, study.task.evaluation, told)
     return Proposal(text, seconds, sees, share, facts)
 

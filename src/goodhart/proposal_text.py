@@ -33,7 +33,7 @@ def study_text(facts: Facts, steps: Steps, seeds: Sequence[int], evaluation: int
     """The file; `told` is what stands above it on time and power."""
     lines = [
         "# Written by goodhart init. All keys: docs/study_files.md; what is not named has its default.",
-        *(f"# This study: {each}." for each in told),
+        *(f"# {each}." for each in told),
         *_task(facts, evaluation),
         *_models(facts, steps),
         *_arms(facts, steps),
