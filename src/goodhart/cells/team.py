@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from goodhart.cells import together, work
+from goodhart.cells import work
 from goodhart.cells.cell import Cell
 from goodhart.cells.registry import RECIPES
 from goodhart.cells.work import Failure
@@ -38,10 +38,12 @@ class Team:
             self.busy = self.members[:1]
             self.busy[0].submit(what, work.work, root, cell, threads)
             return
+        from goodhart.cells.together import work_together  # brings PyTorch with it
+
         self.busy, self.meeting = self.members, Path(mkdtemp(prefix="goodhart-"))
         for rank, member in enumerate(self.members):
             asked = str(self.meeting / "meeting"), rank, len(self.members), root, cell
-            member.submit(what, together.work_together, *asked)
+            member.submit(what, work_together, *asked)
 
     def events(self) -> list[Any]:
         """What becomes ready when one of them has ended."""

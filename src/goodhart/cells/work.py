@@ -7,13 +7,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from goodhart.cells.cell import Cell
 from goodhart.cells.record import here
 from goodhart.cells.store import Store
-from goodhart.cells.workplace import Workplace
 from goodhart.errors import GoodhartError, is_out_of_memory
+
+if TYPE_CHECKING:
+    from goodhart.cells.workplace import Workplace
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
