@@ -29,9 +29,9 @@ def explain(name: str, cells: Sequence[Cell], store: Store) -> list[str]:
     others = {at: spec for at, spec in _finished(store) if spec["kind"] == cell.kind}
     if not others:
         return [f"{head} is missing, and there is no finished cell of its kind"]
-    found = {at: list(differences(cell.spec, spec, specs)) for at, spec in others.items()}
-    nearest = min(found, key=lambda at: (len(found[at]), at))
-    return [f"{head} is missing; the nearest finished cell is {nearest}, which differs in", *sorted(found[nearest])]
+    by_cell = {at: list(differences(cell.spec, spec, specs)) for at, spec in others.items()}
+    nearest = min(by_cell, key=lambda at: (len(by_cell[at]), at))
+    return [f"{head} is missing; the nearest finished cell is {nearest}, which differs in", *sorted(by_cell[nearest])]
 
 
 def differences(one: Spec, other: Spec, specs: Mapping[str, Spec]) -> Iterator[str]:
@@ -75,13 +75,13 @@ def named(name: str, cells: Sequence[Cell]) -> Cell:
 
     Raises GoodhartError if there is none or more than one.
     """
-    found = [cell for cell in cells if cell.id.startswith(name) or cell.label == name]
-    if len(found) == 1:
-        return found[0]
-    exact = [cell for cell in found if cell.id == name]
+    candidates = [cell for cell in cells if cell.id.startswith(name) or cell.label == name]
+    if len(candidates) == 1:
+        return candidates[0]
+    exact = [cell for cell in candidates if cell.id == name]
     if exact:
         return exact[0]
     near = difflib.get_close_matches(name, [cell.id for cell in cells], n=3, cutoff=0.3)
-    names = ", ".join(cell.id for cell in found[:5]) or ", ".join(near)
-    what = f"{len(found)} cells of the study begin with" if found else "no cell of the study begins with"
+    names = ", ".join(cell.id for cell in candidates[:5]) or ", ".join(near)
+    what = f"{len(candidates)} cells of the study begin with" if candidates else "no cell of the study begins with"
     raise GoodhartError(f"{what} {name!r}", f"give one of: {names}" if names else "see 'goodhart run STUDY --dry-run'")

@@ -14,8 +14,8 @@ _KNOWN: dict[tuple[str, Signature], str] = {}
 
 def signature(path: Path) -> Signature:
     """What differs once a file has been written again. Raises OSError if it is not there."""
-    found = path.stat()
-    return (found.st_dev, found.st_ino, found.st_size, max(found.st_mtime_ns, found.st_ctime_ns))
+    status = path.stat()
+    return (status.st_dev, status.st_ino, status.st_size, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
 def sha256(path: Path) -> str:

@@ -48,11 +48,11 @@ def make(store: Store, cell: Cell, recipe: Callable[[Workplace], dict[str, Any]]
 
 def _family(store: Store, cell: Cell) -> list[Path]:
     """The folders of the family's cells that are whole; a damaged one is left to whoever needs it."""
-    found: list[Path] = []
+    folders: list[Path] = []
     for other in store.family(cell.family) if cell.grows else []:
         with suppress(GoodhartError):
-            found.append(store.open(other))
-    return found
+            folders.append(store.open(other))
+    return folders
 
 
 def _record(cell: Cell, work: Workplace, result: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -23,13 +23,13 @@ _LIBRARIES = ("goodhart", "torch", "transformers", "tokenizers", "numpy", "scipy
 @functools.cache
 def versions() -> dict[str, str]:
     """Python and the libraries that numbers depend on."""
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = version(name)
+            result[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            result[name] = "not installed"
+    return result
 
 
 @functools.cache

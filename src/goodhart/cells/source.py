@@ -52,16 +52,16 @@ def source_digest(recipe: Recipe) -> str:
 
 def reached(recipe: Recipe) -> set[Name]:
     """The definitions of the package that a recipe names, directly or through others."""
-    found: set[Name] = set()
+    result: set[Name] = set()
     waiting: list[Name] = [(recipe.module, recipe.function)]
     while waiting:
         at = waiting.pop()
-        if at in found:
+        if at in result:
             continue
-        found.add(at)
+        result.add(at)
         waiting.append((at[0], ""))
         waiting += _named(*at)
-    return found
+    return result
 
 
 @functools.cache
@@ -122,10 +122,10 @@ def _named(module: str, name: str) -> frozenset[Name]:
     """What the definition of a name names in turn."""
     source = _read(module)
     used = {pair for node in source.bound.get(name, ()) for pair in _uses(node)}
-    found = {target for root, attribute in used for target in _resolved(module, root, attribute)}
+    result = {target for root, attribute in used for target in _resolved(module, root, attribute)}
     if name in source.imports and name not in source.bound:  # handed on by another module
-        found |= set(_resolved(module, name, ""))
-    return frozenset(found - {(module, name)})
+        result |= set(_resolved(module, name, ""))
+    return frozenset(result - {(module, name)})
 
 
 def _resolved(module: str, root: str, attribute: str) -> Iterator[Name]:

@@ -57,9 +57,9 @@ class Tail:
         """The records that have been added since the last call; none where there is no file."""
         try:
             with path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                if found.st_ino != self._inode or found.st_size < self._offset:  # a loop has begun it anew
-                    self._inode, self._offset, self._read = found.st_ino, 0, 0
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._offset:  # a loop has begun it anew
+                    self._inode, self._offset, self._read = status.st_ino, 0, 0
                 file.seek(self._offset)
                 text = file.read()
         except OSError:

@@ -83,19 +83,19 @@ class Store:
         Without `thorough`, files of the right size that have not changed since the cell's end are believed.
         """
         folder = self.folder(cell)
-        found = _read_record(folder)
-        if isinstance(found, Path):
-            return [found]
+        record = _read_record(folder)
+        if isinstance(record, Path):
+            return [record]
         end = signature(folder / "DONE")[-1]
-        files = found["files"].items()
+        files = record["files"].items()
         return [folder / name for name, known in files if not _intact(folder / name, known, None if thorough else end)]
 
     def record(self, cell: str) -> dict[str, Any]:
         """The `cell.json` of a finished cell. Raises GoodhartError if it is damaged."""
-        found = _read_record(self.folder(cell))
-        if isinstance(found, Path):
-            raise damaged(found, self.folder(cell))
-        return found
+        record = _read_record(self.folder(cell))
+        if isinstance(record, Path):
+            raise damaged(record, self.folder(cell))
+        return record
 
     def open(self, cell: str) -> Path:
         """The folder of a finished cell, after checking every file's size and digest.
@@ -122,8 +122,8 @@ class Store:
     def failure(self, cell: str) -> dict[str, str] | None:
         """Why a cell could not be made when it was last tried (problem, remedy); None if it did not fail."""
         try:
-            found = json.loads((self.partial(cell) / _FAILED).read_text(encoding="utf-8"))
-            return {"problem": str(found["problem"]), "remedy": str(found["remedy"])}
+            reason = json.loads((self.partial(cell) / _FAILED).read_text(encoding="utf-8"))
+            return {"problem": str(reason["problem"]), "remedy": str(reason["remedy"])}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -251,7 +251,7 @@ def _intact(path: Path, known: list[Any], end: int | None) -> bool:
     """Whether a file has the size and digest that are `known`; one that is older than `end` is not read."""
     size, digest = known
     try:
-        *_, found, changed = signature(path)
-        return found == size and ((end is not None and changed <= end) or sha256(path) == digest)
+        *_, length, changed = signature(path)
+        return length == size and ((end is not None and changed <= end) or sha256(path) == digest)
     except OSError:
         return False

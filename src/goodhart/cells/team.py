@@ -58,13 +58,13 @@ class Team:
             for member in finished(waiting, _LOOK_SECONDS):
                 waiting.remove(member)
                 ended.append(member.result())
-        found = next((each for each in ended if _is_fault(each)), ended[0])
-        if _is_fault(found):
+        result = next((each for each in ended if _is_fault(each)), ended[0])
+        if _is_fault(result):
             self.stop()  # also who has failed: it has not left the others
         if self.meeting:
             shutil.rmtree(self.meeting, ignore_errors=True)
         self.busy, self.meeting = (), None
-        return found
+        return result
 
     def stop(self) -> None:
         """End all processes, whatever they do."""

@@ -44,11 +44,11 @@ def _lead(root: str, cell: Cell) -> bool | Failure:
 def _follow(cell: Cell) -> bool | Failure:
     given: Workplace | None = told(None)
     if given is not None:
-        with TemporaryDirectory() as own:
-            _copy(given.folder, Path(own))
+        with TemporaryDirectory() as folder:
+            _copy(given.folder, Path(folder))
             of_all(None)
             try:
-                RECIPES[cell.kind].load()(replace(given, folder=Path(own), watch=Stopwatch()))
+                RECIPES[cell.kind].load()(replace(given, folder=Path(folder), watch=Stopwatch()))
             except GoodhartError as error:
                 if is_out_of_memory(error):
                     raise
@@ -70,9 +70,9 @@ class _Leading:
         return RECIPES[self.kind].load()(given)
 
 
-def _copy(folder: Path, own: Path) -> None:
+def _copy(folder: Path, target: Path) -> None:
     """What an interrupted process left behind, for a follower to go on from."""
-    shutil.copytree(folder, own, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)
     for pattern in _WEIGHTS:
         for file in folder.rglob(pattern):
-            (own / file.relative_to(folder)).symlink_to(file.resolve())
+            (target / file.relative_to(folder)).symlink_to(file.resolve())

@@ -110,11 +110,11 @@ class Worker:
         return [] if self.process is None else [self.connection, self.process.sentinel]
 
     def _pipe(self) -> Connection[Any, Any]:
-        found = self.connection
-        if found is None:
-            found, self.process = self._begun()
-            self.connection = found
-        return found
+        connection = self.connection
+        if connection is None:
+            connection, self.process = self._begun()
+            self.connection = connection
+        return connection
 
     def _begun(self) -> tuple[Any, BaseProcess]:
         here = psutil.Process()

@@ -9,15 +9,15 @@ from goodhart.errors import GoodhartError
 
 def named_columns(text: str) -> dict[str, str]:
     """Columns by the names that a layout has. Raises GoodhartError for what is not name=column, or names one twice."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for part in filter(None, (each.strip() for each in text.split(","))):
         ours, equals, theirs = part.partition("=")
-        if not equals or not ours or not theirs or ours in found:
+        if not equals or not ours or not theirs or ours in result:
             raise GoodhartError(
                 f"--columns: cannot understand {part!r}", "write prompt=question,chosen=best,rejected=worst"
             )
-        found[ours] = theirs
-    return found
+        result[ours] = theirs
+    return result
 
 
 def columns_override(text: str) -> list[str]:

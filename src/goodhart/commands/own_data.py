@@ -27,7 +27,7 @@ def data(asked: arguments.Data) -> None:
 
     reading = _reading(asked)
     with _bar() as progress:
-        found = describe(
+        description = describe(
             asked.path,
             reading,
             layout=None if asked.layout == "auto" else asked.layout,
@@ -36,11 +36,11 @@ def data(asked: arguments.Data) -> None:
             say=progress,
         )
     if asked.json:
-        write_json(documents.of_data(found))
+        write_json(documents.of_data(description))
         return
     screen = console()
-    say(screen, render_text(found))
-    for split in found.splits:
+    say(screen, render_text(description))
+    for split in description.splits:
         say(screen, f"split {split.name}: {default_needs(split.prompts, split.usable)}")
 
 

@@ -103,13 +103,13 @@ def power(asked: arguments.Power) -> None:
     alike = session.folder_of(asked.like, root) if asked.like else folder
     noise = variances.joined(variances.of_folder(alike) if alike else None, general)
     minutes = forecasts.clock(root, session.Workers.of(asked.workers, asked.gpus_per_worker))
-    found, screen = forecasts.forecast_of(study, noise, general, minutes), console()
+    forecast, screen = forecasts.forecast_of(study, noise, general, minutes), console()
     if asked.json:
-        write_json(documents.of_forecast(found))
+        write_json(documents.of_forecast(forecast))
         return
-    for line in forecasts.preface(found):
+    for line in forecasts.preface(forecast):
         say(screen, line)
-    for grid in forecasts.grids(found):
+    for grid in forecasts.grids(forecast):
         screen.print("", TerminalGrid(grid))
 
 
@@ -136,13 +136,13 @@ def where(asked: arguments.Where) -> None:
     from goodhart.studies.checkpoints import merged, place_of
 
     study, screen = session.asked(asked.study, [], asked.root), console()
-    found = place_of(study, asked.root, asked.arm, asked.setting, asked.seed, asked.step)
+    place = place_of(study, asked.root, asked.arm, asked.setting, asked.seed, asked.step)
     if asked.merged != Path():
-        found = merged(found, asked.merged, asked.root)
+        place = merged(place, asked.merged, asked.root)
     if asked.json:
-        write_json(documents.of_place(found))
+        write_json(documents.of_place(place))
     else:
-        say(screen, str(found.folder))
+        say(screen, str(place.folder))
 
 
 def push(asked: arguments.Push) -> None:

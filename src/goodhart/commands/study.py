@@ -114,27 +114,27 @@ def status(asked: arguments.Status) -> int:
         if asked.json:
             raise GoodhartError("--watch and --json: a screen that goes on is no document", "give one of them")
         return _watch(study, [cell for cell, _ in cells], asked.root)
-    found = [standing(store, cell, thorough=asked.verify) for cell, _ in cells]
-    states = Counter[str](each.state for each in found)
+    standings = [standing(store, cell, thorough=asked.verify) for cell, _ in cells]
+    states = Counter[str](each.state for each in standings)
     if asked.json:
-        write_json(documents.of_cells(study.name, found))
+        write_json(documents.of_cells(study.name, standings))
     else:
-        _say_standings(console(), found, states)
+        _say_standings(console(), standings, states)
     return 1 if states["damaged"] else 0
 
 
-def _say_standings(screen: Console, found: list[Standing], states: Counter[str]) -> None:
+def _say_standings(screen: Console, standings: list[Standing], states: Counter[str]) -> None:
     from goodhart.report.grid import NONE, Grid
     from goodhart.report.terminal_grid import TerminalGrid
 
     rows = tuple(
         (each.state, each.id, each.label, NONE if each.seconds is None else f"{each.seconds:.1f}", each.note or NONE)
-        for each in found
+        for each in standings
     )
     grid = Grid("", ("state", "cell", "what", "seconds", "progress"), rows).filled
     screen.print(TerminalGrid(grid, whole=frozenset({0, 1})))
     say(screen, ", ".join(f"{number} {state}" for state, number in states.items()))
-    damaged = [each for each in found if each.state == "damaged"]
+    damaged = [each for each in standings if each.state == "damaged"]
     for each in damaged:
         say(screen, f"damaged: {each.id} ({each.note})")
     if damaged:

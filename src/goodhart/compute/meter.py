@@ -65,9 +65,9 @@ class Stopwatch:
     def lap(self, stage: str) -> None:
         """Charge what was done since the last lap to a stage: by all processes that make the cell, which all ask."""
         now = _TOTAL.now()
-        own = now - self._last
-        tokens, operations = summed([float(own.tokens), own.operations])
-        self.stages[stage] = self.stages.get(stage, Spent()) + Spent(own.seconds, int(tokens), operations)
+        spent = now - self._last
+        tokens, operations = summed([float(spent.tokens), spent.operations])
+        self.stages[stage] = self.stages.get(stage, Spent()) + Spent(spent.seconds, int(tokens), operations)
         self._last = now
 
 

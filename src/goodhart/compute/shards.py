@@ -78,13 +78,13 @@ def whole_state(model: Any) -> dict[str, Tensor]:
 
     The first process has it, on the CPU, and the others have nothing of it.
     """
-    found: dict[int, Tensor] = {}
+    gathered: dict[int, Tensor] = {}
     result: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in found:
+        if id(tensor) not in gathered:
             full = whole(tensor.detach())
-            found[id(tensor)] = full.cpu() if leads() else full.new_empty(0)
-        result[name] = found[id(tensor)]
+            gathered[id(tensor)] = full.cpu() if leads() else full.new_empty(0)
+        result[name] = gathered[id(tensor)]
     return result if leads() else {}
 
 

@@ -34,13 +34,13 @@ def backward(compute: Callable[[Part], tuple[Tensor, Found]], parts: Sequence[Pa
 
     Returns the sum of the values, and what came with each, of all parts in their order.
     """
-    own: list[tuple[float, Found]] = []
+    counted: list[tuple[float, Found]] = []
     for part, counts in turns(parts):
         value, beside = compute(part)
         (value if counts else 0.0 * value).backward()
         if counts:
-            own.append((float(value.detach()), beside))
-    total, every = 0.0, _gathered(own)
+            counted.append((float(value.detach()), beside))
+    total, every = 0.0, _gathered(counted)
     for value, _ in every:
         total += value
     return total, [beside for _, beside in every]
@@ -48,19 +48,19 @@ def backward(compute: Callable[[Part], tuple[Tensor, Found]], parts: Sequence[Pa
 
 def in_shares(work: Callable[[Part], Found], parts: Sequence[Part]) -> list[Found]:
     """`work(part)` of every part, in their order; with several processes tensors are on the CPU."""
-    own: list[Found] = []
+    counted: list[Found] = []
     for part, counts in turns(parts):
-        found = work(part)
-        own += [found] if counts else []
-    return _gathered(own)
+        result = work(part)
+        counted += [result] if counts else []
+    return _gathered(counted)
 
 
-def _gathered(own: Sequence[Found]) -> list[Found]:
+def _gathered(counted: Sequence[Found]) -> list[Found]:
     """What came of all parts that counted, in their order, from what came of this process's."""
     if number() == 1:
-        return list(own)
-    every: list[list[Found]] = of_all([_on_cpu(each) for each in own])
-    return [found[turn] for turn in range(len(every[0])) for found in every if turn < len(found)]
+        return list(counted)
+    every: list[list[Found]] = of_all([_on_cpu(each) for each in counted])
+    return [share[turn] for turn in range(len(every[0])) for share in every if turn < len(share)]
 
 
 def _on_cpu(value: Any) -> Any:

@@ -259,7 +259,7 @@ def merged(model: Any) -> Any:
         inner = layer.base_layer
         with torch.no_grad():
             inner.weight = Parameter(inner.weight + layer.get_delta_weight(_NAME).to(inner.weight.dtype))
-        parent, _, own = name.rpartition(".")
-        setattr(tree.get_submodule(parent), own, inner)
+        parent, _, attribute = name.rpartition(".")
+        setattr(tree.get_submodule(parent), attribute, inner)
     vars(tree).pop("peft_config", None)
     return tree

@@ -156,8 +156,8 @@ class Tree:
 
 def _segments(width: int, length: int, slots: int, device: torch.device) -> Int[Tensor, " column"]:
     """0 for the columns of the prompt, 1, 2, ... for those of each branch."""
-    own = torch.arange(1, slots + 1, device=device).repeat_interleave(length)
-    return torch.cat([torch.zeros(width, dtype=torch.long, device=device), own])
+    branches = torch.arange(1, slots + 1, device=device).repeat_interleave(length)
+    return torch.cat([torch.zeros(width, dtype=torch.long, device=device), branches])
 
 
 def plant(prompts: Sequence[Tokens], branches: Sequence[Sequence[Tokens]]) -> Tree:

@@ -184,8 +184,8 @@ def _read(
     if reading is None or framing is None:
         yield from ((example, None) for example in examples)
         return
-    found: Iterable[Encoded | str] = tokenise(examples, reading.tokenizer, framing)
-    for example, each in zip(examples, told(found, "tokenised", len(examples), say), strict=True):
+    encoded: Iterable[Encoded | str] = tokenise(examples, reading.tokenizer, framing)
+    for example, each in zip(examples, told(encoded, "tokenised", len(examples), say), strict=True):
         if isinstance(each, str):
             yield example, each
             continue

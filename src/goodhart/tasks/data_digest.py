@@ -42,14 +42,14 @@ def check_digest(planned: dict[str, str]) -> None:
 
 
 def _digest(path: Path) -> str:
-    found = sorted(file for files in find_source(path).splits.values() for file in files)
+    paths = sorted(file for files in find_source(path).splits.values() for file in files)
     digest = hashlib.sha256()
-    for file in found:
+    for file in paths:
         place = str(file.relative_to(path)) if path.is_dir() else ""
         try:
             with file.open("rb") as data:
-                own = hashlib.file_digest(data, "sha256").digest()
+                content = hashlib.file_digest(data, "sha256").digest()
         except OSError as error:
             raise GoodhartError(f"{file} cannot be read: {error.strerror}", "check the file") from error
-        digest.update(f"{len(place)} {place}".encode() + own)
+        digest.update(f"{len(place)} {place}".encode() + content)
     return digest.hexdigest()

@@ -83,12 +83,12 @@ def _numbered(values: Iterable[object]) -> Iterator[tuple[str, object]]:
 def _one_level_down(whole: Values, file: Path) -> list[object]:
     """The rows of an object that names them. Raises GoodhartError if it names several lists of rows."""
     lists = {name: each for name, each in whole.items() if isinstance(each, list) and each}
-    found = {name: each for name, each in lists.items() if all(isinstance(row, dict) for row in each)}
-    if len(found) > 1:
+    tables = {name: each for name, each in lists.items() if all(isinstance(row, dict) for row in each)}
+    if len(tables) > 1:
         raise GoodhartError(
-            f"{file} is one object with several lists of rows: {', '.join(found)}", "save each as a file of its own"
+            f"{file} is one object with several lists of rows: {', '.join(tables)}", "save each as a file of its own"
         )
-    return next(iter(found.values()), [whole])
+    return next(iter(tables.values()), [whole])
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -181,13 +181,13 @@ def _json_places(file: Path, wanted: Collection[str], spoken: Collection[str]) -
     """
     records = _records(file)
     _, names = next(records)
-    found, filled = {place for place, name in enumerate(names) if name in wanted}, set[int]()
+    result, filled = {place for place, name in enumerate(names) if name in wanted}, set[int]()
     for _, cells in records:
-        for place in [place for place in found if cells[place].strip()]:
+        for place in [place for place in result if cells[place].strip()]:
             filled.add(place)
             if not _is_json(cells[place], spoken=names[place] in spoken):
-                found.discard(place)
-    return found & filled
+                result.discard(place)
+    return result & filled
 
 
 def _is_json(cell: str, *, spoken: bool) -> bool:

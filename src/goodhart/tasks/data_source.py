@@ -101,15 +101,15 @@ def find_source(name: str | Path, subset: str | None = None, revision: str | Non
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        found = sorted(f for f in path.rglob("*") if _is_data(f.relative_to(path)) and f.is_file())
-        if not found:
+        paths = sorted(f for f in path.rglob("*") if _is_data(f.relative_to(path)) and f.is_file())
+        if not paths:
             raise GoodhartError(
                 f"folder {path} holds no data file", f"put files with these endings there: {', '.join(SUFFIXES)}"
             )
     elif path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise GoodhartError(f"file {path} is of no known kind", f"convert it to one of {', '.join(SUFFIXES)}")
-        found = [path]
+        paths = [path]
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)) and not str(name).endswith(SUFFIXES):
         splits = dict.fromkeys(_hub_splits(str(name), subset, revision), ())
         return Source(str(name), subset, splits, on_hub=True, revision=revision)
@@ -118,7 +118,7 @@ def find_source(name: str | Path, subset: str | None = None, revision: str | Non
     if subset is not None:
         raise GoodhartError(f"subset {subset!r} was named for local data {path}", "name a subset of Hub data only")
     files: dict[str, tuple[Path, ...]] = {}
-    for file in found:
+    for file in paths:
         files[_split_name(file)] = (*files.get(_split_name(file), ()), file)
     return Source(str(path), None, files, on_hub=False)
 

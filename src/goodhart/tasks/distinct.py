@@ -17,11 +17,11 @@ class Distinct:
 
     def new(self, names: UInt64[np.ndarray, " name"]) -> Bool[np.ndarray, " name"]:
         """Which of some further names stand neither before nor earlier among these."""
-        found = np.zeros(len(names), dtype=bool)
-        found[np.unique(names, return_index=True)[1]] = True
+        result = np.zeros(len(names), dtype=bool)
+        result[np.unique(names, return_index=True)[1]] = True
         places = np.searchsorted(self._sorted, names)
         there = places < len(self._sorted)
-        found[there] &= self._sorted[places[there]] != names[there]
-        more = np.sort(names[found])
+        result[there] &= self._sorted[places[there]] != names[there]
+        more = np.sort(names[result])
         self._sorted = np.insert(self._sorted, np.searchsorted(self._sorted, more), more)
-        return found
+        return result

@@ -63,9 +63,9 @@ def documents(packages: list[str], seed: int) -> Iterator[Document]:
                 if identity not in seen:
                     seen.add(identity)
                     by_kind[document.kind].append(document)
-    for kind, found in by_kind.items():
-        for i in permutation(len(found), seed, "pretraining order", kind):
-            yield found[int(i)]
+    for kind, group in by_kind.items():
+        for i in permutation(len(group), seed, "pretraining order", kind):
+            yield group[int(i)]
 
 
 def _object_documents(source: str) -> Iterator[Document]:

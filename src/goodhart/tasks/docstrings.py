@@ -171,16 +171,16 @@ def split_docstring(text: str) -> tuple[str, str] | str:
 
 def collect(packages: list[str]) -> tuple[list[Docstring], Counter[str]]:
     """Every usable docstring of the packages in a stable order, and the count of each reason for leaving one out."""
-    found: list[Docstring] = []
+    docstrings: list[Docstring] = []
     reasons: Counter[str] = Counter()
     with _no_collection():
         for package in packages:
             for path in package_files(package):
-                _collect_file(package.split(":")[-1], path, found, reasons)
-    return found, reasons
+                _collect_file(package.split(":")[-1], path, docstrings, reasons)
+    return docstrings, reasons
 
 
-def _collect_file(package: str, path: Path, found: list[Docstring], reasons: Counter[str]) -> None:
+def _collect_file(package: str, path: Path, docstrings: list[Docstring], reasons: Counter[str]) -> None:
     source = read_source(path)
     if source is None:
         reasons["file not UTF-8"] += 1
@@ -194,7 +194,7 @@ def _collect_file(package: str, path: Path, found: list[Docstring], reasons: Cou
         if isinstance(parts, str):
             reasons[parts] += 1
         else:
-            found.append(Docstring(package, name, *parts))
+            docstrings.append(Docstring(package, name, *parts))
 
 
 @contextmanager

@@ -88,10 +88,10 @@ class Examples(Sequence[Preference]):
     @property
     def digest(self) -> str:
         """BLAKE2b of all ids, in their order as text: the same comparisons give the same, whatever their order."""
-        found = hashlib.blake2b(digest_size=16)
+        digest = hashlib.blake2b(digest_size=16)
         for number, name in enumerate(self._sorted_ids()):
-            found.update(f"\n{name}".encode() if number else name.encode())
-        return found.hexdigest()
+            digest.update(f"\n{name}".encode() if number else name.encode())
+        return digest.hexdigest()
 
     def _id(self, place: int) -> str:
         name, again = self.digests[DIGEST * place : DIGEST * (place + 1)].hex(), int(self.repeats[place])
@@ -108,12 +108,12 @@ class Examples(Sequence[Preference]):
         yield from sorted(alike)
 
 
-def stored(found: Iterable[Comparison]) -> Examples:
+def stored(comparisons: Iterable[Comparison]) -> Examples:
     """Comparisons as examples, in their order. Raises GoodhartError if the disk has no room for their text."""
     try:
         with ExitStack() as held:
             file = held.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY))
-            seen = _write(found, file)
+            seen = _write(comparisons, file)
             examples = Examples(file, bytes(seen.digests), _repeats(seen.digests), seen.ties, seen.chats)
             weakref.finalize(examples, held.pop_all().close)
     except OSError as fault:
@@ -138,7 +138,7 @@ class _Seen:
         self.chats |= not isinstance(each.prompt, str)
 
 
-def _write(found: Iterable[Comparison], file: Any) -> _Seen:
+def _write(comparisons: Iterable[Comparison], file: Any) -> _Seen:
     import pyarrow as pa
 
     schema = pa.schema(
@@ -152,7 +152,7 @@ def _write(found: Iterable[Comparison], file: Any) -> _Seen:
     )
     seen = _Seen()
     with pa.ipc.new_file(pa.PythonFile(file, "w"), schema) as writer:
-        for part in batched(found, BATCH):
+        for part in batched(comparisons, BATCH):
             for each in part:
                 seen.add(each)
             columns = [
@@ -186,6 +186,6 @@ def _repeats(digests: bytes | bytearray) -> Int[np.ndarray, " pair"]:
     names = np.frombuffer(digests, dtype=f"S{DIGEST}")[order]
     begins = np.flatnonzero(np.concatenate([np.ones(min(1, len(names)), dtype=bool), names[1:] != names[:-1]]))
     place = np.arange(len(names))
-    found = np.empty(len(names), dtype=np.int32)
-    found[order] = place - np.repeat(begins, np.diff(np.append(begins, len(names))))
-    return found
+    result = np.empty(len(names), dtype=np.int32)
+    result[order] = place - np.repeat(begins, np.diff(np.append(begins, len(names))))
+    return result

@@ -97,9 +97,9 @@ def load_preferences(
         )
     marks = {example.label for example in loaded.examples}
     if loaded.rule == ALONE and len(marks) == 1:
-        own, other = ("good", "bad") if marks == {1.0} else ("bad", "good")
+        mark, other = ("good", "bad") if marks == {1.0} else ("bad", "good")
         raise GoodhartError(
-            f"all {len(loaded.examples):,} usable marks in split {loaded.split!r} of {loaded.source} say {own!r}",
+            f"all {len(loaded.examples):,} usable marks in split {loaded.split!r} of {loaded.source} say {mark!r}",
             f"a judge learns from both what is good: add responses that are {other}",
         )
     return loaded
@@ -200,12 +200,12 @@ def _made(row: Row, layout: Layout, rule: Rule, left_out: Counter[str]) -> list[
     for column in layout.columns:
         if row.values.get(column) is None:
             raise Unusable(f"no value in column {row.named(column)!r}")
-    found = layout.read(row)
-    if not isinstance(found, Graded):
-        return [found]
-    made = comparisons(found, rule)
-    left_out["pairs of responses that the rule does not make"] += math.comb(len(found.responses), 2) - len(made)
-    left_out["responses that nobody has graded"] += found.ungraded
+    content = layout.read(row)
+    if not isinstance(content, Graded):
+        return [content]
+    made = comparisons(content, rule)
+    left_out["pairs of responses that the rule does not make"] += math.comb(len(content.responses), 2) - len(made)
+    left_out["responses that nobody has graded"] += content.ungraded
     return made
 
 

@@ -172,10 +172,10 @@ def recognised_layout(columns: Sequence[str], first: Mapping[str, object], seen:
         if set(LAYOUTS[name].columns) <= set(columns):
             return LAYOUTS[name]
     if not set(_PAIR) <= set(columns):
-        found = [each for each in LAYOUTS.values() if each.several and set(each.columns) <= set(columns)]
-        if not found:
+        layouts = [each for each in LAYOUTS.values() if each.several and set(each.columns) <= set(columns)]
+        if not layouts:
             raise _unknown(columns, seen or columns)
-        return found[0]
+        return layouts[0]
     chosen, prompt = (first.get(column) for column in TELLING)
     if isinstance(chosen, str):
         return LAYOUTS["dialogue" if prompt is None else "text"]
@@ -201,8 +201,8 @@ def _unknown(columns: Sequence[str], seen: Sequence[str]) -> GoodhartError:
 def _guessed(columns: Sequence[str]) -> dict[str, str]:
     """Which columns may be those of pairs; empty unless there is one for each."""
     by_word = {column.casefold(): column for column in reversed(columns)}
-    found = {ours: [by_word[word] for word in (ours, *words) if word in by_word] for ours, words in _ALIKE.items()}
-    return {ours: names[0] for ours, names in found.items() if names[0] != ours} if all(found.values()) else {}
+    alike = {ours: [by_word[word] for word in (ours, *words) if word in by_word] for ours, words in _ALIKE.items()}
+    return {ours: names[0] for ours, names in alike.items() if names[0] != ours} if all(alike.values()) else {}
 
 
 def _spelled(columns: Mapping[str, str]) -> str:

@@ -92,8 +92,8 @@ class Framing:
         """What `task.template` asks for: auto, none, plain or a Jinja template, for data of some layout."""
         plain = layout in FRAMED
         if choice == "auto":
-            own = bool(tokenizer.chat_template)
-            return cls(None, own, own and not plain, False)
+            has_template = bool(tokenizer.chat_template)
+            return cls(None, has_template, has_template and not plain, False)
         if choice == "none":
             return cls(None, False, False, False)
         template = PLAIN_TEMPLATE if choice == "plain" else choice
@@ -158,8 +158,8 @@ def encode_examples(
     examples: Iterable[Preference], tokenizer: ChatTokenizer, framing: Framing, max_prompt: int, max_response: int
 ) -> Iterator[Encoded | str]:
     """What `encode_example` gives for each of many, in batches."""
-    for found in tokenise(examples, tokenizer, framing):
-        yield found if isinstance(found, str) else over_limit(found, max_prompt, max_response) or found
+    for encoded in tokenise(examples, tokenizer, framing):
+        yield encoded if isinstance(encoded, str) else over_limit(encoded, max_prompt, max_response) or encoded
 
 
 def tokenise(examples: Iterable[Preference], tokenizer: ChatTokenizer, framing: Framing) -> Iterator[Encoded | str]:
@@ -238,19 +238,19 @@ def _rendered(
 
 
 def _prompt_ids(prompts: Sequence[_Rendered | str], tokenizer: ChatTokenizer) -> list[Ids | str]:
-    found: list[Ids | str] = [each if isinstance(each, str) else () for each in prompts]
+    result: list[Ids | str] = [each if isinstance(each, str) else () for each in prompts]
     for adds in (False, True):
         texts = {i: p.text for i, p in enumerate(prompts) if isinstance(p, _Rendered) and p.adds_special == adds}
         if texts:
             ids = tokenizer(list(texts.values()), add_special_tokens=adds, **_IDS_ALONE)["input_ids"]
             for i, each in zip(texts, ids, strict=True):
-                found[i] = tuple(each)
-    return found
+                result[i] = tuple(each)
+    return result
 
 
 def _response_ids(texts: Sequence[str], end: str, tokenizer: ChatTokenizer) -> list[Ids]:
     # a special token's name inside a response is text, or it would end the response early
     bare = [text.removesuffix(end) for text in texts]
-    found = tokenizer(bare, add_special_tokens=False, split_special_tokens=True, **_IDS_ALONE)["input_ids"]
+    encoded = tokenizer(bare, add_special_tokens=False, split_special_tokens=True, **_IDS_ALONE)["input_ids"]
     closing = tokenizer.convert_tokens_to_ids(end)
-    return [(*ids, closing) for ids in found]
+    return [(*ids, closing) for ids in encoded]

@@ -73,8 +73,8 @@ def read_demonstrations(path: Path, used: Callable[[int], Int[np.ndarray, " chos
         longest = max(longest, *(int(np.diff(each.offsets).max()) for each in part.column("tokens").chunks))
 
     def load(places: Int[np.ndarray, " chosen"]) -> Callable[[int], tuple[Prompt, tuple[int, ...]]]:
-        found = rows_at(path, SCHEMA, _IS_SHOWN, places, ["prompt", "tokens", "reference_tokens"])
-        ids, tokens, lines = found.column("prompt"), *map(token_lists, found.columns[1:])
+        rows = rows_at(path, SCHEMA, _IS_SHOWN, places, ["prompt", "tokens", "reference_tokens"])
+        ids, tokens, lines = rows.column("prompt"), *map(token_lists, rows.columns[1:])
         return lambda at: (Prompt(ids[at].as_py(), tokens(at)), lines(at))
 
     number = number_of(path, _IS_SHOWN)
@@ -106,24 +106,24 @@ def held_out_number(path: Path) -> int:
 def find_prompts(path: Path, ids: Iterable[str]) -> dict[str, PromptRow]:
     """The rows of the given prompts, by id. Raises GoodhartError if one is not there."""
     wanted = set(ids)
-    found = {row.prompt.id: row for row in _rows(path, named(wanted))} if wanted else {}
-    _check_there(path, wanted, found)
-    return found
+    result = {row.prompt.id: row for row in _rows(path, named(wanted))} if wanted else {}
+    _check_there(path, wanted, result)
+    return result
 
 
 def prompt_tokens(path: Path, ids: Iterable[str]) -> Callable[[str], tuple[int, ...]]:
     """The token ids of the given prompts by id. Raises GoodhartError if one is not there."""
     wanted, columns = set(ids), ["prompt", "tokens"]
     empty = pa.schema([SCHEMA.field(name) for name in columns]).empty_table()
-    found = pa.concat_tables([empty, *tables(path, SCHEMA, named(wanted), columns)])
-    place = {name: at for at, name in enumerate(found.column("prompt").to_pylist())}
+    table = pa.concat_tables([empty, *tables(path, SCHEMA, named(wanted), columns)])
+    place = {name: at for at, name in enumerate(table.column("prompt").to_pylist())}
     _check_there(path, wanted, place)
-    tokens = token_lists(found.column("tokens"))
+    tokens = token_lists(table.column("tokens"))
     return lambda name: tokens(place[name])
 
 
-def _check_there(path: Path, wanted: set[str], found: Collection[str]) -> None:
-    missing = sorted(wanted.difference(found))
+def _check_there(path: Path, wanted: set[str], present: Collection[str]) -> None:
+    missing = sorted(wanted.difference(present))
     if missing:
         raise GoodhartError(f"{len(missing)} prompts, {missing[0]} for one, are not in {path}", "delete both cells")
 
@@ -184,7 +184,7 @@ class HeldOut:
 
 def ranks(order: Sequence[int]) -> list[int]:
     """The rank of each held-out prompt: its place in their keyed order."""
-    found = [0] * len(order)
+    result = [0] * len(order)
     for rank, place in enumerate(order):
-        found[place] = rank
-    return found
+        result[place] = rank
+    return result

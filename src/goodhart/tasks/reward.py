@@ -86,15 +86,15 @@ def rewards(
         return np.array([_returned(rule.reward, *each) for each in zip(prompts, texts, strict=True)])
     if rule.reward == "similarity":
         return _similarity(texts, lines)
-    found = [words_of(text) for text in texts]
-    away = np.array([abs(len(words) - rule.target) for words in found], dtype=np.float64)
+    words_by_text = [words_of(text) for text in texts]
+    away = np.array([abs(len(words) - rule.target) for words in words_by_text], dtype=np.float64)
     if rule.reward == "length":
         return -away
     if rule.reward == "word":
         wanted = {word.casefold() for word in rule.words}
-        return np.array([len(wanted & set(words)) / len(wanted) for words in found])
-    own = [len(set(words_of(prompt)) & set(words)) for prompt, words in zip(prompts, found, strict=True)]
-    return (np.array(own, dtype=np.float64) - away) / rule.target
+        return np.array([len(wanted & set(words)) / len(wanted) for words in words_by_text])
+    in_prompt = [len(set(words_of(prompt)) & set(words)) for prompt, words in zip(prompts, words_by_text, strict=True)]
+    return (np.array(in_prompt, dtype=np.float64) - away) / rule.target
 
 
 def _returned(reference: str, prompt: str, text: str) -> float:

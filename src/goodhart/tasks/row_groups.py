@@ -65,9 +65,9 @@ def tables(
 
     A column of the schema that the file does not have has no values.
     """
-    found = ds.dataset(path, schema=schema, format=_FORMAT)
+    dataset = ds.dataset(path, schema=schema, format=_FORMAT)
     names = list(columns) if columns else None
-    for batch in found.to_batches(
+    for batch in dataset.to_batches(
         filter=chosen, columns=names, batch_size=GROUP, batch_readahead=1, fragment_readahead=1
     ):
         if len(batch):

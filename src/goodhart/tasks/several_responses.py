@@ -68,9 +68,9 @@ def read_ratings(row: Row) -> Graded:
 
 def read_ultrafeedback(row: Row) -> Graded:
     """`instruction` and `completions`, records of a response with its rating (UltraFeedback) or its rank (Nectar)."""
-    found = _list(row, "completions")
-    responses = [_record_text(row, "completions", each) for each in found]
-    grades = [_record_grade(row, each) for each in found]
+    completions = _list(row, "completions")
+    responses = [_record_text(row, "completions", each) for each in completions]
+    grades = [_record_grade(row, each) for each in completions]
     return _graded(row, responses, grades, "instruction")
 
 
@@ -99,18 +99,18 @@ def by_prompt(rows: Iterable[Row]) -> list[Row]:
 
     A row that lacks prompt, completion or label stays by itself, and is counted as such later.
     """
-    found: list[Row] = []
+    result: list[Row] = []
     together: dict[tuple[bool, str], list[Row]] = {}
     for row in rows:
         if not _is_whole(row):
-            found.append(row)
+            result.append(row)
             continue
         name = _name(row)
         if name not in together:
             together[name] = []
-            found.append(replace(row, values={**row.values, "completion": together[name]}))
+            result.append(replace(row, values={**row.values, "completion": together[name]}))
         together[name].append(row)
-    return found
+    return result
 
 
 def _name(row: Row) -> tuple[bool, str]:
@@ -160,8 +160,8 @@ def _list(row: Row, column: str) -> Sequence[object]:
 
 def _responses(row: Row) -> list[str]:
     """The texts of `responses`, each a string or a record with one."""
-    found = _list(row, "responses")
-    return [each if isinstance(each, str) else _record_text(row, "responses", each) for each in found]
+    responses = _list(row, "responses")
+    return [each if isinstance(each, str) else _record_text(row, "responses", each) for each in responses]
 
 
 def _record_text(row: Row, column: str, record: object) -> str:
@@ -188,8 +188,8 @@ def _numbers(row: Row, column: str, number: int) -> list[float]:
     value = row.values.get(column)
     if not isinstance(value, list | tuple) or len(value) != number:
         raise wrong_type(row, column, value, f"a list of numbers, one for each of the {number} responses")
-    found = [_number(row, column, each) for each in value]
-    return [math.nan if each is None else each for each in found]
+    numbers = [_number(row, column, each) for each in value]
+    return [math.nan if each is None else each for each in numbers]
 
 
 def _number(row: Row, column: str, value: object) -> float | None:
@@ -231,18 +231,18 @@ def comparisons(graded: Graded, rule: Rule) -> list[Comparison]:
     that wants a better and a worse one finds all alike.
     """
     prompt = prompt_text(graded.prompt)
-    found = sorted(
+    ordered = sorted(
         zip(graded.responses, graded.grades, strict=True), key=lambda each: (-each[1], _draw(prompt, each[0]))
     )
     if rule == "all":
         return [
             Comparison(graded.prompt, first, second, 1.0 if better > worse else 0.5)
-            for (first, better), (second, worse) in combinations(found, 2)
+            for (first, better), (second, worse) in combinations(ordered, 2)
         ]
-    (best, highest), lowest = found[0], found[-1][1]
+    (best, highest), lowest = ordered[0], ordered[-1][1]
     if highest == lowest:
         raise Alike("all responses graded alike")
-    worse = [text for text, grade in found if (grade == lowest if rule == "best and worst" else grade < highest)]
+    worse = [text for text, grade in ordered if (grade == lowest if rule == "best and worst" else grade < highest)]
     return [Comparison(graded.prompt, best, min(worse, key=lambda text: _draw(prompt, text, "second")), 1.0)]
 
 

@@ -65,16 +65,18 @@ def read_tables(world: World) -> Tables:
                 f"world.{column} is {value!r}, and {file.path} has no column {column!r}",
                 f"add the column, or set world.{column} to another value",
             )
-    prompts = [[_complete(file, prompt, own)[name] for name in file.responses] for prompt, own in file.lines.items()]
-    wins = np.array([[line.wins for line in own] for own in prompts])
-    for own, matrix in zip(prompts, wins, strict=True):
-        _check_pairs(file, own, matrix)
+    prompts = [
+        [_complete(file, prompt, lines)[name] for name in file.responses] for prompt, lines in file.lines.items()
+    ]
+    wins = np.array([[line.wins for line in lines] for lines in prompts])
+    for lines, matrix in zip(prompts, wins, strict=True):
+        _check_pairs(file, lines, matrix)
     reference = np.full(wins.shape[:2], 1 / len(file.responses))
     if REFERENCE in file.columns:
-        reference = np.array([_law(file, own) for own in prompts])
+        reference = np.array([_law(file, lines) for lines in prompts])
     upper = np.triu(np.ones(wins.shape[1:]), 1)
     exact = wins * upper + (1 - wins.transpose(0, 2, 1)) * upper.T + np.eye(wins.shape[1]) / 2
-    reward = np.array([[line.reward for line in own] for own in prompts])
+    reward = np.array([[line.reward for line in lines] for lines in prompts])
     return Tables(tuple(file.lines), tuple(file.responses), reference, exact, reward)
 
 
@@ -138,9 +140,9 @@ def _add(file: _File, number: int, row: Sequence[str]) -> None:
         )
     cells = dict(zip(file.columns, row, strict=True))
     prompt, response = cells.get(PROMPT, "the prompt"), cells[RESPONSE]
-    own = file.lines.setdefault(prompt, {})
-    if response not in file.responses or response in own:
-        what = f"{response!r} stands twice for {prompt!r}" if response in own else f"{response!r} is no column"
+    lines = file.lines.setdefault(prompt, {})
+    if response not in file.responses or response in lines:
+        what = f"{response!r} stands twice for {prompt!r}" if response in lines else f"{response!r} is no column"
         raise file.fault(number, RESPONSE, what, f"give each of {', '.join(file.responses)} one line for every prompt")
     wins = [_win(file, number, response, name, cells[name]) for name in file.responses]
     line = _Line(number, wins)
@@ -149,7 +151,7 @@ def _add(file: _File, number: int, row: Sequence[str]) -> None:
             setattr(line, name, _number(file, number, name, cells[name]))
     if line.reference <= 0 and REFERENCE in cells:
         raise file.fault(number, REFERENCE, f"{line.reference:g} is no probability above 0", "give every response some")
-    own[response] = line
+    lines[response] = line
 
 
 def _win(file: _File, number: int, response: str, opponent: str, text: str) -> float:
@@ -174,15 +176,15 @@ def _number(file: _File, number: int, column: str, text: str) -> float:
     return value
 
 
-def _complete(file: _File, prompt: str, own: dict[str, _Line]) -> dict[str, _Line]:
-    missing = [name for name in file.responses if name not in own]
+def _complete(file: _File, prompt: str, lines: dict[str, _Line]) -> dict[str, _Line]:
+    missing = [name for name in file.responses if name not in lines]
     if missing:
-        last = max(line.number for line in own.values())
+        last = max(line.number for line in lines.values())
         raise file.fault(last, RESPONSE, f"{prompt!r} has no line for {missing[0]!r}", "give every response a line")
-    return own
+    return lines
 
 
-def _check_pairs(file: _File, own: Sequence[_Line], matrix: np.ndarray) -> None:
+def _check_pairs(file: _File, lines: Sequence[_Line], matrix: np.ndarray) -> None:
     """p(a > b) + p(b > a) = 1."""
     off = np.argwhere(np.abs(matrix + matrix.T - 1) > _ROUNDING)
     if len(off):
@@ -190,16 +192,16 @@ def _check_pairs(file: _File, own: Sequence[_Line], matrix: np.ndarray) -> None:
         first, second = file.responses[i], file.responses[j]
         total = f"p({first} > {second}) = {matrix[i, j]:g} and p({second} > {first}) = {matrix[j, i]:g}"
         raise file.fault(
-            own[j].number,
+            lines[j].number,
             first,
-            f"{total} (line {own[i].number}) add up to {matrix[i, j] + matrix[j, i]:g}",
+            f"{total} (line {lines[i].number}) add up to {matrix[i, j] + matrix[j, i]:g}",
             "make them add up to 1",
         )
 
 
-def _law(file: _File, own: Sequence[_Line]) -> list[float]:
-    total = sum(line.reference for line in own)
+def _law(file: _File, lines: Sequence[_Line]) -> list[float]:
+    total = sum(line.reference for line in lines)
     if abs(total - 1) > _ROUNDING:
-        at = own[-1].number
+        at = lines[-1].number
         raise file.fault(at, REFERENCE, f"the prompt's references add up to {total:g}", "make them add up to 1")
-    return [line.reference / total for line in own]
+    return [line.reference / total for line in lines]

@@ -20,10 +20,10 @@ _CONCENTRATION = 2.0
 
 def tables(world: World) -> Tables:
     """The arrays of a world. Raises GoodhartError for a file that cannot be read."""
-    found = read_tables(world) if world.kind == CSV else _drawn(world)
-    reference = found.reference if world.reference == "column" else _reference(world, found.wins.shape[:2])
-    found = replace(found, reference=reference)
-    return found if world.reward == "given" else replace(found, reward=log_win_rate(found.wins, reference))
+    result = read_tables(world) if world.kind == CSV else _drawn(world)
+    reference = result.reference if world.reference == "column" else _reference(world, result.wins.shape[:2])
+    result = replace(result, reference=reference)
+    return result if world.reward == "given" else replace(result, reward=log_win_rate(result.wins, reference))
 
 
 def _reference(world: World, shape: tuple[int, ...]) -> Law:

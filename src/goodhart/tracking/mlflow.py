@@ -40,8 +40,8 @@ class Mlflow:
 
     def open(self, subject: Subject) -> Run:
         """The run with the subject's tag."""
-        found = self.client.get_experiment_by_name(subject.group)
-        experiment = found.experiment_id if found else self.client.create_experiment(subject.group, self.artifacts)
+        group = self.client.get_experiment_by_name(subject.group)
+        experiment = group.experiment_id if group else self.client.create_experiment(subject.group, self.artifacts)
         known = self.client.search_runs([experiment], f"tags.`{_TAG}` = '{subject.id}'", max_results=1)
         if known:
             return Run(self.client, known[0].info.run_id)
@@ -93,7 +93,7 @@ class Run:
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, value in settings.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
-    return found
+        result |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return result

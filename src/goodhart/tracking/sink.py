@@ -120,9 +120,9 @@ class Run:
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a step's record by the names that trackers have them under; times are in seconds."""
     stages = {f"seconds/{stage}": float(spent["seconds"]) for stage, spent in record.get("stages", {}).items()}
-    own = {f"train/{name}": float(value) for name, value in record.items() if isinstance(value, int | float)}
-    own.pop("train/step")
-    return {"step": float(record["step"]), **own, **stages}
+    values = {f"train/{name}": float(value) for name, value in record.items() if isinstance(value, int | float)}
+    values.pop("train/step")
+    return {"step": float(record["step"]), **values, **stages}
 
 
 def plain(text: str) -> str:
