@@ -12,7 +12,7 @@ from goodhart.analysis import noise
 from goodhart.analysis.contrasts import estimate
 from goodhart.analysis.hypotheses import Contrast, Hypothesis, Looks
 from goodhart.analysis.interval import around
-from goodhart.analysis.noise import by_statistic, found
+from goodhart.analysis.noise import by_statistic, finished_contrasts
 from goodhart.analysis.power import Design, Variances, excess, forecast, key, known, visible, visible_at
 from goodhart.analysis.study_tables import Tables
 from goodhart.analysis.table import read
@@ -100,7 +100,7 @@ def tables_of(rows):
 def measured():
     rows = world(responses=3)
     single = [tables_of([r for r in rows if r["sample"] == k]) for k in range(3)]
-    (each,) = found(tables_of(rows), [replace(GAP, statistic="peak")], single)
+    (each,) = finished_contrasts(tables_of(rows), [replace(GAP, statistic="peak")], single)
     return each
 
 
@@ -115,7 +115,7 @@ def test_the_parts_of_known_noise_are_found_again(measured):
 
 
 def test_with_one_response_the_interaction_holds_it():
-    (each,) = found(tables_of(world(responses=1)), [replace(GAP, statistic="peak")], [])
+    (each,) = finished_contrasts(tables_of(world(responses=1)), [replace(GAP, statistic="peak")], [])
     assert each.variances.responses == 0.0
     assert each.variances.interaction == pytest.approx(0.26, rel=0.1)
 
@@ -128,7 +128,7 @@ def test_the_forecast_of_a_studys_own_design_is_what_was_found(measured):
 
 def test_of_a_statistic_without_parts_the_seeds_have_all(monkeypatch):
     tables = tables_of(world(responses=1, seeds=3, prompts=8))
-    (each,) = found(tables, [replace(GAP, statistic="best possible")], [])
+    (each,) = finished_contrasts(tables, [replace(GAP, statistic="best possible")], [])
     se = estimate(tables, each.contrast).interval.se
     assert each.variances == Variances(se**2 * 3 / 2, 0.0, 0.0, 0.0)
     made = noise.by_statistic([each])
@@ -136,7 +136,7 @@ def test_of_a_statistic_without_parts_the_seeds_have_all(monkeypatch):
 
 
 def test_one_seed_says_nothing_of_seeds():
-    assert found(tables_of(world(responses=1, seeds=1, prompts=8)), [GAP], []) == []
+    assert finished_contrasts(tables_of(world(responses=1, seeds=1, prompts=8)), [GAP], []) == []
 
 
 def test_the_shipped_noise_can_be_read_and_is_of_what_studies_ask():

@@ -169,14 +169,14 @@ def differing(value: Any) -> Any:
         return {name: differing(each) for name, each in value.items()}
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return plain_data(value)
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for field in dataclasses.fields(value):
-        own = getattr(value, field.name)
+        setting = getattr(value, field.name)
         if field.metadata.get("flat"):
-            found |= differing(own)
-        elif own != _default(field):
-            found[field.name] = differing(own)
-    return found
+            result |= differing(setting)
+        elif setting != _default(field):
+            result[field.name] = differing(setting)
+    return result
 
 
 def build(kind: type[T], data: object, where: str = "") -> T:
@@ -245,11 +245,11 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:
 
 def _keys(kind: Any) -> list[str]:
     """The keys of a dataclass in plain data, with those of what is flat in it."""
-    hints, found = typing.get_type_hints(kind), list[str]()
+    hints, result = typing.get_type_hints(kind), list[str]()
     for field in dataclasses.fields(kind):
         if field.metadata.get("read", True):
-            found += _keys(hints[field.name]) if field.metadata.get("flat") else [field.name]
-    return found
+            result += _keys(hints[field.name]) if field.metadata.get("flat") else [field.name]
+    return result
 
 
 def _built(kind: Any, data: dict[str, Any], where: str) -> Any:
@@ -259,8 +259,8 @@ def _built(kind: Any, data: dict[str, Any], where: str) -> Any:
         name = field.name
         default = None if field.default is dataclasses.MISSING else field.default
         if field.metadata.get("flat"):
-            own = {key: data[key] for key in _keys(hints[name]) if key in data}
-            values[name] = _dataclass(hints[name], _merge(default, own), where)
+            part = {key: data[key] for key in _keys(hints[name]) if key in data}
+            values[name] = _dataclass(hints[name], _merge(default, part), where)
         elif name in data:
             values[name] = _convert(hints[name], _merge(default, data[name]), _join(where, name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -279,12 +279,12 @@ def _merge(default: object, data: object) -> object:
 
 def _values(value: Any) -> dict[str, Any]:
     """The fields of a dataclass by their keys in plain data."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for field in dataclasses.fields(value):
-        own = getattr(value, field.name)
+        each = getattr(value, field.name)
         if field.metadata.get("read", True):
-            found |= _values(own) if field.metadata.get("flat") else {field.name: own}
-    return found
+            result |= _values(each) if field.metadata.get("flat") else {field.name: each}
+    return result
 
 
 def _join(where: str, name: str) -> str:
@@ -294,7 +294,7 @@ def _join(where: str, name: str) -> str:
 def plain_data(value: object) -> Any:
     """Dataclasses, tuples and paths as mappings, lists and strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: plain_data(own) for name, own in _values(value).items()}
+        return {name: plain_data(each) for name, each in _values(value).items()}
     if isinstance(value, dict):
         return {str(k): plain_data(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -322,12 +322,12 @@ def _essential(value: object, base: object) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept: dict[str, Any] = {}
         for field in dataclasses.fields(value):
-            own = getattr(value, field.name)
+            setting = getattr(value, field.name)
             default = getattr(base, field.name) if type(base) is type(value) else _default(field)
             if field.metadata.get("flat"):
-                kept |= _essential(own, default)
-            elif field.metadata.get("decides", True) and own != default:
-                kept[field.name] = _essential(own, default)
+                kept |= _essential(setting, default)
+            elif field.metadata.get("decides", True) and setting != default:
+                kept[field.name] = _essential(setting, default)
         return kept
     if isinstance(value, dict):
         return {str(k): _essential(v, None) for k, v in value.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from goodhart import functions
 from goodhart.analysis.hypotheses import Contrast, League, implied
-from goodhart.analysis.noise import Found
+from goodhart.analysis.noise import FinishedContrast
 from goodhart.analysis.power import ERROR, Design, forecast, known, sides
 from goodhart.cells.cell import closure
 from goodhart.config import build
@@ -231,10 +231,10 @@ def design_grid(sizes: Sizes) -> Grid:
 
 def designs(study: Study) -> list[Study]:
     """The study at other sizes and at its own, all of them looked at once."""
-    own = design_of(study)
-    seeds = sorted({*SEEDS, own.seeds})
-    prompts = sorted({max(own.prompts // 2, 2), own.prompts, 2 * own.prompts})
-    responses = sorted({*RESPONSES, own.responses})
+    design = design_of(study)
+    seeds = sorted({*SEEDS, design.seeds})
+    prompts = sorted({max(design.prompts // 2, 2), design.prompts, 2 * design.prompts})
+    responses = sorted({*RESPONSES, design.responses})
     return [resized(study, *size) for size in product(seeds, prompts, responses)]
 
 
@@ -247,16 +247,16 @@ def resized(study: Study, seeds: int, prompts: int, responses: int) -> Study:
     return replace(study, seeds=first, looks=None, task=task, measurement=measured)
 
 
-def held_against(own: Known, general: Known, asked: Sequence[Contrast]) -> tuple[Against, ...]:
+def held_against(measured: Known, general: Known, asked: Sequence[Contrast]) -> tuple[Against, ...]:
     """Forecast standard errors over those of the finished study, for the contrasts that it has."""
 
-    def over(each: Found, noise: Known) -> float | None:
+    def over(each: FinishedContrast, noise: Known) -> float | None:
         variances = known(noise.variances, each.contrast)
         return each.ratio(variances) if variances else None
 
     return tuple(
-        Against(named(each.contrast), each.interval.se, over(each, own), over(each, general))
-        for each in own.found
+        Against(named(each.contrast), each.interval.se, over(each, measured), over(each, general))
+        for each in measured.contrasts
         if each.contrast in asked
     )
 

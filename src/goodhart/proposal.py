@@ -209,10 +209,10 @@ def _named(name: str, folder: Path) -> str:
     path = Path(name).expanduser()
     if name in PRESETS_SHIPPED or not path.exists():
         return name
-    full, own = (Path(os.path.abspath(each)) for each in (path, folder))  # a link stays the name that it is  # noqa: PTH100
-    if not full.is_relative_to(own):
+    full, base = (Path(os.path.abspath(each)) for each in (path, folder))  # a link stays the name that it is  # noqa: PTH100
+    if not full.is_relative_to(base):
         return str(full)
-    inside = full.relative_to(own).as_posix()
+    inside = full.relative_to(base).as_posix()
     return f"./{inside}" if full.is_dir() else inside
 
 
@@ -221,11 +221,11 @@ def _portions(folders: Mapping[str, Path], limits: Limits, sizes: Sizes, room: R
     policy, golden = folders["policy"], folders["golden.model"]
     lengths, batch = (limits.prompt, limits.response), _at_most(32, sizes.labels)
     arm = Need.of(policy, {policy: 2}, *lengths)
-    judge, own = Need.of(golden, {}, *lengths), Need.of(policy, {}, *lengths)
+    judge, alone = Need.of(golden, {}, *lengths), Need.of(policy, {}, *lengths)
     return Portions(
-        sft=own.rows(room, _at_most(64, sizes.train_pairs)),
+        sft=alone.rows(room, _at_most(64, sizes.train_pairs)),
         golden=judge.rows(room, batch),
-        proxy=own.rows(room, batch),
+        proxy=alone.rows(room, batch),
         arms=arm.rows(room, batch),
         fits=arm.fits(room) and judge.fits(room),
     )

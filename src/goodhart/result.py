@@ -44,7 +44,7 @@ class Frontier:
     """setting, seed, step, kl and value with their 95% intervals."""
 
     @classmethod
-    def of(cls, found: ArmFrontier, measure: str) -> Frontier:
+    def of(cls, frontier: ArmFrontier, measure: str) -> Frontier:
         """The same as the report has it."""
         rows = [
             {
@@ -54,9 +54,9 @@ class Frontier:
                 **{f"kl{end}": value for end, value in _ends(at.kl).items()},
                 **{f"value{end}": value for end, value in _ends(at.value).items()},
             }
-            for at in found.checkpoints
+            for at in frontier.checkpoints
         ]
-        return cls(found.arm, measure, found.envelope, found.peak, pa.Table.from_pylist(rows))
+        return cls(frontier.arm, measure, frontier.envelope, frontier.peak, pa.Table.from_pylist(rows))
 
     @property
     def kl(self) -> Float[np.ndarray, " budget"]:
@@ -191,10 +191,10 @@ class Result:
     def frontier(self, arm: str, measure: str = MAIN) -> Frontier:
         """An arm's measure against KL on held-out prompts. Raises GoodhartError for an arm or measure it has not."""
         self._known(arm, measure)
-        found = self.findings.frontier(measure, arm)
-        if found is None or not found.checkpoints:
+        frontier = self.findings.frontier(measure, arm)
+        if frontier is None or not frontier.checkpoints:
             raise GoodhartError(f"{arm!r} was not measured by {measure}", "take another measure")
-        return Frontier.of(found, measure)
+        return Frontier.of(frontier, measure)
 
     def gap(self, first: str, second: str, measure: str = MAIN) -> Gap:
         """First arm less second at equal KL on held-out prompts.
@@ -222,9 +222,9 @@ class Result:
         every = measure_summary(self._tables, measure, (first, second))
         if not every.comparisons or not all(arm.checkpoints for arm in every.arms):
             return None
-        (found,) = every.comparisons
-        gap = found.gap
-        return Gap(first, second, measure, gap.mean, found.settings.mean, gap.common, gap.curve, gap_line(gap))
+        (comparison,) = every.comparisons
+        gap = comparison.gap
+        return Gap(first, second, measure, gap.mean, comparison.settings.mean, gap.common, gap.curve, gap_line(gap))
 
     @cached_property
     def _tables(self) -> Tables:
@@ -306,12 +306,12 @@ class Plots:
         """
         from goodhart.report import frontier_figure, theme
 
-        found, axes = self.result.gap(first, second, measure), _axes(ax)
-        if found.curve is None:
-            raise GoodhartError(found.line, "take arms whose ranges of KL meet")
+        gap, axes = self.result.gap(first, second, measure), _axes(ax)
+        if gap.curve is None:
+            raise GoodhartError(gap.line, "take arms whose ranges of KL meet")
         axes.axhline(0.0, color=theme.REFERENCE, lw=1, ls=":")
         style = theme.styles([first])[first]
-        frontier_figure.draw_curve(axes, found.curve, style)
+        frontier_figure.draw_curve(axes, gap.curve, style)
         axes.set_ylabel(f"{theme.shown(first)} − {theme.shown(second)}")
         frontier_figure.kl_axes([axes])
         return axes
@@ -326,5 +326,5 @@ def _axes(ax: Axes | None) -> Axes:
     return axes
 
 
-def _ends(found: Interval) -> dict[str, float]:
-    return {"": found.estimate, "_low": found.low, "_high": found.high}
+def _ends(interval: Interval) -> dict[str, float]:
+    return {"": interval.estimate, "_low": interval.low, "_high": interval.high}

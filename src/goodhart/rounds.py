@@ -65,8 +65,8 @@ def limit(study: Study, *, until_decided: bool, within: str) -> float | None:
 
 def seconds_of(flag: str, text: str) -> float:
     """The seconds of a time as a flag has it. Raises GoodhartError if it is none."""
-    found = _TIME.fullmatch(text.replace(" ", ""))
-    seconds = sum(float(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    match = _TIME.fullmatch(text.replace(" ", ""))
+    seconds = sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     if not seconds:
         raise GoodhartError(f"{flag} is {text!r}", "give a time, for example 3h, 90m or 1h30m")
     return seconds
@@ -134,9 +134,9 @@ def _not_begun(now: Round, later: Round, left: float | None) -> str:
     return f"{about}; --until-decided goes on with it"
 
 
-def ahead(found: Prospect, cells: int, workers: Workers) -> str:
+def ahead(expected: Prospect, cells: int, workers: Workers) -> str:
     """How many cells are done, and how long the others take."""
-    line = f"{cells - found.missing} of {cells} cells are done"
+    line = f"{cells - expected.missing} of {cells} cells are done"
     number = f"{workers.number} workers on this machine" if workers.number < MANY else "every core that they can use"
-    about = f"; the others take about {duration(found.wall)} with {number}"
-    return line + (about if found.missing else "")
+    about = f"; the others take about {duration(expected.wall)} with {number}"
+    return line + (about if expected.missing else "")

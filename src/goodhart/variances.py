@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from goodhart.analysis.hypotheses import implied
-from goodhart.analysis.noise import Found, by_statistic, found
+from goodhart.analysis.noise import FinishedContrast, by_statistic, finished_contrasts
 from goodhart.analysis.power import Variances
 from goodhart.analysis.study_tables import Tables
 from goodhart.cells.store import write_atomically
@@ -32,7 +32,7 @@ class Known:
     origin: str
     single: bool
     """Whether all of them are of one response to each prompt."""
-    found: Sequence[Found] = ()
+    contrasts: Sequence[FinishedContrast] = ()
 
 
 def of_folder(folder: Path) -> Known | None:
@@ -45,11 +45,11 @@ def of_folder(folder: Path) -> Known | None:
     return Known(by_statistic(made), f"the rows of {contents.name}", single, made)
 
 
-def _contrasts(contents: Contents) -> list[Found]:
+def _contrasts(contents: Contents) -> list[FinishedContrast]:
     """Every contrast that the study asks, said or implied, with its companions."""
     hypotheses = contents.hypotheses or implied([arm for arm in contents.arms if arm not in contents.untrained])
     every = {contrast: None for each in hypotheses.values() for contrast, _ in each.asked()}
-    return found(replace(tables_of(contents), resamples=RESAMPLES), list(every), _single(contents))
+    return finished_contrasts(replace(tables_of(contents), resamples=RESAMPLES), list(every), _single(contents))
 
 
 def _single(contents: Contents) -> list[Tables]:
@@ -76,7 +76,7 @@ def write_shipped(folders: Sequence[Path]) -> None:
     parts = [known for folder in folders if (known := of_folder(folder))]
     entries: dict[str, dict[str, float]] = {}
     for single in (True, False):
-        made = [each for part in parts if part.single == single for each in part.found]
+        made = [each for part in parts if part.single == single for each in part.contrasts]
         entries |= {name: _rounded(each) for name, each in by_statistic(made).items()}
     names = list(dict.fromkeys(read_contents(folder).name for folder in folders))
     one = all(part.single for part in parts)

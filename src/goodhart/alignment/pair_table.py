@@ -98,10 +98,10 @@ def read_labelled(
     chosen = ds.field("split") == split
 
     def load(places: Int[np.ndarray, " chosen"]) -> Callable[[int], tuple[Prompt, Pair]]:
-        found = rows_at(path, SCHEMA, chosen, places, ["prompt", "first", "second"])
-        ids = found.column("prompt").to_pylist()
+        rows = rows_at(path, SCHEMA, chosen, places, ["prompt", "first", "second"])
+        ids = rows.column("prompt").to_pylist()
         tokens = prompt_tokens(prompt_table, ids)
-        first, second = (token_lists(found.column(name)) for name in ("first", "second"))
+        first, second = (token_lists(rows.column(name)) for name in ("first", "second"))
         return lambda at: (Prompt(ids[at], tokens(ids[at])), (first(at), second(at)))
 
     labels = [part.column("label").to_numpy() for part in tables(path, SCHEMA, chosen, ["label"])]

@@ -89,11 +89,11 @@ def used_places(steps: range, batch: int, size: int, seed: int) -> Int[np.ndarra
     first, last = steps.start * batch, max(steps.start, steps.stop) * batch
     if last - first >= 2 * size:
         return np.arange(size)
-    found = [
+    epochs = [
         permutation(size, seed, "order of pairs", epoch)[max(first - epoch * size, 0) : last - epoch * size]
         for epoch in range(first // size, -(-last // size))
     ]
-    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *found]))
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *epochs]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ Sides = dict[str, Float[np.ndarray, "seed prompt"]]
 
 
 @dataclass(frozen=True)
-class Found:
+class FinishedContrast:
     """A contrast of a finished study: its interval, and the variances behind it where they can be told apart."""
 
     contrast: Contrast
@@ -38,28 +38,30 @@ class Found:
         return expected.se / self.interval.se if self.interval.se > 0 else 0.0
 
 
-def found(tables: Tables, contrasts: Iterable[Contrast], single: Sequence[Tables]) -> list[Found]:
+def finished_contrasts(
+    tables: Tables, contrasts: Iterable[Contrast], single: Sequence[Tables]
+) -> list[FinishedContrast]:
     """The contrasts that have an interval over two seeds or more.
 
     `single` are the same tables with one response to each prompt; none where there is no more than one.
     """
     arms = len(trained(tables.matrix("held_out"), tables.untrained))
-    made: list[Found] = []
+    made: list[FinishedContrast] = []
     for contrast in contrasts:
         interval = estimate(tables, contrast).interval
         if interval is not None and interval.seeds > 1 and interval.prompts > 1 and np.isfinite(interval.se):
             parts = _parts(tables, contrast, single)
             design = Design(interval.seeds, interval.prompts, max(len(single), 1), arms)
-            made.append(Found(contrast, interval, parts or _seeds_alone(contrast, interval), design))
+            made.append(FinishedContrast(contrast, interval, parts or _seeds_alone(contrast, interval), design))
     return made
 
 
-def by_statistic(made: Iterable[Found]) -> dict[str, Variances]:
+def by_statistic(made: Iterable[FinishedContrast]) -> dict[str, Variances]:
     """One entry for each statistic and measure: the mean over its contrasts.
 
     The factor is the median over them of the interval's variance over the one that is expected with fixed picks.
     """
-    groups: dict[str, list[Found]] = {}
+    groups: dict[str, list[FinishedContrast]] = {}
     for each in made:
         groups.setdefault(key(each.contrast), []).append(each)
     entries: dict[str, Variances] = {}
