@@ -15,16 +15,16 @@ def adopted(work: Workplace) -> dict[str, Any]:
 
     Raises GoodhartError for files that have changed since, or a tokenizer that is not the SFT policy's.
     """
-    own = load_tokenizer(work.inputs["sft"] / "final")
+    expected = load_tokenizer(work.inputs["sft"] / "final")
     names: list[str] = []
     for number, digest in enumerate(work.settings["models"], 1):
         name = work.places[f"models.{number - 1}"]
         folder = locate({"name": name, "digest": digest})
         tokenizer = load_tokenizer(folder)
-        if tokenizer.get_vocab() != own.get_vocab() or tokenizer.eos_token_id != own.eos_token_id:
+        if tokenizer.get_vocab() != expected.get_vocab() or tokenizer.eos_token_id != expected.eos_token_id:
             problem = f"the policy {name!r} has another tokenizer than the study's"
             raise GoodhartError(problem, "adopt one that was trained from the study's model")
         # the study's tokenizer is saved with it: prompts and responses are token ids of that one
-        save_policy(load_model(folder), own, work.folder / f"step-{number}", work, f"Adopted policy {name}")
+        save_policy(load_model(folder), expected, work.folder / f"step-{number}", work, f"Adopted policy {name}")
         names.append(name)
     return {"adopted": names}

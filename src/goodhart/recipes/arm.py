@@ -224,16 +224,16 @@ def with_row(arm: Any, where: str) -> Any:
         return _with_checkpoint(arm, where)
     if not isinstance(arm, dict) or "method" not in arm:
         return arm
-    own: dict[str, Any] = {key: value for key, value in arm.items() if key != "method"}
+    given: dict[str, Any] = {key: value for key, value in arm.items() if key != "method"}
     try:
-        found = row(str(arm["method"]))
+        listed = row(str(arm["method"]))
     except GoodhartError as error:
         raise GoodhartError(f"{where}: {error.problem}", error.remedy) from error
-    base: dict[str, Any] = {"name": str(arm["method"]), "beta": [] if found.beta is None else [found.beta]}
-    base |= essential(found.method)
-    if isinstance(own.get("parameters"), dict):
-        own["parameters"] = {**found.method.parameters, **own["parameters"]}
-    return {**base, **own}
+    base: dict[str, Any] = {"name": str(arm["method"]), "beta": [] if listed.beta is None else [listed.beta]}
+    base |= essential(listed.method)
+    if isinstance(given.get("parameters"), dict):
+        given["parameters"] = {**listed.method.parameters, **given["parameters"]}
+    return {**base, **given}
 
 
 def _with_checkpoint(arm: dict[str, Any], where: str) -> dict[str, Any]:

@@ -77,8 +77,8 @@ def _judge_all(work: Workplace, panel: Panel, drawn: list[list[list[int]]], toke
     values: list[dict[str, Float[np.ndarray, " prompt"]]] = []
     scores: list[dict[str, Float[np.ndarray, " prompt"]]] = []
     for number in range(len(drawn[0])):
-        own = {name: by_sample[number] for name, by_sample in answers.items()}
-        wins = {column: np.array(each) for column, each in verdicts(own).items()}
+        by_judge = {name: by_sample[number] for name, by_sample in answers.items()}
+        wins = {column: np.array(each) for column, each in verdicts(by_judge).items()}
         if hidden is not None:
             wins["hidden"] = hidden([tokenizer.decode(row[number], skip_special_tokens=True) for row in drawn])
         values.append(wins)

@@ -53,9 +53,9 @@ def docstring_part(work: Workplace) -> dict[str, Any]:
     reasons: Counter[str] = Counter()
     for number, package in enumerate(packages):
         work.say(number, len(packages), package)
-        found, left_out = docstrings.collect([package])
+        usable, left_out = docstrings.collect([package])
         reasons.update(left_out)
-        rows.extend(asdict(item) for item in found)
+        rows.extend(asdict(item) for item in usable)
     columns = ("package", "name", "summary", "body")
     pq.write_table(pa.table({c: [row[c] for row in rows] for c in columns}), work.folder / "docstrings.parquet")
     return {"left out": dict(reasons)}
@@ -116,11 +116,11 @@ def _examples(corpus: Path, text_task: TextTask, reasons: Counter[str]) -> list[
     examples: list[dict[str, Any]] = []
     for row in pq.read_table(corpus).to_pylist():
         side = row.pop("side")
-        found = text_task.example(docstrings.Docstring(**row))
-        if isinstance(found, str):
-            reasons[found] += 1
+        example = text_task.example(docstrings.Docstring(**row))
+        if isinstance(example, str):
+            reasons[example] += 1
             continue
-        text, line = found
+        text, line = example
         digest = hashlib.sha256(f"{text}\0{line}".encode()).hexdigest()[:16]
         examples.append({"id": digest, "side": side, "package": row["package"], "text": text, "reference": line})
     return examples
@@ -132,7 +132,7 @@ def _encoded(
     """The examples with `tokens` of the framed prompt and of the human `line`, without those of a line too long."""
     backend = tokenizer.backend_tokenizer
     human = [row["reference"] for row in examples]
-    lines = [found.ids for found in backend.encode_batch_fast(human, add_special_tokens=False)]
+    lines = [encoding.ids for encoding in backend.encode_batch_fast(human, add_special_tokens=False)]
     opening, closing = prompt_frame(tokenizer, foreign_closing)
     room = task.max_prompt - len(opening) - len(closing)
     if room < 1:
@@ -151,17 +151,17 @@ def _encoded(
 
 def beginnings(backend: Any, texts: Sequence[str], room: int) -> list[list[int]]:
     """The tokens of each text, or the first of them and more than `room`; long texts are not tokenized to their end."""
-    found: list[list[int]] = [[] for _ in texts]
+    result: list[list[int]] = [[] for _ in texts]
     waiting, characters = list(range(len(texts))), CHARACTERS_PER_TOKEN * room
     while waiting:
         parts = [_beginning(texts[i], characters) for i in waiting]
         cut = [len(part) < len(texts[i]) for i, part in zip(waiting, parts, strict=True)]
         encoded = backend.encode_batch_fast(parts, add_special_tokens=False)
         for i, each, shortened in zip(waiting, encoded, cut, strict=True):
-            found[i] = each.ids[:-MARGIN] if shortened else each.ids
-        waiting = [i for i, shortened in zip(waiting, cut, strict=True) if shortened and len(found[i]) <= room]
+            result[i] = each.ids[:-MARGIN] if shortened else each.ids
+        waiting = [i for i, shortened in zip(waiting, cut, strict=True) if shortened and len(result[i]) <= room]
         characters *= 4
-    return found
+    return result
 
 
 def _beginning(text: str, characters: int) -> str:
@@ -195,8 +195,8 @@ def preference_prompts(work: Workplace) -> dict[str, Any]:
         for side, places in sides:
             examples = _good_first(loaded.examples, places) if alone else loaded.examples.at(places)
             examples = told(examples, f"tokenised, {side}", len(places), say)
-            found = encode_examples(examples, tokenizer, framing, task.max_prompt, task.max_response)
-            for part in batched(found, _PART):
+            encoded = encode_examples(examples, tokenizer, framing, task.max_prompt, task.max_response)
+            for part in batched(encoded, _PART):
                 reasons.update(each for each in part if isinstance(each, str))
                 written.add(side, [each for each in part if not isinstance(each, str)])
         if not written.pairs["train"]:

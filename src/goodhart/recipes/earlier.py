@@ -25,33 +25,33 @@ class Earlier:
     @classmethod
     def read(cls, paths: Iterable[Path], draw: str) -> Earlier:
         """Tables with columns `split`, `prompt` and the one that numbers the draws of a prompt."""
-        found: list[tuple[dict[Key, Piece], pa.Table]] = []
+        tables: list[tuple[dict[Key, Piece], pa.Table]] = []
         for path in paths:
             table = pq.read_table(path)
             sizes: dict[str, int] = {}
             for split, prompts in _by_split(table).items():
                 sizes[split] = len(prompts)
             draws = max(table.column(draw).to_pylist()) + 1
-            found.append(({(p.split, p.prompts, p.draws): p for p in pieces(sizes, draws)}, table))
-        return cls(found)
+            tables.append(({(p.split, p.prompts, p.draws): p for p in pieces(sizes, draws)}, table))
+        return cls(tables)
 
     def find(self, piece: Piece, prompts: Sequence[str]) -> pa.Table | None:
         """The rows of a piece, if one of the tables has just this piece of just these prompts."""
         expected = [prompt for prompt in prompts for _ in piece.draws]
         for by_key, table in self.tables:
-            own = by_key.get((piece.split, piece.prompts, piece.draws))
-            if own is not None:
-                rows = table.slice(own.start, len(own.rows))
+            known = by_key.get((piece.split, piece.prompts, piece.draws))
+            if known is not None:
+                rows = table.slice(known.start, len(known.rows))
                 if rows.column("prompt").to_pylist() == expected:
                     return rows
         return None
 
 
 def _by_split(table: pa.Table) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    result: dict[str, set[str]] = {}
     for split, prompt in zip(table.column("split").to_pylist(), table.column("prompt").to_pylist(), strict=True):
-        found.setdefault(split, set()).add(prompt)
-    return found
+        result.setdefault(split, set()).add(prompt)
+    return result
 
 
 def inputs_of(folder: Path) -> dict[str, Path]:
@@ -62,8 +62,8 @@ def inputs_of(folder: Path) -> dict[str, Path]:
 
 def same_files(first: Path, second: Path, below: str) -> bool:
     """Whether two finished cells hold the same files in a folder of theirs, but for what is written for people."""
-    own = [_listed(folder, below) for folder in (first, second)]
-    return bool(own[0]) and own[0] == own[1]
+    files = [_listed(folder, below) for folder in (first, second)]
+    return bool(files[0]) and files[0] == files[1]
 
 
 def _listed(folder: Path, below: str) -> dict[str, Any]:

@@ -34,6 +34,6 @@ def has_both(marks: Batch) -> bool:
 def _mark_quality(model: PairJudge, marks: Batch) -> dict[str, Any]:
     """The AUC with its 95% interval as `accuracy`, and the loss."""
     assert marks.mark is not None
-    found, good = quality_of_marks(model, marks), int(marks.mark.sum())
-    low, high = auc_interval(found.accuracy, good, len(marks) - good)
-    return {**asdict(found), "low": low, "high": high, "good": good}
+    quality, good = quality_of_marks(model, marks), int(marks.mark.sum())
+    low, high = auc_interval(quality.accuracy, good, len(marks) - good)
+    return {**asdict(quality), "low": low, "high": high, "good": good}

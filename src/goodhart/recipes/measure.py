@@ -52,13 +52,15 @@ def evaluation(work: Workplace) -> dict[str, Any]:
         for piece in pieces(panel.sizes, int(work.settings["responses"]))
     ]
     known = [earlier.find(each.piece, each.ids) for each in asked]
-    parts = [found.to_pydict() if found else {} for found in known]
+    parts = [rows.to_pydict() if rows else {} for rows in known]
     layout, classified = _by_policy(work, below, asked, parts)
     answers = {name: _by_judge(work, name, asked, parts, theirs[name]) for name in JUDGES}
     tables: list[pa.Table] = []
     for number, (each, columns) in enumerate(zip(asked, parts, strict=True)):
-        own = {name: by_piece[number] for name, by_piece in answers.items()}
-        columns |= verdicts(own) | {f"{n}_{w}": margins for n, mine in own.items() for w, margins in mine.items()}
+        by_judge = {name: by_piece[number] for name, by_piece in answers.items()}
+        columns |= verdicts(by_judge) | {
+            f"{n}_{w}": margins for n, mine in by_judge.items() for w, margins in mine.items()
+        }
         tables.append(pa.table({**columns, "split": [each.piece.split] * len(each.piece.rows)}, schema=_ROWS))
     table = pa.concat_tables(tables)
     pq.write_table(table, work.folder / ROWS_FILE)
@@ -111,8 +113,8 @@ def _by_policy(work: Workplace, below: str, asked: Sequence[_Asked], parts: list
     for source, split, name in (("labels", "train", "train"), ("tests", "test", "held_out")):
         pairs, ids, _ = read_pairs(work.inputs[source] / "pairs.parquet", split, index)
         size = min(len(pairs), int(work.settings["pairs"]))
-        found = classify(policy, pairs[:size])
-        classified.append(pa.table({**found, "pair": ids[:size], "split": [name] * size}))
+        columns = classify(policy, pairs[:size])
+        classified.append(pa.table({**columns, "pair": ids[:size], "split": [name] * size}))
     work.watch.lap("evaluate")
     return policy.layout, pa.concat_tables(classified)
 
@@ -186,10 +188,10 @@ def classified_stream(work: Workplace) -> dict[str, Any]:
     assert pairs.label is not None
     known = pairs.under(reference_name(work))
     assert known is not None
-    found = {PROXY: pairs.label - 0.5}
+    margins = {PROXY: pairs.label - 0.5}
     for name, step in work.settings["last"].items():
         rho = _scored_by(work, work.inputs[f"classifier {name}"] / f"step-{step}", pairs) - known
-        found[name] = rho[:, 0] - rho[:, 1]
+        margins[name] = rho[:, 0] - rho[:, 1]
     work.watch.lap("evaluate")
     at = [(step, ids[i]) for step, part in ends.items() for i in part]
     parts = [
@@ -202,7 +204,7 @@ def classified_stream(work: Workplace) -> dict[str, Any]:
                 "correct": (np.sign(margin) * np.sign(golden - 0.5) + 1) / 2,
             }
         )
-        for name, margin in found.items()
+        for name, margin in margins.items()
     ]
     pq.write_table(pa.concat_tables(parts), work.folder / "rows.parquet")
     return {"pairs": len(pairs)}

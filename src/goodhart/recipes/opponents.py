@@ -49,12 +49,12 @@ def opponents(work: Workplace) -> dict[str, Any]:
     parts: list[dict[str, list[Any]]] = [
         {
             "split": [piece.split] * len(piece.rows),
-            "prompt": [each.id for each in own for _ in piece.draws],
-            "opponent": [j for _ in own for j in piece.draws],
+            "prompt": [each.id for each in asked for _ in piece.draws],
+            "opponent": [j for _ in asked for j in piece.draws],
         }
-        for piece, own in zip(every, prompts, strict=True)
+        for piece, asked in zip(every, prompts, strict=True)
     ]
-    known = [earlier.find(piece, [each.id for each in own]) for piece, own in zip(every, prompts, strict=True)]
+    known = [earlier.find(piece, [each.id for each in asked]) for piece, asked in zip(every, prompts, strict=True)]
     for name, folder in folders.items():  # one model at a time is held
         _write(work, name, folder, list(zip(every, prompts, known, parts, strict=True)))
     for name in JUDGES:
@@ -103,14 +103,14 @@ def _drawn(policy: LanguagePolicy, prompts: Sequence[Prompt], draws: range, writ
 
 
 def _known(
-    found: PairJudge, prompts: Sequence[Prompt], columns: Mapping[str, Sequence[Any]], piece: Piece, number: int
+    model: PairJudge, prompts: Sequence[Prompt], columns: Mapping[str, Sequence[Any]], piece: Piece, number: int
 ) -> list[list[float] | None]:
     """What a judge needs of the opponents of a piece; None for those that it is not asked about."""
     asked, size = len(range(piece.draws.start, min(piece.draws.stop, number))), len(piece.draws)
     if not asked:
         return [None] * len(piece.rows)
-    own = {w: [columns[w][i : i + asked] for i in range(0, len(piece.rows), size)] for w in OPPONENTS}
-    values = known_of(found, [p.tokens for p in prompts], own["policy"], own["sft"]).tolist()
+    answers = {w: [columns[w][i : i + asked] for i in range(0, len(piece.rows), size)] for w in OPPONENTS}
+    values = known_of(model, [p.tokens for p in prompts], answers["policy"], answers["sft"]).tolist()
     return [each for row in values for each in (*row, *[None] * (size - asked))]
 
 
@@ -119,21 +119,23 @@ def read_opponents(work: Workplace, panel: Panel) -> dict[str, Opponents]:
     rows: dict[str, list[dict[str, Any]]] = {}
     for row in pq.read_table(work.inputs["opponents"] / OPPONENTS_FILE).to_pylist():
         rows.setdefault(row["prompt"], []).append(row)
-    found: dict[str, Opponents] = {}
+    result: dict[str, Opponents] = {}
     for name in JUDGES:
         by_prompt = [[row for row in rows[each.prompt.id] if row[name] is not None] for each in panel.rows]
-        policy, sft = ([[row[writer] for row in own] for own in by_prompt] for writer in OPPONENTS)
-        found[name] = Opponents(policy, sft, np.array([[row[name] for row in own] for own in by_prompt]))
-    return found
+        policy, sft = ([[row[writer] for row in prompt_rows] for prompt_rows in by_prompt] for writer in OPPONENTS)
+        result[name] = Opponents(
+            policy, sft, np.array([[row[name] for row in prompt_rows] for prompt_rows in by_prompt])
+        )
+    return result
 
 
-def same_opponents(own: Path, other: Path) -> bool:
+def same_opponents(this: Path, other: Path) -> bool:
     """Whether those that both have are the same, which they are wherever a computation can be repeated."""
-    if own == other:
+    if this == other:
         return True
     if not (other / OPPONENTS_FILE).is_file():
         return False
-    first, second = (_responses(folder) for folder in (own, other))
+    first, second = (_responses(folder) for folder in (this, other))
     return all(first[at] == second[at] for at in first.keys() & second.keys())
 
 

@@ -36,14 +36,14 @@ class Piece:
 
 def pieces(sizes: Mapping[str, int], draws: int) -> list[Piece]:
     """All pieces of so many prompts by split, and draws for each, in the order of a table."""
-    found: list[Piece] = []
+    result: list[Piece] = []
     start = 0
     for split, number in sizes.items():
         for prompts in _cuts(number, PROMPTS):
             for some in _cuts(draws, DRAWS):
-                found.append(Piece(split, prompts, some, start))
-                start = found[-1].rows.stop
-    return found
+                result.append(Piece(split, prompts, some, start))
+                start = result[-1].rows.stop
+    return result
 
 
 def _cuts(total: int, size: int) -> list[range]:

@@ -39,10 +39,10 @@ class Parts:
 
     def state(self) -> dict[str, Any]:
         """What has to be saved with the parameters, by name; empty for most methods."""
-        found: dict[str, Any] = {}
+        result: dict[str, Any] = {}
         for name, part in self._stateful().items():
-            found[name] = part.state()
-        return found
+            result[name] = part.state()
+        return result
 
     def restore(self, state: dict[str, Any], policy: Any) -> None:
         """Go on from what `state` gave."""
@@ -53,9 +53,9 @@ class Parts:
     def _stateful(self) -> dict[str, Any]:
         parts = [part for part, _ in self.source.parts] if isinstance(self.source, MixtureSource) else [self.source]
         held = [part for part in parts if isinstance(part, BufferedSource | DelayedSource | SelfLabelledSource)]
-        found: dict[str, Any] = {"source" if i == 0 else f"source {i}": part for i, part in enumerate(held)}
-        found |= {f"follower {i}": follower for i, follower in enumerate(self.followers)}
-        return found | ({"learner": self.objective.learner} if self.objective.learner else {})
+        result: dict[str, Any] = {"source" if i == 0 else f"source {i}": part for i, part in enumerate(held)}
+        result |= {f"follower {i}": follower for i, follower in enumerate(self.followers)}
+        return result | ({"learner": self.objective.learner} if self.objective.learner else {})
 
 
 def judging(method: Method, proxy: PairJudge, seed: int, name: str = "") -> Labeller:

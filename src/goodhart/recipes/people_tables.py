@@ -76,37 +76,37 @@ class PeopleTables:
         means = {f"{what} tokens, mean": round(self._tokens[what] / number, 1) for what in ("prompt", "response")}
         return {"splits": dict(self.splits), **means}
 
-    def add(self, split: str, found: Sequence[Encoded]) -> None:
+    def add(self, split: str, examples: Sequence[Encoded]) -> None:
         """Comparisons or marks of a split; the better response of a prompt's first one is its demonstration.
 
         A prompt whose first mark is bad has no demonstration.
         """
-        names = [prompt_id(each.prompt) for each in found]
-        self._pairs.add_columns(len(found), (_marks if self._alone else _pairs)(split, names, found))
-        self.pairs[split] += len(found)
+        names = [prompt_id(each.prompt) for each in examples]
+        self._pairs.add_columns(len(examples), (_marks if self._alone else _pairs)(split, names, examples))
+        self.pairs[split] += len(examples)
         new = self._distinct.new(np.array([int(name, 16) for name in names], dtype=np.uint64)).tolist()
         self._add_prompts(
-            split, [pair for pair, is_new in zip(zip(names, found, strict=True), new, strict=True) if is_new]
+            split, [pair for pair, is_new in zip(zip(names, examples, strict=True), new, strict=True) if is_new]
         )
 
-    def _add_prompts(self, split: str, found: Sequence[tuple[str, Encoded]]) -> None:
-        if not found:
+    def _add_prompts(self, split: str, examples: Sequence[tuple[str, Encoded]]) -> None:
+        if not examples:
             return
-        lines = [each.first if each.label >= 0.5 else each.second or () for _, each in found]
+        lines = [each.first if each.label >= 0.5 else each.second or () for _, each in examples]
         if self._alone and split == HELD_OUT:
-            self._good.extend(each.label == 1 for _, each in found)
+            self._good.extend(each.label == 1 for _, each in examples)
         (self._waiting if split == HELD_OUT else self._prompts).add_columns(
-            len(found),
+            len(examples),
             {
-                "prompt": [name for name, _ in found],
-                "split": [split] * len(found),
-                "text": [self._tokenizer.decode(list(each.prompt), skip_special_tokens=True) for _, each in found],
-                "tokens": [each.prompt for _, each in found],
+                "prompt": [name for name, _ in examples],
+                "split": [split] * len(examples),
+                "text": [self._tokenizer.decode(list(each.prompt), skip_special_tokens=True) for _, each in examples],
+                "tokens": [each.prompt for _, each in examples],
                 "reference_tokens": lines,
             },
         )
-        self.splits[split] += len(found)
-        self._tokens["prompt"] += sum(len(each.prompt) for _, each in found)
+        self.splits[split] += len(examples)
+        self._tokens["prompt"] += sum(len(each.prompt) for _, each in examples)
         self._tokens["response"] += sum(map(len, lines))
 
     def _add_ranked(self) -> None:
@@ -116,10 +116,10 @@ class PeopleTables:
         rank[spread_evenly(order, np.frombuffer(self._good, np.int8) > 0) if self._alone else order] = np.arange(number)
         with pq.ParquetFile(self._path, pre_buffer=False) as waiting:
             for batch in waiting.iter_batches(GROUP):
-                own = pa.array(rank[done : done + len(batch)])
+                ranks = pa.array(rank[done : done + len(batch)])
                 place = prompt_table.SCHEMA.get_field_index("rank")
                 self._prompts.add(
-                    pa.Table.from_batches([batch]).set_column(place, prompt_table.SCHEMA.field(place), own)
+                    pa.Table.from_batches([batch]).set_column(place, prompt_table.SCHEMA.field(place), ranks)
                 )
                 done += len(batch)
         self._path.unlink()
@@ -133,25 +133,25 @@ class PeopleTables:
         self._unsorted.unlink()
 
 
-def _pairs(split: str, names: Sequence[str], found: Sequence[Encoded]) -> dict[str, list[Any]]:
+def _pairs(split: str, names: Sequence[str], examples: Sequence[Encoded]) -> dict[str, list[Any]]:
     return {
-        "pair": [each.id for each in found],
-        "split": [split] * len(found),
-        "kind": ["people"] * len(found),
+        "pair": [each.id for each in examples],
+        "split": [split] * len(examples),
+        "kind": ["people"] * len(examples),
         "prompt": list(names),
-        "first": [each.first for each in found],
-        "second": [each.second for each in found],
-        "label": [each.label for each in found],
+        "first": [each.first for each in examples],
+        "second": [each.second for each in examples],
+        "label": [each.label for each in examples],
     }
 
 
-def _marks(split: str, names: Sequence[str], found: Sequence[Encoded]) -> dict[str, list[Any]]:
+def _marks(split: str, names: Sequence[str], examples: Sequence[Encoded]) -> dict[str, list[Any]]:
     return {
-        "mark": [each.id for each in found],
-        "split": [split] * len(found),
+        "mark": [each.id for each in examples],
+        "split": [split] * len(examples),
         "prompt": list(names),
-        "response": [each.first for each in found],
-        "good": [each.label for each in found],
+        "response": [each.first for each in examples],
+        "good": [each.label for each in examples],
     }
 
 

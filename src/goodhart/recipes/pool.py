@@ -76,7 +76,7 @@ class Writers:
         model = in_parts(load_model(sft / "final"))
         everyone = range(len(plans))
         work.say(0, 3, "first samples")
-        self.own = self._by_temperature(model, plans, everyone, 0)
+        self.first = self._by_temperature(model, plans, everyone, 0)
         work.say(1, 3, "second samples")
         self.second = self._by_temperature(model, plans, [i for i in everyone if plans[i].kind == "samples"], 1)
         work.say(2, 3, "samples of the early checkpoint")
@@ -86,11 +86,11 @@ class Writers:
     def _by_temperature(
         self, model: Any, plans: Sequence[Plan], places: Sequence[int], sample: int
     ) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
+        result: dict[int, list[int]] = {}
         for temperature in sorted({plans[i].temperatures[sample] for i in places}):
             chosen = [i for i in places if plans[i].temperatures[sample] == temperature]
-            found |= self._samples(model, plans, chosen, sample, temperature, "initial pairs")
-        return found
+            result |= self._samples(model, plans, chosen, sample, temperature, "initial pairs")
+        return result
 
     def _samples(
         self, model: Any, plans: Sequence[Plan], places: Sequence[int], sample: int, temperature: float, purpose: str
@@ -133,13 +133,13 @@ def test_pairs(work: Workplace) -> dict[str, Any]:
 def _labelled(work: Workplace, writers: Writers, plans: Sequence[Plan]) -> dict[str, Any]:
     drafts = [_draft(writers, plans, i) for i in range(len(plans))]
     ties = _write(work, writers, drafts, "pairs.parquet")
-    found = Counter(f"{d.split} {d.kind}" for d in drafts)
-    return {"ties settled by a coin": ties, "kinds": dict(sorted(found.items()))}
+    counts = Counter(f"{d.split} {d.kind}" for d in drafts)
+    return {"ties settled by a coin": ties, "kinds": dict(sorted(counts.items()))}
 
 
 def _draft(writers: Writers, plans: Sequence[Plan], place: int) -> Draft:
     plan = plans[place]
-    own = writers.own[place]
+    response = writers.first[place]
     if plan.kind == "samples":
         opponent = writers.second[place]
     elif plan.kind == "early":
@@ -147,21 +147,21 @@ def _draft(writers: Writers, plans: Sequence[Plan], place: int) -> Draft:
     elif plan.kind == "human":
         opponent = list(plan.row.demonstration)
     elif plan.kind == "mismatched":
-        own = list(plan.row.demonstration) if plan.coins[0] < 0.5 else own
+        response = list(plan.row.demonstration) if plan.coins[0] < 0.5 else response
         elsewhere = plans[plan.other].row.demonstration
-        opponent = list(elsewhere) if plan.coins[1] < 0.5 else writers.own[plan.other]
+        opponent = list(elsewhere) if plan.coins[1] < 0.5 else writers.first[plan.other]
     else:
-        opponent = _degenerate(writers, own, plan.junk)
-    first, second = (own, opponent) if plan.coins[2] < 0.5 else (opponent, own)
+        opponent = _degenerate(writers, response, plan.junk)
+    first, second = (response, opponent) if plan.coins[2] < 0.5 else (opponent, response)
     return Draft(plan.row, plan.split, plan.kind, first, second)
 
 
-def _degenerate(writers: Writers, own: list[int], which: int) -> list[int]:
+def _degenerate(writers: Writers, response: list[int], which: int) -> list[int]:
     """0: the response's first two tokens over and over; 1: a line that is the same for every prompt; 2: nothing."""
     eos = writers.tokenizer.eos_token_id
     if which == 0:
-        words = [t for t in own if t != eos][:2] or [eos]
-        return (words * 12)[: max(8, len(own))]
+        words = [t for t in response if t != eos][:2] or [eos]
+        return (words * 12)[: max(8, len(response))]
     if which == 1:
         return [*writers.tokenizer.encode(writers.fixed_line, add_special_tokens=False), eos]
     return [eos]
@@ -175,14 +175,18 @@ def _probes(writers: Writers, plans: Sequence[Plan]) -> list[Draft]:
     drafts: list[Draft] = []
     for place, plan in enumerate(plans):
         elsewhere = (place + 1) % len(plans)
-        own, line, other = writers.own[place], list(plan.row.demonstration), list(plans[elsewhere].row.demonstration)
+        sample, line, other = (
+            writers.first[place],
+            list(plan.row.demonstration),
+            list(plans[elsewhere].row.demonstration),
+        )
         opponents = {
-            "own prompt over another, samples": (own, writers.own[elsewhere]),
+            "own prompt over another, samples": (sample, writers.first[elsewhere]),
             "own prompt over another, human lines": (line, other),
-            "human line over sample": (line, own),
+            "human line over sample": (line, sample),
         }
         for junk, name in enumerate(("repetition", "fixed line", "empty")):
-            opponents[f"sample over {name}"] = (own, _degenerate(writers, own, junk))
+            opponents[f"sample over {name}"] = (sample, _degenerate(writers, sample, junk))
         drafts += [Draft(plan.row, plan.split, kind, *sides) for kind, sides in opponents.items()]
     return drafts
 

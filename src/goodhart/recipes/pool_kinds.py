@@ -13,10 +13,10 @@ def kinds(pool: Pool, number: int) -> list[str]:
     So the kinds of fewer pairs are the first of those of more, and how many pairs of a kind there are is known before.
     """
     shares = {kind: getattr(pool, kind) for kind in ("samples", "early", "human", "mismatched", "degenerate")}
-    found: list[str] = []
+    result: list[str] = []
     counts = Counter[str]()
     for place in range(number):
         kind = max(shares, key=lambda each: shares[each] * (place + 1) - counts[each])
         counts[kind] += 1
-        found.append(kind)
-    return found
+        result.append(kind)
+    return result

@@ -136,8 +136,10 @@ def written_pairs(work: Workplace) -> dict[str, Any]:
     work.watch.lap("generate")
     pairs = Batch.of_pairs(data.prompts, sides[0], sides[1])
     work.say(2, 4, "log-probabilities")
-    own = [scored(writer, pairs)[:, [side]] for side, writer in enumerate(writers)]
-    pairs = replace(with_reference(replace(sft, name=reference_name(work)), pairs), writer=np.concatenate(own, axis=1))
+    scores = [scored(writer, pairs)[:, [side]] for side, writer in enumerate(writers)]
+    pairs = replace(
+        with_reference(replace(sft, name=reference_name(work)), pairs), writer=np.concatenate(scores, axis=1)
+    )
     work.watch.lap("reference")
     del sft, writers  # the judge is not held beside the policies
     work.say(3, 4, "labels")

@@ -197,9 +197,9 @@ def _slots(work: Workplace, arm: Arm, opened: Opened) -> tuple[Source, Labeller]
     parts: list[tuple[Source, Labeller]] = []
     for number, each in enumerate(work.settings["parts"]):
         name = f"part {number}"
-        own = {key.removeprefix(f"{name}/"): path for key, path in work.inputs.items() if key.startswith(f"{name}/")}
+        inputs = {key.removeprefix(f"{name}/"): path for key, path in work.inputs.items() if key.startswith(f"{name}/")}
         part = build(Arm, each["arm"], name)
-        parts.append(open_slots(part, replace(opened, inputs={**work.inputs, **own}), int(each["pairs"]), name))
+        parts.append(open_slots(part, replace(opened, inputs={**work.inputs, **inputs}), int(each["pairs"]), name))
     return MixtureSource(parts), DataLabels()
 
 

@@ -32,17 +32,17 @@ def begin_from_shorter(work: Workplace, arm: Arm) -> None:
     if (work.state / TRAINING_FILE).exists():
         return
     wanted = arm.checkpoint_steps()
-    found: list[tuple[int, Path]] = []
+    finished: list[tuple[int, Path]] = []
     for folder in work.family:
         kept = {int(path.name.removeprefix("step-")) for path in folder.glob("step-*")}
         last = max(kept)
         if not (folder / TRAINING_FILE).is_file():
             continue
         if last < arm.steps and last in wanted and kept.issuperset(step for step in wanted if step <= last):
-            found.append((last, folder))
-    if not found:
+            finished.append((last, folder))
+    if not finished:
         return
-    last, folder = max(found)
+    last, folder = max(finished)
     for step in (step for step in wanted if step <= last and leads()):
         shutil.copytree(folder / f"step-{step}", work.folder / f"step-{step}", dirs_exist_ok=True)
         card = f"Policy at step {step}"

@@ -42,16 +42,16 @@ class Cells(Protocol):
 
 def inputs_of(arm: Arm, setting: str, seed: int, cells: Cells) -> dict[str, Cell]:
     """What a run reads beside prompts, SFT policy and golden labels."""
-    found = {"external": cells.external(arm)} if arm.method.reference == "external" else {}
+    reference = {"external": cells.external(arm)} if arm.method.reference == "external" else {}
     match arm.method.source:
         case "policy":
-            return {JUDGE: cells.judge(arm), **found} if asks_proxy(arm.method) else found
+            return {JUDGE: cells.judge(arm), **reference} if asks_proxy(arm.method) else reference
         case "stream":
-            return {STREAM: cells.recorded(arm, setting, seed), **found}
+            return {STREAM: cells.recorded(arm, setting, seed), **reference}
         case "samples":
-            return {WRITTEN: cells.written(arm, seed), **found}
+            return {WRITTEN: cells.written(arm, seed), **reference}
         case _:
-            return found
+            return reference
 
 
 def asks_proxy(method: Method) -> bool:

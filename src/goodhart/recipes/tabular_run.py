@@ -64,9 +64,9 @@ def tabular_run(work: Workplace) -> dict[str, Any]:
             work.watch.stages[stage] = work.watch.stages.get(stage, Spent()) + Spent(**spent)
     data = None if "labels" in work.inputs else np.full_like(given.proxy.reference, 1 / given.responses)
     best = optimum_of(arm.method, Seen(given.proxy, data), arm.beta[0] if arm.beta else None)
-    found = _compared(given.proxy, read_law(work.folder / f"step-{arm.checkpoint_steps()[-1]}.parquet"), best)
+    outcome = _compared(given.proxy, read_law(work.folder / f"step-{arm.checkpoint_steps()[-1]}.parquet"), best)
     gradient = "exact" if given.exact else "sampled"
-    return {"last": last, "pairs a step": int(last["pairs"]), "gradient": gradient, **found}
+    return {"last": last, "pairs a step": int(last["pairs"]), "gradient": gradient, **outcome}
 
 
 def _given(work: Workplace) -> Given:
@@ -99,12 +99,12 @@ def _compared(world: Tables, law: Law, best: Optimum | None) -> dict[str, Any]:
         borda = [float(of[x, b]) for x, b in enumerate(world.borda)]
         return {"Condorcet": float(np.mean(first)) if first else None, "Borda": float(np.mean(borda))}
 
-    found: dict[str, Any] = {"found": winners(law)}
+    result: dict[str, Any] = {"found": winners(law)}
     if best is None:
-        return found
+        return result
     apart = np.abs(law - best.law).sum(1) / 2
     distance = {"distance": float(apart.mean()), "furthest": float(apart.max())}
-    return {**found, "optimum": best.words, "predicted": winners(best.law), **distance}
+    return {**result, "optimum": best.words, "predicted": winners(best.law), **distance}
 
 
 def write_law(path: Path, law: Law, world: Tables) -> None:

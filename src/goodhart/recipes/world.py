@@ -43,20 +43,20 @@ def world(work: Workplace) -> dict[str, Any]:
         settings = replace(settings, file=work.places["world"])
         if digest(settings.file) != work.settings["digest"]:
             raise GoodhartError(f"{settings.file} has changed since the study was read", "run the study again")
-    found = tables(settings)
-    golden = equilibrium(found.reference, found.wins, settings.golden_beta)
-    write_tables(work.folder / WORLD_FILE, found, golden)
-    names = {"prompt": [p.id for p in found.asked], "split": ["held_out"] * len(found.prompts)}
-    listed = ", ".join(found.responses)
-    texts = {"text": [f"{name}: {listed}" for name in found.prompts], "reference": [None] * len(found.prompts)}
+    arrays = tables(settings)
+    golden = equilibrium(arrays.reference, arrays.wins, settings.golden_beta)
+    write_tables(work.folder / WORLD_FILE, arrays, golden)
+    names = {"prompt": [p.id for p in arrays.asked], "split": ["held_out"] * len(arrays.prompts)}
+    listed = ", ".join(arrays.responses)
+    texts = {"text": [f"{name}: {listed}" for name in arrays.prompts], "reference": [None] * len(arrays.prompts)}
     pq.write_table(pa.table({**names, **texts}), work.folder / "prompts.parquet")
-    first = [(c, b) for c, b in zip(found.condorcet, found.borda, strict=True) if c is not None]
+    first = [(c, b) for c, b in zip(arrays.condorcet, arrays.borda, strict=True) if c is not None]
     return {
-        "prompts": len(found.prompts),
-        "responses": len(found.responses),
+        "prompts": len(arrays.prompts),
+        "responses": len(arrays.responses),
         "Condorcet winners": len(first),
         "Condorcet and Borda winner differ": sum(c != b for c, b in first),
-        "KL of the golden policy": float((golden * np.log(golden / found.reference)).sum(1).mean()),
+        "KL of the golden policy": float((golden * np.log(golden / arrays.reference)).sum(1).mean()),
     }
 
 
@@ -95,15 +95,15 @@ def world_labels(work: Workplace) -> dict[str, Any]:
     }
 
 
-def write_tables(path: Path, found: Tables, golden: Law | None) -> None:
+def write_tables(path: Path, arrays: Tables, golden: Law | None) -> None:
     """Write a world's tables."""
-    size, responses = found.reference.shape
+    size, responses = arrays.reference.shape
     columns = {
-        "prompt": [name for name in found.prompts for _ in range(responses)],
-        "response": list(found.responses) * size,
-        "reference": found.reference.flatten(),
-        "reward": found.reward.flatten(),
-        "wins": found.wins.reshape(-1, responses).tolist(),
+        "prompt": [name for name in arrays.prompts for _ in range(responses)],
+        "response": list(arrays.responses) * size,
+        "reference": arrays.reference.flatten(),
+        "reward": arrays.reward.flatten(),
+        "wins": arrays.wins.reshape(-1, responses).tolist(),
         "golden_policy": [None] * (size * responses) if golden is None else golden.flatten(),
     }
     pq.write_table(pa.table(columns, schema=_TABLES), path)
