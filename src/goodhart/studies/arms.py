@@ -138,16 +138,16 @@ def shares_of(arm: Arm) -> dict[str, int]:
 
 def with_what_they_read(arms: Mapping[str, Arm], names: Iterable[str]) -> set[str]:
     """The named arms and all whose runs they replay, mix or let write."""
-    found: set[str] = set()
+    result: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in result:
             continue
-        found.add(name)
+        result.add(name)
         if name in arms:
             arm = arms[name]
             writers = [written_by(writer)[0] for writer in arm.writers if writer != SFT_WRITER]
             begun = [written_by(arm.start)[0]] if arm.start else []
             waiting += [*([arm.stream] if arm.stream else []), *writers, *begun, *arm.parts]
-    return found
+    return result

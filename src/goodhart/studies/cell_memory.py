@@ -111,12 +111,12 @@ class Memory:
         """Policy and SFT policy together, since the exact KL reads both laws; then each judge."""
         policy, sft = _policy_of(cell.inputs["policy"]), _policy(cell.inputs["sft"])
         prompt, response = self._lengths
-        own = Holds() if _shares_base(cell.inputs["policy"]) else policy.held()
+        weights = Holds() if _shares_base(cell.inputs["policy"]) else policy.held()
         sampled = policy.written(prompt, response, 2, _SAMPLED // 2)
         laws = sft.read([Text(prompt, 2, response)], _SCORED)
         # both laws, their logarithms, and what is added up of them
         divergence = Holds(activations=laws.activations, logits=3 * laws.logits)
-        return largest([sft.held() + own + largest([sampled, divergence]), *self._judges(cell)])
+        return largest([sft.held() + weights + largest([sampled, divergence]), *self._judges(cell)])
 
     def _run(self, cell: Cell) -> Holds:
         arm: Arm = cell.settings["arm"]

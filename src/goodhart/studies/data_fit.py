@@ -83,9 +83,9 @@ class Sizes:
 def measure(loaded: Loaded, tokenizer: ChatTokenizer, template: str, say: Say) -> Measured:
     """The lengths of all comparisons that a model can read. Raises GoodhartError if there is none of them."""
     places, texts, prompts, responses = array("q"), array("q"), array("i"), array("i")
-    found = tokenise(loaded.examples, tokenizer, Framing.of(template, tokenizer, loaded.layout))
+    encoded = tokenise(loaded.examples, tokenizer, Framing.of(template, tokenizer, loaded.layout))
     reasons: set[str] = set()
-    for place, each in enumerate(told(found, "tokenised", len(loaded.examples), say)):
+    for place, each in enumerate(told(encoded, "tokenised", len(loaded.examples), say)):
         if isinstance(each, str):
             reasons.add(each)
             continue
@@ -137,15 +137,15 @@ def _held_out(draws: Float[np.ndarray, " pair"], share: float) -> Bool[np.ndarra
 def choose_sizes(loaded: Loaded, kept: Measured) -> Sizes:
     """Splits and labels that the kept comparisons fill. Raises GoodhartError if they are too few."""
     draws = prompt_draws(loaded.examples, 0)
-    found: tuple[float, int, int, int] | None = None
+    split: tuple[float, int, int, int] | None = None
     for share in _HELD_OUT:
         held_out = _held_out(draws, share)[kept.place]
         sides = kept.text[held_out], kept.text[~held_out]
-        found = share, len(np.unique(sides[0])), len(np.unique(sides[1])), len(sides[1])
-        if found[1] >= _EVALUATION + 2 * _REST:
+        split = share, len(np.unique(sides[0])), len(np.unique(sides[1])), len(sides[1])
+        if split[1] >= _EVALUATION + 2 * _REST:
             break
-    assert found is not None
-    share, prompts, train_prompts, pairs = found
+    assert split is not None
+    share, prompts, train_prompts, pairs = split
     if prompts < FEWEST or train_prompts < 2:
         raise GoodhartError(
             f"{loaded.source} has {len(kept):,} {loaded.unit} that fit, of {prompts + train_prompts:,} prompts",

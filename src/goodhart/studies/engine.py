@@ -172,9 +172,9 @@ _FILE = "choice.json"
 def _kept(folder: Path, measure: Callable[[], Choice], keep: bool) -> Kept:
     """What a folder holds, else what is measured now; of processes that measure at once the first counts."""
     file = folder / _FILE
-    found = _read(file)
-    if found is not None:
-        return found
+    kept = _read(file)
+    if kept is not None:
+        return kept
     made = _made(measure())
     if not keep:
         return made

@@ -135,16 +135,18 @@ class Shape:
     @classmethod
     def of(cls, folder: Path) -> Shape:
         """Of a model in a folder, from its `config.json` and the headers of its weights."""
-        found = config(folder)
+        settings = config(folder)
 
         def size(name: str, otherwise: int) -> int:
-            return next((int(found[each]) for each in _NAMES[name] if isinstance(found.get(each), int)), otherwise)
+            return next(
+                (int(settings[each]) for each in _NAMES[name] if isinstance(settings.get(each), int)), otherwise
+            )
 
         width, layers = size("width", _USUAL["width"]), size("layers", _USUAL["layers"])
         number = size("heads", 1)
         head = size("head", width // number)
-        if found.get("is_encoder_decoder"):
-            layers += int(found.get("num_decoder_layers") or found.get("decoder_layers") or layers)
+        if settings.get("is_encoder_decoder"):
+            layers += int(settings.get("num_decoder_layers") or settings.get("decoder_layers") or layers)
         return cls(
             parameters(folder),
             width,

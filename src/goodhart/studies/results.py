@@ -173,13 +173,13 @@ def _read(study: Study) -> dict[str, Any]:
 def optima(records: Mapping[str, Mapping[str, Any]], graph: Graph) -> list[dict[str, Any]]:
     """By arm, setting and seed of a tabular study, where its method ends and where the run did."""
     names = ("gradient", "optimum", "predicted", "found", "distance", "furthest")
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for (arm, setting, seed), cell in graph.runs.items():
         if cell.id in records:
             result = records[cell.id]["result"]
-            own = {name: result[name] for name in names if name in result}
-            found.append({"arm": arm, "setting": setting, "seed": seed, **own})
-    return found
+            numbers = {name: result[name] for name in names if name in result}
+            lines.append({"arm": arm, "setting": setting, "seed": seed, **numbers})
+    return lines
 
 
 def _line(cell: Cell, record: dict[str, Any]) -> dict[str, Any]:

@@ -128,8 +128,8 @@ class Workers:
             raise GoodhartError(f"--workers is {workers}", "give a number of processes, or 0 for one for each core")
         processes = launch.processes if launch else 1
         seen = gpus() if may_have_gpus() else []
-        found = groups(seen, _gpus_each(gpus_per_worker, processes, len(seen)))
-        return cls(workers or len(found) or max(1, cores() // processes), found)
+        gpu_groups = groups(seen, _gpus_each(gpus_per_worker, processes, len(seen)))
+        return cls(workers or len(gpu_groups) or max(1, cores() // processes), gpu_groups)
 
 
 def _gpus_each(asked: int, processes: int, seen: int) -> int:
@@ -181,8 +181,8 @@ def remembered(folder: Path) -> Study | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {"origin": str(found["origin"]), "study": found["study"]}
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {"origin": str(record["origin"]), "study": record["study"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GoodhartError(f"{path} cannot be read: {error}", "delete it and run the study again") from error
 
@@ -191,9 +191,9 @@ def asked(name: str, overrides: list[str], root: Path) -> Study:
     """The study of a file, a built-in one, or the one that was run under a name or into a folder."""
     if not overrides and name not in builtin_studies() and Path(name).suffix not in (".yaml", ".yml"):
         for folder in (root / "studies" / name, Path(name)):
-            found = remembered(folder)
-            if found:
-                return found
+            study = remembered(folder)
+            if study:
+                return study
     return read_study(name, overrides)
 
 
@@ -205,9 +205,9 @@ def results_of(name: str, root: Path) -> Path | None:
 
 def folder_of(name: str, root: Path) -> Path:
     """The folder of a study that has tables. Raises GoodhartError if there is none."""
-    found = results_of(name, root)
-    if found:
-        return found
+    folder = results_of(name, root)
+    if folder:
+        return folder
     known = sorted(p.parent.name for p in (root / "studies").glob("*/rows.parquet"))
     raise GoodhartError(
         f"there is no study {name!r} with results below {root}",

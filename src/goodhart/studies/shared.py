@@ -38,7 +38,7 @@ def _unshared(arm: Arm) -> dict[str, str]:
     method = arm.method
     copied = "it holds a copy of the policy, and a model in parts is not copied"
     apart = "it would be called in every process, and nobody knows whether it says the same in all of them"
-    found = {
+    reasons = {
         f"refresh: {method.refresh}": copied if method.refresh != 1 else "",
         "labeller: itself": copied if method.labeller == "itself" else "",
         "reference: moving": copied if method.reference == "moving" else "",
@@ -50,7 +50,7 @@ def _unshared(arm: Arm) -> dict[str, str]:
         f"labeller: {method.labeller}": apart if is_function(method.labeller) else "",
         "drawn: mixture": "two models write it token by token" if "mixture" in method.drawn else "",
     }
-    return {key: why for key, why in found.items() if why}
+    return {key: why for key, why in reasons.items() if why}
 
 
 def _refused(study: Study, problem: str, remedy: str) -> GoodhartError:

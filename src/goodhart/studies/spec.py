@@ -173,9 +173,9 @@ class Study:
     @property
     def judges(self) -> dict[str, Preference]:
         """The settings of all judges by the keys that name them."""
-        own = {"golden": self.golden, "proxy": self.proxy}
-        named = {f"variants.{name}.{role}": getattr(v, role) for name, v in self.variants.items() for role in own}
-        return own | {key: judge for key, judge in named.items() if judge}
+        main = {"golden": self.golden, "proxy": self.proxy}
+        named = {f"variants.{name}.{role}": getattr(v, role) for name, v in self.variants.items() for role in main}
+        return main | {key: judge for key, judge in named.items() if judge}
 
     def judge_of(self, arm: str) -> Preference:
         """Who labels and measures an arm."""

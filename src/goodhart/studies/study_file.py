@@ -44,22 +44,22 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def template(name: str) -> str:
         return name if name in TEMPLATES or "{" in name else str(_below(folder, name))
 
-    found = changed(data, ["task", "data"], lambda name: _beside(name, folder))
-    found = changed(found, ["task", "template"], template)
-    found = changed(found, ["world", "file"], lambda name: str(_below(folder, name)))
+    result = changed(data, ["task", "data"], lambda name: _beside(name, folder))
+    result = changed(result, ["task", "template"], template)
+    result = changed(result, ["world", "file"], lambda name: str(_below(folder, name)))
     for keys in (["policy"], ["golden", "model"], ["proxy", "model"]):
-        found = changed(found, keys, model)
-    if isinstance(found.get("methods"), list):
-        found = {**found, "methods": [str(_below(folder, str(name))) for name in found["methods"]]}
-    arms: Any = found.get("arms")
+        result = changed(result, keys, model)
+    if isinstance(result.get("methods"), list):
+        result = {**result, "methods": [str(_below(folder, str(name))) for name in result["methods"]]}
+    arms: Any = result.get("arms")
     if isinstance(arms, dict):
-        found = {**found, "arms": {name: _adopting(arm, model) for name, arm in arms.items()}}
-    variants = found.get("variants")
+        result = {**result, "arms": {name: _adopting(arm, model) for name, arm in arms.items()}}
+    variants = result.get("variants")
     for name in variants if isinstance(variants, dict) else ():
-        found = changed(found, ["variants", name, "policy"], model)
-        found = changed(found, ["variants", name, "proxy", "model"], model)
-        found = changed(found, ["variants", name, "golden", "model"], model)
-    return placed(found, lambda file: str(_below(folder, file)))
+        result = changed(result, ["variants", name, "policy"], model)
+        result = changed(result, ["variants", name, "proxy", "model"], model)
+        result = changed(result, ["variants", name, "golden", "model"], model)
+    return placed(result, lambda file: str(_below(folder, file)))
 
 
 def _adopting(arm: Any, model: Callable[[str], str]) -> Any:
@@ -146,19 +146,19 @@ def with_methods(data: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _inherited(key: str, value: Any, own: Any) -> Any:
+def _inherited(key: str, value: Any, section: Any) -> Any:
     """The study's own section; nothing for a judge where one of the two is a rule and the other a model."""
-    if key not in JUDGES or not isinstance(value, dict) or not isinstance(own, dict):
-        return own
-    other = "kind" in value and (value["kind"] == "rule") != (own.get("kind") == "rule")
-    return {} if other else own
+    if key not in JUDGES or not isinstance(value, dict) or not isinstance(section, dict):
+        return section
+    other = "kind" in value and (value["kind"] == "rule") != (section.get("kind") == "rule")
+    return {} if other else section
 
 
-def _filled(value: Any, own: Any) -> Any:
+def _filled(value: Any, base: Any) -> Any:
     """A section with what it does not name taken from another, at every depth."""
-    if not isinstance(value, dict) or not isinstance(own, dict):
+    if not isinstance(value, dict) or not isinstance(base, dict):
         return value
-    return {**own, **{key: _filled(each, own.get(key)) for key, each in value.items()}}
+    return {**base, **{key: _filled(each, base.get(key)) for key, each in value.items()}}
 
 
 def refuse_unread(data: dict[str, Any]) -> None:
@@ -200,8 +200,8 @@ def unnamed(data: dict[str, Any], arms: list[str]) -> tuple[str, ...]:
     sections = {name: data.get(name) for name in ("sft", "golden", "proxy", "golden_policy")}
     keys = {where: OF_SIZE[where] for where in sections}
     for arm in arms:
-        own = given.get(f"arms.{arm}")
-        if isinstance(own, dict) and "checkpoint" in own:
+        settings = given.get(f"arms.{arm}")
+        if isinstance(settings, dict) and "checkpoint" in settings:
             continue
         sections[f"arms.{arm}"], keys[f"arms.{arm}"] = given.get(f"arms.{arm}"), OF_SIZE["arms"]
     for where, variant in _named(data, "variants"):
@@ -213,14 +213,14 @@ def unnamed(data: dict[str, Any], arms: list[str]) -> tuple[str, ...]:
 
 def names_alone(data: dict[str, Any]) -> dict[str, Any]:
     """The mappings of names with nothing said of any of them."""
-    found = {mapping: data.get(mapping) for mapping in ("arms", "variants", "hypotheses", "axes", "maps")}
-    return {mapping: {name: {} for name in names} for mapping, names in found.items() if isinstance(names, dict)}
+    sections = {mapping: data.get(mapping) for mapping in ("arms", "variants", "hypotheses", "axes", "maps")}
+    return {mapping: {name: {} for name in names} for mapping, names in sections.items() if isinstance(names, dict)}
 
 
 def _named(data: dict[str, Any], mapping: str) -> Iterator[tuple[str, Any]]:
     """(key, settings) of all in a mapping of names."""
-    found = data.get(mapping)
-    for name, settings in found.items() if isinstance(found, dict) else ():
+    section = data.get(mapping)
+    for name, settings in section.items() if isinstance(section, dict) else ():
         yield f"{mapping}.{name}", settings
 
 

@@ -156,10 +156,10 @@ def _files(name: str) -> tuple[str, str]:
 def _world(world: World) -> Cell:
     """The tables depend on what draws them alone; a file is named by its content."""
     spare = World()
-    own = replace(world, data=spare.data, prior=spare.prior, gradient=spare.gradient)
+    drawn = replace(world, data=spare.data, prior=spare.prior, gradient=spare.gradient)
     if world.kind != CSV:
-        return Cell("world", {"world": own}, {}, f"{world.kind} world")
+        return Cell("world", {"world": drawn}, {}, f"{world.kind} world")
     from goodhart.tasks.world_file import digest
 
-    spec = {"world": own, "digest": digest(world.file)}
+    spec = {"world": drawn, "digest": digest(world.file)}
     return Cell("world", spec, {}, f"world of {world.file}", {"world": world.file})

@@ -124,20 +124,20 @@ def samples(store: Store, item: Measured) -> list[Sample]:
     if prompts is not None:
         from goodhart.tasks.prompt_table import find_prompts
 
-        found = find_prompts(store.open(prompts.id) / "prompts.parquet", names)
-        texts |= {name: row.text for name, row in found.items()}
+        rows = find_prompts(store.open(prompts.id) / "prompts.parquet", names)
+        texts |= {name: row.text for name, row in rows.items()}
     return [Sample(texts.get(name, str(name)), str(text)) for name, text in zip(names, written, strict=True)]
 
 
 def _runs(study: str, graph: Graph) -> dict[str, Run]:
     """Names end with the first digits of the address: a study that is changed has other runs of the same name."""
-    found = {cell.id: cell.label or cell.kind for cell in closure(graph.targets)}
+    names = {cell.id: cell.label or cell.kind for cell in closure(graph.targets)}
     for (arm, setting, seed), cell in reversed(graph.runs.items()):
-        found[cell.id] = "/".join(part for part in (arm, setting, f"seed {seed}") if part)
+        names[cell.id] = "/".join(part for part in (arm, setting, f"seed {seed}") if part)
     settings = {cell.id: cell.spec["settings"] for cell in (*closure(graph.targets), *graph.runs.values())}
     return {
         cell: Run(cell, f"{study}/{name} ({cell.rpartition('-')[2][:_DIGITS]})", settings[cell])
-        for cell, name in found.items()
+        for cell, name in names.items()
     }
 
 

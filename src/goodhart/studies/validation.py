@@ -105,8 +105,8 @@ def _streams(study: Study, name: str, hypothesis: Hypothesis) -> None:
 
 
 def _labels(study: Study) -> None:
-    own = {"labels": study.labels}
-    for name, labels in (own | {f"variants.{n}.labels": v.labels for n, v in study.variants.items()}).items():
+    main = {"labels": study.labels}
+    for name, labels in (main | {f"variants.{n}.labels": v.labels for n, v in study.variants.items()}).items():
         if labels and not 0 <= labels.flip < 0.5:
             raise GoodhartError(f"{name}: flip is {labels.flip}", "give a probability below one half")
         if labels and not labels.of:
