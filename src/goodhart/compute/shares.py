@@ -11,7 +11,7 @@ from goodhart.compute.meter import uncharged
 from goodhart.compute.ranks import number, of_all, rank
 
 Part = TypeVar("Part")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def turns(parts: Sequence[Part]) -> Iterator[tuple[Part, bool]]:
@@ -29,12 +29,12 @@ def turns(parts: Sequence[Part]) -> Iterator[tuple[Part, bool]]:
                 yield parts[-1], False
 
 
-def backward(compute: Callable[[Part], tuple[Tensor, Found]], parts: Sequence[Part]) -> tuple[float, list[Found]]:
+def backward(compute: Callable[[Part], tuple[Tensor, Result]], parts: Sequence[Part]) -> tuple[float, list[Result]]:
     """Add the gradients of what is computed of every part to those of the parameters, part by part.
 
     Returns the sum of the values, and what came with each, of all parts in their order.
     """
-    counted: list[tuple[float, Found]] = []
+    counted: list[tuple[float, Result]] = []
     for part, counts in turns(parts):
         value, beside = compute(part)
         (value if counts else 0.0 * value).backward()
@@ -46,20 +46,20 @@ def backward(compute: Callable[[Part], tuple[Tensor, Found]], parts: Sequence[Pa
     return total, [beside for _, beside in every]
 
 
-def in_shares(work: Callable[[Part], Found], parts: Sequence[Part]) -> list[Found]:
+def in_shares(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
     """`work(part)` of every part, in their order; with several processes tensors are on the CPU."""
-    counted: list[Found] = []
+    counted: list[Result] = []
     for part, counts in turns(parts):
         result = work(part)
         counted += [result] if counts else []
     return _gathered(counted)
 
 
-def _gathered(counted: Sequence[Found]) -> list[Found]:
+def _gathered(counted: Sequence[Result]) -> list[Result]:
     """What came of all parts that counted, in their order, from what came of this process's."""
     if number() == 1:
         return list(counted)
-    every: list[list[Found]] = of_all([_on_cpu(each) for each in counted])
+    every: list[list[Result]] = of_all([_on_cpu(each) for each in counted])
     return [share[turn] for turn in range(len(every[0])) for share in every if turn < len(share)]
 
 

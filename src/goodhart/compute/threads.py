@@ -23,7 +23,7 @@ from goodhart.compute import ranks
 from goodhart.compute.shares import backward, in_shares
 
 Part = TypeVar("Part")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -46,7 +46,7 @@ def threads_used() -> int:
     return _THREADS.used
 
 
-def spread(model: Any, work: Callable[[Any, Part], Found], parts: Sequence[Part]) -> list[Found]:
+def spread(model: Any, work: Callable[[Any, Part], Result], parts: Sequence[Part]) -> list[Result]:
     """`work(model, part)` of every part, in their order.
 
     Each thread has a copy of the model with the same parameters, since scoring changes how a model attends for a while.
@@ -82,7 +82,7 @@ def _number(parts: Sequence[Any]) -> int:
     return min(_THREADS.number, len(parts))
 
 
-def _in_turn(model: Any, work: Callable[[Any, Part], Found], parts: Sequence[Part]) -> Generator[Found]:
+def _in_turn(model: Any, work: Callable[[Any, Part], Result], parts: Sequence[Part]) -> Generator[Result]:
     threads = _number(parts)
     if threads < 2:
         yield from (work(model, part) for part in parts)
@@ -93,7 +93,7 @@ def _in_turn(model: Any, work: Callable[[Any, Part], Found], parts: Sequence[Par
         free.put(each)
     gradients = torch.is_grad_enabled()
 
-    def one(part: Part) -> Found:
+    def one(part: Part) -> Result:
         mine = free.get()
         try:
             with torch.set_grad_enabled(gradients):
@@ -101,7 +101,7 @@ def _in_turn(model: Any, work: Callable[[Any, Part], Found], parts: Sequence[Par
         finally:
             free.put(mine)
 
-    begun: deque[Future[Found]] = deque()
+    begun: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads, initializer=functools.partial(torch.set_num_threads, 1)) as pool:
         for part in parts:
             begun.append(pool.submit(one, part))
