@@ -42,6 +42,7 @@ RECIPES: dict[str, Recipe] = {
     "rule": Recipe("goodhart.recipes.rule", "rule", 1),
     "quality": Recipe("goodhart.recipes.models", "judge_quality", 1, shared=True),
     "labels": Recipe("goodhart.recipes.labels", "golden_labels", 1, shared=True),
+    "adopted labels": Recipe("goodhart.recipes.adopted_labels", "adopted_labels", 1, shared=True),
     "test labels": Recipe("goodhart.recipes.labels", "test_labels", 1, shared=True),
     "run": Recipe("goodhart.recipes.run", "alignment_run", 1, shared=True),
     "adopted": Recipe("goodhart.recipes.adopt", "adopted", 1),

@@ -16,7 +16,7 @@ from goodhart.alignment.pair_table import read_pairs, write_pairs
 from goodhart.cells.workplace import Workplace
 from goodhart.errors import GoodhartError
 from goodhart.recipes.models import judge, load_reference, with_reference
-from goodhart.recipes.people import MARKED
+from goodhart.recipes.people import MARKED, PEOPLE
 from goodhart.recipes.settings import HELD_OUT_PAIRS, Labels
 
 
@@ -66,7 +66,7 @@ def to_label(
 ) -> tuple[Batch, list[str], Float[np.ndarray, " pair"]]:
     """The first pairs of a split that are of some kinds, or of people, or of marked responses."""
     index = work.inputs["prompts"] / "prompts.parquet"
-    pairs, ids, _ = read_pairs(folder / "pairs.parquet", split, index, number, (*of, "people", MARKED))
+    pairs, ids, _ = read_pairs(folder / "pairs.parquet", split, index, number, (*of, PEOPLE, MARKED))
     return pairs, ids, np.zeros(0) if pairs.label is None else pairs.label
 
 

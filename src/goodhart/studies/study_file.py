@@ -46,6 +46,7 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     found = changed(data, ["task", "data"], lambda name: _beside(name, folder))
     found = changed(found, ["task", "template"], template)
+    found = changed(found, ["labels", "file"], lambda name: str(_below(folder, name)) if name else name)
     found = changed(found, ["world", "file"], lambda name: str(_below(folder, name)))
     for keys in (["policy"], ["golden", "model"], ["proxy", "model"]):
         found = changed(found, keys, model)
@@ -57,6 +58,9 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     variants = found.get("variants")
     for name in variants if isinstance(variants, dict) else ():
         found = changed(found, ["variants", name, "policy"], model)
+        found = changed(
+            found, ["variants", name, "labels", "file"], lambda name: str(_below(folder, name)) if name else name
+        )
         found = changed(found, ["variants", name, "proxy", "model"], model)
         found = changed(found, ["variants", name, "golden", "model"], model)
     return placed(found, lambda file: str(_below(folder, file)))
