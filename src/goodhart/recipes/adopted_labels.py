@@ -65,12 +65,13 @@ def _read(file: Path, digest: str) -> dict[str, Given]:
 
 def _candidates(work: Workplace, settings: Labels) -> list[str]:
     """The ids of all training pairs that could be labelled, in their order."""
-    wanted = ds.field("kind").isin(pa.array(_kinds(settings), pa.string()))
+    wanted = ds.field("kind").isin(pa.array(kinds_of(settings), pa.string()))
     parts = tables(work.inputs["pairs"] / PAIRS, SCHEMA, (ds.field("split") == "train") & wanted, ["pair"])
     return [pair for part in parts for pair in part.column("pair").to_pylist()]
 
 
-def _kinds(settings: Labels) -> tuple[str, ...]:
+def kinds_of(settings: Labels) -> tuple[str, ...]:
+    """The kinds of pairs that are labelled."""
     return (*settings.of, PEOPLE, MARKED)
 
 
@@ -91,7 +92,7 @@ def _check_number(file: Path, given: dict[str, Given], labelled: int, number: in
 def _chosen(work: Workplace, settings: Labels, places: list[int], given: dict[str, Given]) -> Part:
     """The training pairs at some places. Raises GoodhartError for labels of other texts than theirs."""
     index, table = work.inputs["prompts"] / "prompts.parquet", work.inputs["pairs"] / PAIRS
-    pairs, ids, kinds = read_pairs(table, "train", index, places[-1] + 1, _kinds(settings))
+    pairs, ids, kinds = read_pairs(table, "train", index, places[-1] + 1, kinds_of(settings))
     pairs, ids, kinds = pairs.take(places), [ids[i] for i in places], [kinds[i] for i in places]
     for pair, kind, texts in zip(ids, kinds, texts_of(pairs), strict=True):
         said = given[pair]

@@ -41,12 +41,15 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def model(name: str) -> str:
         return name if name in PRESETS_SHIPPED else _beside(name, folder)
 
+    def labels(name: str) -> str:
+        return str(_below(folder, name)) if name else name
+
     def template(name: str) -> str:
         return name if name in TEMPLATES or "{" in name else str(_below(folder, name))
 
     found = changed(data, ["task", "data"], lambda name: _beside(name, folder))
     found = changed(found, ["task", "template"], template)
-    found = changed(found, ["labels", "file"], lambda name: str(_below(folder, name)) if name else name)
+    found = changed(found, ["labels", "file"], labels)
     found = changed(found, ["world", "file"], lambda name: str(_below(folder, name)))
     for keys in (["policy"], ["golden", "model"], ["proxy", "model"]):
         found = changed(found, keys, model)
@@ -58,9 +61,7 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     variants = found.get("variants")
     for name in variants if isinstance(variants, dict) else ():
         found = changed(found, ["variants", name, "policy"], model)
-        found = changed(
-            found, ["variants", name, "labels", "file"], lambda name: str(_below(folder, name)) if name else name
-        )
+        found = changed(found, ["variants", name, "labels", "file"], labels)
         found = changed(found, ["variants", name, "proxy", "model"], model)
         found = changed(found, ["variants", name, "golden", "model"], model)
     return placed(found, lambda file: str(_below(folder, file)))
