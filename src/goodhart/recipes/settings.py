@@ -112,7 +112,7 @@ class Labels:
             raise GoodhartError(
                 f"{where}.file has labels, and {where}.mode={self.mode} and {where}.flip={self.flip:g} are of labels "
                 f"that the golden model gives",
-                f"set {where}.mode={Labels.mode} and {where}.flip={Labels.flip:g}, or {where}.file=''",
+                f"set {where}.mode={Labels.mode} and {where}.flip={Labels.flip:g}, or leave {where}.file empty ('')",
             )
 
 

@@ -32,7 +32,8 @@ def write_pair_texts(study: Study, root: Path, workers: Workers, screen: Console
         raise GoodhartError("the study has a world, and its pairs have no texts", "name a study of language models")
     study = _unadopted(study)
     check_before(study, root)
-    labels = _labels_cell(study, root, workers, screen)
+    labels = Trunks(study).own.labels
+    _make(closure([labels.inputs["pairs"]]), study, root, workers, screen)
     rows = pair_texts(Store(root), labels, study)
     write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return len(rows)
@@ -47,11 +48,12 @@ def _unadopted(study: Study) -> Study:
     return replace(study, labels=replace(study.labels, file=""), variants=variants)
 
 
-def _labels_cell(study: Study, root: Path, workers: Workers, screen: Console) -> Cell:
-    """The cell of the study's golden labels, which is not made; what its pairs need is."""
+def _make(cells: list[Cell], study: Study, root: Path, workers: Workers, screen: Console) -> None:
+    """Make what is missing of some cells. Raises GoodhartError if one cannot be made."""
+    store = Store(root)
+    if all(store.has(cell.id) for cell in cells):
+        return
     study, engine = settle(study, root, keep=True)
-    labels, store = Trunks(study).own.labels, Store(root)
-    cells = closure([labels.inputs["pairs"]])
     ahead = prospect(study, [(cell, store.has(cell.id)) for cell in cells], workers, root, keep=True)
     folder = store.study(study.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +65,6 @@ def _labels_cell(study: Study, root: Path, workers: Workers, screen: Console) ->
         progress = execute(store, cells, executor, watch)
     for cell, failure in progress.failed.values():
         raise GoodhartError(f"{cell.label or cell.id}: {failure.problem}", failure.remedy)
-    return labels
 
 
 def pair_texts(store: Store, labels: Cell, study: Study) -> list[dict[str, Any]]:
