@@ -14,11 +14,14 @@ from goodhart.cells.digest import sha256
 from goodhart.cells.make import make
 from goodhart.cells.store import Store
 from goodhart.cells.workplace import Workplace
+from goodhart.compute.kernels import using
+from goodhart.compute.threads import use_threads
 from goodhart.errors import GoodhartError
 from goodhart.recipes.adopted_labels import adopted_labels
 from goodhart.report.provenance import adopted_grids, label_grid
 from goodhart.result import Result
 from goodhart.studies.check import check
+from goodhart.studies.engine import settle
 from goodhart.studies.graph import build_graph
 from goodhart.studies.pair_texts import pair_texts
 from goodhart.studies.spec import read_study
@@ -52,8 +55,7 @@ def golden(folder):
     plain = {"variants": {}, "hypotheses": {}, "axes": {}, "best_of": best, "seeds": [0], "resamples": 20}
     path = write_micro_study(folder, arms=ARMS, **plain)
     study = read_study(str(path), [])
-    graph = build_graph(study)
-    made(folder, graph)
+    graph = made(folder, study)
     store = Store(folder / "runs")
     pairs = pair_texts(store, graph.labels, study)
     table = pq.read_table(store.folder(graph.labels.id) / "pairs.parquet", filters=[("split", "=", "train")])
@@ -61,9 +63,15 @@ def golden(folder):
     return path, graph, [{**pair, "label": labels[pair["pair"]]} for pair in pairs]
 
 
-def made(folder, graph):
-    for cell in closure(list(graph.runs.values())):
-        assert make(Store(folder / "runs"), cell)
+def made(folder, study):
+    """The study's graph, whose runs are made with the kernels that the root has chosen once."""
+    study, engine = settle(study, folder / "runs", keep=True)
+    graph = build_graph(study)
+    use_threads(1)
+    with using(engine.kernels.choice.chosen):
+        for cell in closure(list(graph.runs.values())):
+            assert make(Store(folder / "runs"), cell)
+    return graph
 
 
 def with_labels(golden, file, *overrides):
@@ -110,8 +118,7 @@ def test_the_report_names_file_and_digest_and_what_golden_says(same):
 
 def test_inverted_labels_change_what_is_trained(folder, golden, same):
     file = write(folder / "inverted.jsonl", rows_of(golden[2], lambda pair: 1 - pair["label"]))
-    graph = build_graph(with_labels(golden, file))
-    made(folder, graph)
+    graph = made(folder, with_labels(golden, file))
     for arm in ARMS:
         assert weights(folder, graph, arm) != weights(folder, same[0], arm)
     ties = np.mean([pair["label"] == 0.5 for pair in golden[2]])
