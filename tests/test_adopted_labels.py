@@ -18,6 +18,8 @@ from goodhart.compute.kernels import using
 from goodhart.compute.threads import use_threads
 from goodhart.errors import GoodhartError
 from goodhart.recipes.adopted_labels import adopted_labels
+from goodhart.report.for_papers import methods
+from goodhart.report.opening import beside
 from goodhart.report.provenance import adopted_grids, label_grid
 from goodhart.result import Result
 from goodhart.studies.check import check
@@ -87,7 +89,7 @@ def same(folder, golden):
     """The same study with golden's labels from a file, in another order, to its end."""
     file = write(folder / "same.jsonl", rows_of(reversed(golden[2])))
     study, graph, engine = make_cells(with_labels(golden, file, "name=same"), folder / "runs")
-    return graph, Result(write_tables(folder / "runs", study, graph, engine)).record, file
+    return graph, Result(write_tables(folder / "runs", study, graph, engine)), file
 
 
 @pytest.mark.parametrize("arm", list(ARMS))
@@ -108,12 +110,15 @@ def test_golden_still_measures(golden, same):
 
 
 def test_the_report_names_file_and_digest_and_what_golden_says(same):
-    _, record, file = same
+    _, result, file = same
+    record = result.record
     (grid,) = adopted_grids(record["adopted labels"])
     assert f"Labels adopted from same.jsonl, sha256 {sha256(file)}." in grid.note
     assert ("agreement with golden labels", "1.000") in grid.rows
     labels = label_grid(record["labels"], record["test labels"], record["sft"])
     assert ("adopted pairs, train", f"{NUMBER}") in labels.rows
+    assert f"{NUMBER} pairs have labels from same.jsonl; they" in " ".join(beside(result.findings))
+    assert rf"{sha256(file)[:16]}}}; 100.0\% of them agree" in methods(result.findings, [])
 
 
 def test_inverted_labels_change_what_is_trained(folder, golden, same):
