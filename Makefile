@@ -22,7 +22,7 @@ check-types: $(STAMP)
 # whole studies take twice as long where every call is checked for its types and shapes; a study with every source, runs
 # of every method and all other tests have that check
 WHOLE := $(patsubst %,tests/test_%.py,growth tabular_study small_study recorded league training_loop \
-	adopted joining publication unfinished rounds map precision init interface merging threads campaign \
+	adopted adopted_labels joining publication unfinished rounds map precision init interface merging threads campaign \
 	encoder_decoder_study rule_study new_method own_functions world_file executor for_papers report report_hypotheses \
 	check notebooks together tracking study adapter_study side_by_side command_line)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile

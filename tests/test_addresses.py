@@ -263,7 +263,8 @@ def test_why_prefers_the_nearest_and_names_an_edited_recipe(tmp_path, monkeypatc
 
 def test_settings_that_only_name_something_are_marked():
     study = read_study("quick", [])
-    for kind, names in ((type(study.task), {"data", "evaluation", "train_evaluation", "validation", "test"}),):
+    measuring = {"data", "evaluation", "train_evaluation", "validation", "test"}
+    for kind, names in ((type(study.task), measuring), (type(study.labels), {"file"})):
         marked = {each for each, f in kind.__dataclass_fields__.items() if not f.metadata.get("decides", True)}
         assert marked == names
 

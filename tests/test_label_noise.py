@@ -6,7 +6,7 @@ from scipy.stats import binomtest
 
 from goodhart.alignment.batch import Batch
 from goodhart.randomness import stream
-from goodhart.recipes.models import flipped
+from goodhart.recipes.labels import flipped
 from tiny_models import prompt
 
 SIZE = 1000

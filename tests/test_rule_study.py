@@ -16,7 +16,8 @@ from goodhart.cells.workplace import Workplace
 from goodhart.config import plain_data
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import find, load_tokenizer
-from goodhart.recipes.models import _to_label, judge
+from goodhart.recipes.labels import to_label
+from goodhart.recipes.models import judge
 from goodhart.recipes.rule import rule as rule_recipe
 from goodhart.report.findings import analyse
 from goodhart.report.report import write_report
@@ -237,7 +238,7 @@ def test_pairs_of_the_named_kinds_are_labelled_in_their_order_and_no_others(tmp_
     work = Workplace({}, {"prompts": tmp_path}, tmp_path)
 
     def labelled(number, *of):
-        return "".join(_to_label(work, tmp_path, "train", number, of)[1])
+        return "".join(to_label(work, tmp_path, "train", number, of)[1])
 
     assert labelled(9, "samples") == "bdf"
     assert labelled(9, "samples", "human") == labelled(9, "human", "samples") == "abdef"

@@ -27,7 +27,7 @@ Columns = Annotated[
     tyro.conf.arg(help="What your data call a layout's columns: prompt=question,chosen=best,rejected=worst."),
 ]
 Layout = Annotated[str, tyro.conf.arg(help="The layout, if it is not to be recognised.")]
-Pairs = Annotated[
+PairRule = Annotated[
     Literal["auto"] | Rule,
     tyro.conf.arg(
         help="Which pairs are made of several responses, as task.pairs; auto: of marks none, if most have no partner."
@@ -306,7 +306,7 @@ class Data:
     layout: Layout = "auto"
     columns: str = ""
     """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
-    pairs: Pairs = "auto"
+    pairs: PairRule = "auto"
     model: str = ""
     """Count lengths in tokens of this model (preset, Hub id or path)."""
     max_prompt: int = 0
@@ -338,12 +338,32 @@ class Init:
     layout: Layout = "auto"
     columns: str = ""
     """What the data call a layout's columns: prompt=question,chosen=best,rejected=worst."""
-    pairs: Pairs = "auto"
+    pairs: PairRule = "auto"
     split: str = ""
     """Which split of the data; needed where there are several and none is called train."""
     force: bool = False
     """Write over a file that is there."""
     root: Root = Path("runs")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Write the training pairs that a study has labelled, with their texts, for labels of your own (labels.file).
+
+    Makes what the pairs need: the data, and where responses are sampled the SFT policy. Of them come the first
+    labels.number.
+
+    Examples:
+      goodhart pairs mine.yaml --out pairs.jsonl
+    """
+
+    study: Known
+    overrides: Settings = ()
+    out: Path = Path("pairs.jsonl")
+    """The file to write: JSON lines with the columns pair, texts, prompt, first and second; label is yours to add."""
+    root: Root = Path("runs")
+    workers: int = 0
+    """Processes; 0 is one for each core, on a machine with GPUs one for each GPU."""
 
 
 @dataclass(frozen=True)
@@ -377,7 +397,22 @@ class Pretrain:
 
 
 Command = (
-    Run | Status | Make | Why | Report | Join | Power | Compare | Where | Push | Export | List | Data | Init | Pretrain
+    Run
+    | Status
+    | Make
+    | Why
+    | Report
+    | Join
+    | Power
+    | Compare
+    | Where
+    | Push
+    | Export
+    | List
+    | Data
+    | Init
+    | Pairs
+    | Pretrain
 )
 COMMANDS: dict[str, type[Command]] = {kind.__name__.lower(): kind for kind in get_args(Command)}
 """By the word that a person writes."""

@@ -26,6 +26,7 @@ from goodhart.arguments import (
     Init,
     Join,
     Make,
+    Pairs,
     Power,
     Pretrain,
     Push,
@@ -166,7 +167,7 @@ def _check_memory(command: Command) -> None:
     check_room(_LEAST)
     if isinstance(command, Power):
         check_import("scipy", _STATISTICS)
-    elif isinstance(command, Run | Make | Report | Join | Compare | Push | Export | Init | Pretrain) or (
+    elif isinstance(command, Run | Make | Report | Join | Compare | Push | Export | Init | Pairs | Pretrain) or (
         isinstance(command, Data) and command.model
     ):
         check_import("torch", _MODELS)

@@ -313,26 +313,31 @@ def named_elsewhere(default: Any = dataclasses.MISSING, **options: Any) -> Any:
 def essential(value: object) -> Any:
     """Settings as plain data, without what stands at its default and without what decides nothing.
 
-    So a new field at its default changes no address; `build` gives the same dataclass from what is left.
+    So a new field at its default changes no address; `build` gives the same dataclass, but for what decides nothing.
     """
-    return _essential(value, None)
+    return _essential(value, None, deciding=True)
 
 
-def _essential(value: object, base: object) -> Any:
+def stated(value: object) -> Any:
+    """Settings as plain data, without what stands at its default; `build` gives the same dataclass."""
+    return _essential(value, None, deciding=False)
+
+
+def _essential(value: object, base: object, *, deciding: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept: dict[str, Any] = {}
         for field in dataclasses.fields(value):
             setting = getattr(value, field.name)
             default = getattr(base, field.name) if type(base) is type(value) else _default(field)
             if field.metadata.get("flat"):
-                kept |= _essential(setting, default)
-            elif field.metadata.get("decides", True) and setting != default:
-                kept[field.name] = _essential(setting, default)
+                kept |= _essential(setting, default, deciding=deciding)
+            elif (field.metadata.get("decides", True) or not deciding) and setting != default:
+                kept[field.name] = _essential(setting, default, deciding=deciding)
         return kept
     if isinstance(value, dict):
-        return {str(k): _essential(v, None) for k, v in value.items()}
+        return {str(k): _essential(v, None, deciding=deciding) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_essential(v, None) for v in value]
+        return [_essential(v, None, deciding=deciding) for v in value]
     return plain_data(value)
 
 

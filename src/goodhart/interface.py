@@ -13,7 +13,7 @@ from rich.console import Console
 from goodhart import functions, rounds
 from goodhart.cells.launch import Kind
 from goodhart.cells.store import Store
-from goodhart.config import essential, plain_data
+from goodhart.config import plain_data, stated
 from goodhart.joining import join as join_parts
 from goodhart.output import console, say
 from goodhart.report.report import write_report
@@ -45,7 +45,7 @@ def study(source: str | Path | Mapping[str, Any] | Study, /, **changes: Any) -> 
 def _read(source: str | Path | Mapping[str, Any] | Study, changes: Mapping[str, Any]) -> Study:
     overrides = [f"{key}={json.dumps(plain_data(value))}" for key, value in changes.items()]
     if isinstance(source, Study):
-        said = {key: value for key, value in essential(source).items() if key != "unnamed"}  # no key of a file
+        said = {key: value for key, value in stated(source).items() if key != "unnamed"}  # no key of a file
         return study_of({"name": source.name, **said}, overrides) if overrides else source
     if isinstance(source, Mapping):
         return study_of({"name": "study", **plain_data(functions.replaced(source))}, overrides)

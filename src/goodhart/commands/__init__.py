@@ -7,7 +7,7 @@ from typing import Any
 
 from goodhart import arguments
 from goodhart.commands.lists import list_names
-from goodhart.commands.own_data import data, init
+from goodhart.commands.own_data import data, init, pairs
 from goodhart.commands.results import compare, export, join, power, push, report, where
 from goodhart.commands.study import make, run, status, why
 from goodhart.commands.training import pretrain
@@ -27,6 +27,7 @@ HANDLERS: dict[type[arguments.Command], Callable[[Any], int | None]] = {
     arguments.List: list_names,
     arguments.Data: data,
     arguments.Init: init,
+    arguments.Pairs: pairs,
     arguments.Pretrain: pretrain,
 }
 """What obeys a command; it gives the exit code, None for 0."""

@@ -1,4 +1,4 @@
-"""Commands for data of one's own: what is recognised in them, and a study file for them."""
+"""Commands for data of one's own: what is recognised in them, a study file for them, and pairs to label."""
 
 from __future__ import annotations
 
@@ -93,6 +93,19 @@ def init(asked: arguments.Init) -> None:
     sees = "" if proposal.sees is None else f", and sees a difference of {proposal.sees:.3f} in golden win rate"
     say(screen, f"it takes about {duration(proposal.seconds)} on this machine{sees}")
     say(screen, f"goodhart run {shlex.quote(str(out))}")
+
+
+def pairs(asked: arguments.Pairs) -> None:
+    """Write the pairs of a study with their texts. Raises GoodhartError if the file is there, or a cell fails."""
+    from goodhart.studies.pair_texts import write_pair_texts
+    from goodhart.studies.session import Workers
+    from goodhart.studies.spec import read_study
+
+    if asked.out.exists():
+        raise GoodhartError(f"{asked.out} is there already", "give another --out")
+    study, screen = read_study(asked.study, list(asked.overrides)), console()
+    number = write_pair_texts(study, asked.root, Workers.of(asked.workers, 1, study.executor), screen, asked.out)
+    say(screen, f"{asked.out}: {number:,} pairs; add the column label, and name the file in labels.file")
 
 
 def _check_out(asked: arguments.Init) -> None:

@@ -1,9 +1,8 @@
-"""Recipes for the models before any arm: SFT policy, preference models, the golden data set."""
+"""Recipes for the models before any arm: SFT policy and preference models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from jaxtyping import Float
 
 from goodhart.alignment.batch import Batch
 from goodhart.alignment.judge import ModelJudge, PairJudge
-from goodhart.alignment.labellers import JudgeLabels, coins
 from goodhart.alignment.mark_table import read_marked, read_marks
-from goodhart.alignment.pair_table import read_labelled, read_pairs, write_pairs
+from goodhart.alignment.pair_table import read_labelled, read_pairs
 from goodhart.alignment.policy import LanguagePolicy
 from goodhart.alignment.rule import FILE, RuleJudge
 from goodhart.alignment.sources import used_places
@@ -46,8 +44,7 @@ from goodhart.models.recomputation import recompute_layers
 from goodhart.recipes.located import model_folder
 from goodhart.recipes.mark_quality import TRAIN_MARKS, marks_quality
 from goodhart.recipes.model_card import write_model_card
-from goodhart.recipes.people import MARKED, MARKS, table_of
-from goodhart.recipes.settings import HELD_OUT_PAIRS, Labels
+from goodhart.recipes.people import MARKS, table_of
 from goodhart.sampling.keyed import KeyedSampler
 from goodhart.tasks.docstring_text import RESPOND
 from goodhart.tasks.prompt_table import read_demonstrations, read_held_out
@@ -275,105 +272,6 @@ def _quality(model: PairJudge, pairs: Batch) -> dict[str, Any]:
     found, agreed = preference.quality_of(model, pairs)
     interval = binomtest(round(float(agreed.sum())), len(agreed)).proportion_ci(method="wilson")
     return {**asdict(found), "low": float(interval.low), "high": float(interval.high)}
-
-
-def golden_labels(work: Workplace) -> dict[str, Any]:
-    """`pairs.parquet` with golden labels and SFT log-probabilities: train and validation.
-
-    Pairs are of the kinds that `Labels.of` says, by default two samples of the SFT policy, as the paper's golden data
-    set is close to "sft against sft" (arXiv 2405.08448, section 6), or pairs of people, or marked responses against
-    samples.
-    """
-    settings = work.setting(Labels, "labels")
-    pairs, ids, found = _to_label(work, work.inputs["pairs"], "train", settings.number, settings.of)
-    if len(ids) < settings.number:
-        raise GoodhartError(
-            f"labels.number is {settings.number}, but only {len(ids)} training pairs can be labelled",
-            "lower labels.number",
-        )
-    parts = [_Part("train", pairs, ids, found)]
-    held_out = _to_label(work, work.inputs["pairs"], "validation", HELD_OUT_PAIRS, settings.of)
-    parts.append(_Part("validation", *held_out))
-    return _golden(work, parts, settings)
-
-
-def test_labels(work: Workplace) -> dict[str, Any]:
-    """`pairs.parquet` with golden labels and SFT log-probabilities: the pairs that only measure (test).
-
-    They have the golden model's hard labels, whatever noise and kinds of pair the study's own labels have.
-    """
-    part = _Part("test", *_to_label(work, work.inputs["tests"], "test", HELD_OUT_PAIRS, Labels().of))
-    if not part.ids:
-        raise GoodhartError("none of the test pairs is of two samples or of people", "raise task.test")
-    return _golden(work, [part], Labels())
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Pairs of one split with their identities and, where they have any, their initial labels."""
-
-    split: str
-    pairs: Batch
-    ids: list[str]
-    initial: Float[np.ndarray, " pair"]
-
-
-def _to_label(
-    work: Workplace, folder: Path, split: str, number: int, of: Sequence[str]
-) -> tuple[Batch, list[str], Float[np.ndarray, " pair"]]:
-    """The first pairs of a split that are of some kinds, or of people, or of marked responses."""
-    index = work.inputs["prompts"] / "prompts.parquet"
-    pairs, ids, _ = read_pairs(folder / "pairs.parquet", split, index, number, (*of, "people", MARKED))
-    return pairs, ids, np.zeros(0) if pairs.label is None else pairs.label
-
-
-def _golden(work: Workplace, parts: list[_Part], settings: Labels) -> dict[str, Any]:
-    """Golden labels for some pairs, written as one table."""
-    parts = [part for part in parts if part.ids]
-    labelled = _labelled(work, parts, settings)
-    agreement: dict[str, float] = {}
-    for part, after in zip(parts, labelled, strict=True):
-        assert after.label is not None
-        if len(part.initial):  # nobody has compared a marked response with a sample
-            away = np.abs(np.sign(after.label - 0.5) - np.sign(part.initial - 0.5))
-            agreement[part.split] = float(1 - away.mean() / 2)
-    reference = load_reference(work)
-    work.watch.start()
-    done = [
-        (with_reference(reference, after), part.ids, part.split) for part, after in zip(parts, labelled, strict=True)
-    ]
-    work.watch.lap("reference")
-    _write_parts(work.folder / "pairs.parquet", done)
-    labels = np.concatenate([pairs.label for pairs, _, _ in done if pairs.label is not None])
-    return {
-        "pairs": {split: len(ids) for _, ids, split in done},
-        "agreement with initial labels": agreement,
-        "first preferred": float(labels.mean()),
-        "ties": int((labels == 0.5).sum()),
-    }
-
-
-def _labelled(work: Workplace, parts: Sequence[_Part], settings: Labels) -> list[Batch]:
-    """The parts' pairs with golden labels; the golden model is held for no longer than that."""
-    golden = judge(work.inputs["golden"])
-    work.watch.start()
-    result = [JudgeLabels(golden, settings.mode, 0, part.split).label(part.pairs, 0) for part in parts]
-    work.watch.lap("label")
-    return [flipped(pairs, settings.flip, part.split) for pairs, part in zip(result, parts, strict=True)]
-
-
-def flipped(pairs: Batch, probability: float, split: str) -> Batch:
-    """The pairs with every label exchanged with that probability, by a coin for each pair (label noise)."""
-    assert pairs.label is not None
-    turned = coins(pairs, 0, "label noise", split) < probability
-    return pairs.labelled(np.where(turned, 1 - pairs.label, pairs.label))
-
-
-def _write_parts(path: Path, parts: list[tuple[Batch, list[str], str]]) -> None:
-    whole = Batch.joined([pairs for pairs, _, _ in parts])
-    ids = [i for _, part, _ in parts for i in part]
-    splits = [split for pairs, _, split in parts for _ in range(len(pairs))]
-    write_pairs(path, whole, ids, splits, ["golden"] * len(whole))
 
 
 def with_reference(reference: LanguagePolicy, pairs: Batch) -> Batch:

@@ -10,6 +10,8 @@ from goodhart.tasks.preference_data import Loaded, load_preferences
 
 PAIRS, MARKS = "pairs.parquet", "marks.parquet"
 """Files of cells of such data, which have one of them."""
+PEOPLE = "people"
+"""The kind of a pair of people, whose id is the digest of what it says."""
 MARKED = "marked"
 """The kind of a pair of a marked response, which is the first, and a sample of the SFT policy."""
 

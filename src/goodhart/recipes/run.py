@@ -22,8 +22,8 @@ from goodhart.models.precision import FLOAT32, Precision
 from goodhart.models.recomputation import recompute_layers
 from goodhart.recipes.arm import Arm
 from goodhart.recipes.code import load_code
+from goodhart.recipes.labels import flipped
 from goodhart.recipes.models import (
-    flipped,
     judge,
     load_beside,
     load_policy,

@@ -101,6 +101,19 @@ class Labels:
     of: tuple[Literal["samples", "early", "human", "mismatched", "degenerate"], ...] = ("samples",)
     """Which kinds of a built-in task's initial pairs (those of `pool`) are labelled, in the pool's order. With `human`
     the human lines are in the data that offline arms and the proxy learn from."""
+    file: str = named_elsewhere("")
+    """Your own labels in place of the golden model's, which still measures: a file (JSONL, JSON, CSV, TSV, Parquet)
+    with the columns `pair`, `texts` and `label` of pairs that `goodhart pairs` writes. The first `number` pairs that
+    have a label are used."""
+
+    def validate(self, where: str) -> None:
+        """Raises GoodhartError for what golden labels alone can have."""
+        if self.file and (self.mode, self.flip) != (Labels.mode, Labels.flip):
+            raise GoodhartError(
+                f"{where}.file has labels, and {where}.mode={self.mode} and {where}.flip={self.flip:g} are of labels "
+                f"that the golden model gives",
+                f"set {where}.mode={Labels.mode} and {where}.flip={Labels.flip:g}, or leave {where}.file empty ('')",
+            )
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ _GROUPS = {
     "world labels": "golden labels",
     "quality": "judges",
     "labels": "golden labels",
+    "adopted labels": "golden labels",
     "test labels": "golden labels",
     "opponents": "measuring",
     "evaluation": "measuring",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def methods(findings: Findings, papers: list[str]) -> str:
         f"held-out prompts, and arms are compared at equal KL. We use {seeds} seed{'s' * (seeds > 1)}."
     )
     world = study.get("world")
-    models = "" if world else f" {_models(study)}"
+    models = "" if world else f" {_models(study)}{_adopted(findings.contents.record)}"
     arms = " ".join(_arm(name, arm) for name, arm in study["arms"].items())
     ends = (
         " Envelopes and gaps are cross-fitted over seeds and prompts; intervals are 95\\% and cover both, and verdicts "
@@ -143,6 +143,19 @@ def _models(study: dict[str, Any]) -> str:
         f"The policy is {escaped(str(study['policy']))} after {study['sft']['steps']} steps of SFT; the golden model "
         f"is {_judge(golden)}, the proxy {_judge(proxy)}, and {study['labels']['number']:,} pairs are labelled. We "
         f"measure on {task['evaluation']} held-out prompts."
+    )
+
+
+def _adopted(record: Mapping[str, Any]) -> str:
+    """Where the labels of training pairs are from, if they are not the golden model's."""
+    adopted = record.get("adopted labels", {}).get("")
+    if not adopted:
+        return ""
+    share = f"{adopted['agreement with golden']:.1%}".replace("%", "\\%")
+    return (
+        " In place of golden labels the training pairs have labels that we adopted from a file with SHA-256 "
+        f"\\texttt{{{adopted['sha256'][:16]}}}; {share} of them agree with those of the golden model. Validation and "
+        "test pairs have golden labels."
     )
 
 

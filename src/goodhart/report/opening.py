@@ -54,8 +54,8 @@ def beside(findings: Findings) -> tuple[str, ...]:
     if findings.contents.tabular:
         return (*others, world_said(findings.contents.record), *notes)
     serve = "feed" if is_rule(findings.contents.record, "proxy") else "train the proxy and feed"
-    labels = (
-        f"The judge labelled {study['labels']['number']:,} pairs; they {serve} the offline arms, "
-        "and how much the arms differ depends on how many there are."
-    )
+    adopted = findings.contents.record.get("adopted labels", {}).get("")
+    number = f"{study['labels']['number']:,}"
+    whose = f"{number} pairs have labels from {adopted['file']}" if adopted else f"The judge labelled {number} pairs"
+    labels = f"{whose}; they {serve} the offline arms, and how much the arms differ depends on how many there are."
     return (*others, labels, *notes)

@@ -49,17 +49,38 @@ def _prompts(counts: Mapping[str, Any]) -> list[Grid]:
 def label_grid(labels: Mapping[str, Any], tests: Mapping[str, Any], sft: Mapping[str, Any]) -> Grid:
     """The golden data set, the pairs that only measure, and the SFT policy in numbers."""
     agreement = "agreement with initial labels"
+    adopted = "adopted" in labels
     rows = [
-        (f"golden pairs, {split}", f"{n:,}") for part in (labels, tests) for split, n in part.get("pairs", {}).items()
+        (f"{'adopted' if adopted and split == 'train' else 'golden'} pairs, {split}", f"{n:,}")
+        for part in (labels, tests)
+        for split, n in part.get("pairs", {}).items()
     ]
     agreed = {**labels[agreement], **tests.get(agreement, {})}
     rows += [(f"golden agrees with initial labels, {split}", f"{share:.3f}") for split, share in agreed.items()]
-    rows += [("first response preferred", f"{labels['first preferred']:.3f}"), ("golden ties", f"{labels['ties']:,}")]
+    rows += [
+        ("first response preferred", f"{labels['first preferred']:.3f}"),
+        ("ties" if adopted else "golden ties", f"{labels['ties']:,}"),
+    ]
     names = [name for name in sft if name.startswith("nats per token")]
     rows += [(f"SFT policy on human lines, {name}", f"{sft[name]:.2f}") for name in names]
     rows.append(("SFT policy, parameters", f"{sft['parameters']:,}"))
     note = "A policy that reads needs fewer nats for a line after its own prompt than after another one."
     return Grid("Golden data set and SFT policy", ("quantity", "value"), tuple(rows), note)
+
+
+def adopted_grids(adopted: Mapping[str, Mapping[str, Any]]) -> list[Grid]:
+    """Where labels come from that the golden model has not given, and what it says of the same pairs."""
+    grids: list[Grid] = []
+    for variant, found in adopted.items():
+        rows = [(name, f"{n:,}") for name, n in found.items() if isinstance(n, int)]
+        rows.insert(1, ("agreement with golden labels", f"{found['agreement with golden']:.3f}"))
+        whose = f" of variant {variant}" if variant else ""
+        note = (
+            f"Labels{whose} adopted from {found['file']}, sha256 {found['sha256']}. The golden model measures, and "
+            f"labels what validates and tests; in the agreement a tie beside a preference counts one half."
+        )
+        grids.append(Grid(f"Adopted labels{whose}", ("quantity", "value"), tuple(rows), note))
+    return grids
 
 
 def settings_grid(study: Mapping[str, Any]) -> Grid:

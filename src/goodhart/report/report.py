@@ -229,7 +229,7 @@ def _judges(findings: Findings, resolution: int) -> Section:
     if not all(is_rule(record, role) for role in ("golden", "proxy")):
         pictures = (*pictures, validation_picture(record, resolution))
     labels = provenance.label_grid(record["labels"], record.get("test labels", {}), record["sft"])
-    grids = (quality_grid(record), labels)
+    grids = (quality_grid(record), labels, *provenance.adopted_grids(record.get("adopted labels", {})))
     return Section("judges", "Judges", paragraphs=rules_said(record), pictures=pictures, grids=grids)
 
 

@@ -45,7 +45,7 @@ class Memory:
             case "opponents" | "best of n":
                 samples = cell.settings["best_of"].samples if cell.kind == "best of n" else 2
                 return largest([self._sampling(_policy(cell.inputs["sft"]), samples), *self._judges(cell)])
-            case "labels" | "test labels" | "stream" | "quality":
+            case "labels" | "adopted labels" | "test labels" | "stream" | "quality":
                 policy = [self._scoring(_policy(cell.inputs["sft"]), 2)] if "sft" in cell.inputs else []
                 return largest([Holds(), *policy, *self._judges(cell)])
             case "written":

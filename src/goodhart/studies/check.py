@@ -6,7 +6,7 @@ from pathlib import Path
 
 from goodhart.models.checkpoint import find
 from goodhart.recipes.settings import PREFERENCES
-from goodhart.studies.check_data import check_pool, check_supply, supply, supply_of
+from goodhart.studies.check_data import check_label_files, check_pool, check_supply, supply, supply_of
 from goodhart.studies.check_models import check_models, models
 from goodhart.studies.named_functions import try_functions
 from goodhart.studies.spec import Study
@@ -20,6 +20,7 @@ def check(study: Study, prepared: Path | None = None, say: Say = unheard) -> Non
     folder of their finished cell, where there is one, and `say` is told how far the reading has come.
     """
     try_functions(study)
+    check_label_files(study)
     folders = {key: Path(find(name).path) for key, name in models(study).items()}
     check_models(study, folders)
     if study.task.kind == PREFERENCES:

@@ -16,6 +16,7 @@ from goodhart.recipes.pool_kinds import kinds
 from goodhart.recipes.settings import Labels, Task
 from goodhart.studies.spec import Study
 from goodhart.tasks.data_source import Say, unheard
+from goodhart.tasks.label_file import read_labels
 from goodhart.tasks.pair_rules import ALONE
 from goodhart.tasks.preference import prompt_draws, split_by_prompt
 from goodhart.tasks.preference_tokens import Encoded, Framing, encode_examples
@@ -44,8 +45,7 @@ def held_out_need(task: Task) -> int:
 
 def labels_need(study: Study) -> dict[str, int]:
     """Pairs that the golden model is to label, by the keys that say so."""
-    named = {"labels.number": study.labels.number}
-    return named | {f"variants.{n}.labels.number": v.labels.number for n, v in study.variants.items() if v.labels}
+    return {f"{key}.number": labels.number for key, labels in labels_of(study).items()}
 
 
 def supply(study: Study, policy: Path, say: Say = unheard) -> Supply:
@@ -122,10 +122,8 @@ def remedy(task: Task, held_out: int) -> str:
 def check_pool(study: Study) -> None:
     """Raises GoodhartError if a built-in task's initial pairs cannot fill the labels."""
     pool, found = study.pool, kinds(study.pool, study.pool.pairs)
-    every = {"labels.number": study.labels}
-    for key, labels in (every | {f"variants.{n}.labels.number": v.labels for n, v in study.variants.items()}).items():
-        if labels is None:
-            continue
+    for section, labels in labels_of(study).items():
+        key = f"{section}.number"
         there = sum(kind in labels.of for kind in found)
         share = sum(getattr(pool, kind) for kind in set(labels.of))
         if there < labels.number:
@@ -138,6 +136,25 @@ def check_pool(study: Study) -> None:
                 if there
                 else f"raise pool.{labels.of[0]}",
             )
+
+
+def check_label_files(study: Study) -> None:
+    """Raises GoodhartError for a file of adopted labels that cannot be read, or has fewer than are asked for."""
+    for key, labels in labels_of(study).items():
+        if not labels.file:
+            continue
+        there = len(read_labels(Path(labels.file)))
+        if there < labels.number:
+            raise GoodhartError(
+                f"{key}.number is {labels.number:,}, and {labels.file} has {there:,} labels",
+                f"set {key}.number={there}, or label more pairs" if there else "label pairs, in the column label",
+            )
+
+
+def labels_of(study: Study) -> dict[str, Labels]:
+    """The sections of labels by the keys that name them."""
+    named = {f"variants.{name}.labels": variant.labels for name, variant in study.variants.items()}
+    return {"labels": study.labels, **{key: labels for key, labels in named.items() if labels}}
 
 
 def default_needs(prompts: int, rows: int) -> str:

@@ -46,7 +46,7 @@ _START = 1.0
 _TABLE, _TABLE_STEP = 0.1, 0.004
 """Seconds of a cell of a tabular study, and of a step of its runs: 16 prompts with 16 pairs each."""
 _TRAINED, _PIECES = ("sft", "preference"), 16
-_SHARED = ("pairs", "test pairs", "marked pairs", "labels", "test labels", "quality")
+_SHARED = ("pairs", "test pairs", "marked pairs", "labels", "adopted labels", "test labels", "quality")
 """Cells whose pieces are micro-batches, and cells with many pieces."""
 _TOGETHER = 0.9
 """What a thread does of its work when there are several."""
@@ -295,6 +295,7 @@ _WORK = {
     "preference": Costs.preference,
     "quality": Costs.quality,
     "labels": Costs.labels,
+    "adopted labels": Costs.labels,
     "test labels": Costs.test_labels,
     "written": Costs.written,
     "merge": Costs.merge,

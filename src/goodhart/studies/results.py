@@ -153,6 +153,7 @@ def _record(
         "sft": result(graph.sft),
         "golden": result(graph.golden, graph.quality["golden"]),
         "labels": result(graph.labels),
+        **_adopted(graph, records),
         "test labels": result(graph.trunks[""].tests),
         "proxy": result(graph.proxy, graph.quality["proxy"]),
         "variants": {
@@ -162,6 +163,13 @@ def _record(
         },
         "cells": [{**_line(cell, records[cell.id]), "arm": arms.get(cell.id, "")} for cell in cells],
     }
+
+
+def _adopted(graph: Graph, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What is known of labels from elsewhere, by the variant that learns from them; the study's own has no name."""
+    cells = {name: trunk.labels for name, trunk in graph.trunks.items() if trunk.labels.kind == "adopted labels"}
+    found = {name: records[cell.id]["result"]["adopted"] for name, cell in cells.items() if cell.id in records}
+    return {"adopted labels": found} if found else {}
 
 
 def _read(study: Study) -> dict[str, Any]:

@@ -41,11 +41,15 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def model(name: str) -> str:
         return name if name in PRESETS_SHIPPED else _beside(name, folder)
 
+    def labels(name: str) -> str:
+        return str(_below(folder, name)) if name else name
+
     def template(name: str) -> str:
         return name if name in TEMPLATES or "{" in name else str(_below(folder, name))
 
     result = changed(data, ["task", "data"], lambda name: _beside(name, folder))
     result = changed(result, ["task", "template"], template)
+    result = changed(result, ["labels", "file"], labels)
     result = changed(result, ["world", "file"], lambda name: str(_below(folder, name)))
     for keys in (["policy"], ["golden", "model"], ["proxy", "model"]):
         result = changed(result, keys, model)
@@ -57,6 +61,7 @@ def located(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     variants = result.get("variants")
     for name in variants if isinstance(variants, dict) else ():
         result = changed(result, ["variants", name, "policy"], model)
+        result = changed(result, ["variants", name, "labels", "file"], labels)
         result = changed(result, ["variants", name, "proxy", "model"], model)
         result = changed(result, ["variants", name, "golden", "model"], model)
     return placed(result, lambda file: str(_below(folder, file)))

@@ -47,6 +47,11 @@ def refuse_unread_beside_world(data: Mapping[str, Any]) -> None:
 
 def refuse_arms(study: Study) -> None:
     """Raises GoodhartError for a method that a finite world has not, by its name, and for contrasts of streams."""
+    if study.labels.file:
+        raise GoodhartError(
+            "labels.file is not read: the study has a world, whose labels are drawn from its table",
+            "leave labels.file out, or leave world out",
+        )
     for name, arm in study.arms.items():
         refuse_in_tables(name, arm.method)
         if arm.checkpoint:

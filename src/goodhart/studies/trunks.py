@@ -15,6 +15,7 @@ from goodhart.recipes.settings import HELD_OUT_PAIRS, Labels, Pool
 from goodhart.studies.data_cells import data_cells
 from goodhart.studies.plan import GOLDEN_POLICY, SFT, Trunk, sft_of
 from goodhart.studies.spec import Study, Variant
+from goodhart.tasks.label_file import file_digest
 from goodhart.tasks.pair_rules import ALONE
 from goodhart.training.settings import Preference, Supervised
 
@@ -96,6 +97,9 @@ class Trunks:
     def _labels(self, labels: Labels, sft: Cell, golden: Cell) -> Cell:
         pairs = self._paired(self.pairs, {"train": labels.number, "validation": HELD_OUT_PAIRS})
         inputs = {"prompts": self.prompts, "pairs": pairs, "golden": golden, "sft": sft}
+        if labels.file:
+            spec, places = {"labels": labels, "file": file_digest(labels.file)}, {"file": labels.file}
+            return Cell("adopted labels", spec, inputs, f"{labels.number} adopted labels", places)
         return Cell("labels", {"labels": labels}, inputs, f"{labels.number} golden labels")
 
     def _test_labels(self, sft: Cell, golden: Cell) -> Cell:
@@ -108,8 +112,11 @@ class Trunks:
         return self._test_labels(self.own.sft, trunk.golden)
 
     def _golden_policy(self, golden: Cell, sft: Cell) -> Cell:
-        """The baseline of every win rate by a judge; its prompts are those of the study's own number of labels."""
-        labels = self._labels(self.study.labels, sft, golden)
+        """The baseline of every win rate by a judge; its prompts are those of the study's own number of golden labels.
+
+        So labels that the study adopts do not move what its policies are measured against.
+        """
+        labels = self._labels(replace(self.study.labels, file=""), sft, golden)
         inputs = {"prompts": self.prompts, "sft": sft, "labels": labels, "judge": golden}
         return self.run(self.study.golden_policy, 0, inputs, GOLDEN_POLICY)
 

@@ -109,6 +109,8 @@ def _labels(study: Study) -> None:
     for name, labels in (main | {f"variants.{n}.labels": v.labels for n, v in study.variants.items()}).items():
         if labels and not 0 <= labels.flip < 0.5:
             raise GoodhartError(f"{name}: flip is {labels.flip}", "give a probability below one half")
+        if labels:
+            labels.validate(name)
         if labels and not labels.of:
             raise GoodhartError(f"{name}.of is empty", "name kinds of pairs, for example [samples]")
         if labels and study.task.kind == PREFERENCES and labels.of != type(labels)().of:
