@@ -28,13 +28,13 @@ def golden_labels(work: Workplace) -> dict[str, Any]:
     samples.
     """
     settings = work.setting(Labels, "labels")
-    pairs, ids, found = to_label(work, work.inputs["pairs"], "train", settings.number, settings.of)
+    pairs, ids, initial = to_label(work, work.inputs["pairs"], "train", settings.number, settings.of)
     if len(ids) < settings.number:
         raise GoodhartError(
             f"labels.number is {settings.number}, but only {len(ids)} training pairs can be labelled",
             "lower labels.number",
         )
-    parts = [Part("train", pairs, ids, found)]
+    parts = [Part("train", pairs, ids, initial)]
     held_out = to_label(work, work.inputs["pairs"], "validation", HELD_OUT_PAIRS, settings.of)
     parts.append(Part("validation", *held_out))
     return _golden(work, parts, settings)

@@ -269,9 +269,9 @@ def _quality(model: PairJudge, pairs: Batch) -> dict[str, Any]:
     """Agreement with the labels with its 95% Wilson interval, the loss, and the share of order flips."""
     from scipy.stats import binomtest  # it takes half a second, and few cells ask it
 
-    found, agreed = preference.quality_of(model, pairs)
+    quality, agreed = preference.quality_of(model, pairs)
     interval = binomtest(round(float(agreed.sum())), len(agreed)).proportion_ci(method="wilson")
-    return {**asdict(found), "low": float(interval.low), "high": float(interval.high)}
+    return {**asdict(quality), "low": float(interval.low), "high": float(interval.high)}
 
 
 def with_reference(reference: LanguagePolicy, pairs: Batch) -> Batch:

@@ -60,8 +60,8 @@ class Task:
                 raise GoodhartError("task.data is empty", "name a Hub id, a file or a folder")
             return
         for name in ("data", "layout", "columns", "pairs", "data_split", "held_out", "template"):
-            value, own = getattr(self, name), Task.__dataclass_fields__[name]
-            if value != ({} if own.default is MISSING else own.default):
+            value, field = getattr(self, name), Task.__dataclass_fields__[name]
+            if value != ({} if field.default is MISSING else field.default):
                 raise GoodhartError(
                     f"task.{name} is {value!r}, which the built-in task {self.kind!r} does not read",
                     f"set task.kind={PREFERENCES}, or leave task.{name} out",

@@ -70,11 +70,11 @@ def supply_of(prompts: Path) -> Supply:
     return Supply(held_out_number(prompts / "prompts.parquet"), len(train.column("prompt").unique()), len(train))
 
 
-def _counted(found: Iterable[Encoded | str], prompts: int, pairs: int) -> tuple[int, int]:
+def _counted(encoded: Iterable[Encoded | str], prompts: int, pairs: int) -> tuple[int, int]:
     """(distinct prompts, pairs) among those that are not filtered; stops where there are enough of both."""
     seen: set[int] = set()
     number = 0
-    for each in found:
+    for each in encoded:
         if isinstance(each, Encoded):
             seen.add(hash(each.prompt))
             number += 1
@@ -121,10 +121,10 @@ def remedy(task: Task, held_out: int) -> str:
 
 def check_pool(study: Study) -> None:
     """Raises GoodhartError if a built-in task's initial pairs cannot fill the labels."""
-    pool, found = study.pool, kinds(study.pool, study.pool.pairs)
+    pool, pool_kinds = study.pool, kinds(study.pool, study.pool.pairs)
     for section, labels in labels_of(study).items():
         key = f"{section}.number"
-        there = sum(kind in labels.of for kind in found)
+        there = sum(kind in labels.of for kind in pool_kinds)
         share = sum(getattr(pool, kind) for kind in set(labels.of))
         if there < labels.number:
             shares = " and ".join(f"pool.{kind}={getattr(pool, kind):g}" for kind in dict.fromkeys(labels.of))

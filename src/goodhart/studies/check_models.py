@@ -75,7 +75,7 @@ def adapters(study: Study) -> dict[str, tuple[str, Adapter]]:
 def check_sizes(study: Study, sizes: Mapping[str, int]) -> None:
     """Raises GoodhartError for keys that are left at the defaults of small models, where a model is a large one."""
     of = {key: [model for model in _of(study, key) if model in sizes] for key in study.unnamed}
-    too_small = {key: max(own, key=lambda model: sizes[model]) for key, own in of.items() if own}
+    too_small = {key: max(models, key=lambda model: sizes[model]) for key, models in of.items() if models}
     large = {key: model for key, model in too_small.items() if sizes[model] > LARGE}
     if not large:
         return
@@ -96,8 +96,8 @@ def _of(study: Study, key: str) -> list[str]:
     if section == "golden_policy":
         return ["policy"]
     if section == "sft":
-        own = [f"variants.{n}.policy" for n, v in study.variants.items() if v.policy and not v.sft]
-        return ["policy", *own]
+        variants = [f"variants.{n}.policy" for n, v in study.variants.items() if v.policy and not v.sft]
+        return ["policy", *variants]
     if section == "arms":
         variant = study.arms[".".join(rest[:-1])].variant
         other = variant and study.variants[variant].policy
@@ -120,8 +120,8 @@ def _suggested(study: Study, keys: list[str]) -> str:
         "golden_policy.steps": str(steps),
         ".lr": "[1.0e-6]",
     }
-    found = {key: next(value for ending, value in by_ending.items() if key.endswith(ending)) for key in keys}
-    return " ".join(f"{key}={value}" for key, value in found.items())
+    values = {key: next(value for ending, value in by_ending.items() if key.endswith(ending)) for key in keys}
+    return " ".join(f"{key}={value}" for key, value in values.items())
 
 
 def check_contexts(study: Study, configs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -154,10 +154,10 @@ def check_tokenizers(folders: Mapping[str, Path]) -> None:
     for key, folder in folders.items():
         if known[folder] == known[policy]:
             continue
-        found, own = (load_tokenizer(each).get_vocab() for each in (folder, policy))  # its own code may add tokens
-        if found != own:
+        theirs, ours = (load_tokenizer(each).get_vocab() for each in (folder, policy))  # its own code may add tokens
+        if theirs != ours:
             raise GoodhartError(
-                f"{key} ({folder}) and the policy ({policy}) have different tokenizers, of {len(found)} and {len(own)} "
-                "tokens",
+                f"{key} ({folder}) and the policy ({policy}) have different tokenizers, of {len(theirs)} and "
+                f"{len(ours)} tokens",
                 "choose models of one family: responses are handed on as token ids",
             )

@@ -52,7 +52,7 @@ class _Builder:
 
     def graph(self) -> Graph:
         """All of it."""
-        own = self.trunks[""]
+        plain = self.trunks[""]
         starts = {trunk.anchor: trunk for trunk in reversed(self.trunks.values())}
         measured = [
             item for name in (SFT, *(n for n in starts if n != SFT)) for item in self._start(name, starts[name])
@@ -60,7 +60,7 @@ class _Builder:
         baseline = self.study.golden_policy
         steps = baseline.checkpoint_steps()
         setting = next(settings_of(baseline))[0]
-        measured += self._measure(GOLDEN_POLICY, own, own.golden_policy, baseline, 0, steps, setting)
+        measured += self._measure(GOLDEN_POLICY, plain, plain.golden_policy, baseline, 0, steps, setting)
         for name, arm in self.study.arms.items():
             for seed in self._seeds([name]):
                 for setting, single in settings_of(arm):
@@ -84,8 +84,8 @@ class _Builder:
 
     def _seeds(self, arms: Iterable[str]) -> tuple[int, ...]:
         """The seeds that all of the arms have."""
-        every, own = self.study.seeds, self.study.arms
-        numbers = (1 if arm in own and own[arm].checkpoint else self.reach.get(arm, len(every)) for arm in arms)
+        every, named = self.study.seeds, self.study.arms
+        numbers = (1 if arm in named and named[arm].checkpoint else self.reach.get(arm, len(every)) for arm in arms)
         return every[: min(numbers)]
 
     def _run(self, name: str, setting: str, arm: Arm, seed: int) -> Cell:
@@ -121,8 +121,8 @@ class _Builder:
         if parts:
             more["parts"] = [{"arm": part, "pairs": size} for part, size in zip(parts, sizes, strict=True)]
         for number, part in enumerate(parts):
-            own = inputs_of(part, setting, seed, self)
-            inputs |= {f"part {number}/{key}": cell for key, cell in own.items()}
+            given = inputs_of(part, setting, seed, self)
+            inputs |= {f"part {number}/{key}": cell for key, cell in given.items()}
         return self.base.run(arm, seed + draws * APART, inputs, label, **more)
 
     def _merged(self, arm: Arm, setting: str, seed: int, label: str) -> Cell:
@@ -186,13 +186,13 @@ class _Builder:
         return (variant and variant.labels) or self.study.labels
 
     def _qualities(self) -> dict[str, Cell]:
-        own = self.trunks[""]
+        plain = self.trunks[""]
         pairs, tests = self.base.pairs, self.base.test_pairs
-        roles = {"golden": (own.golden, pairs, tests), "proxy": (own.proxy, own.labels, own.tests)}
+        roles = {"golden": (plain.golden, pairs, tests), "proxy": (plain.proxy, plain.labels, plain.tests)}
         for name, trunk in self.trunks.items():
             if trunk.golden.id not in {model.id for model, _, _ in roles.values()}:
                 roles[f"golden ({name})"] = (trunk.golden, pairs, tests)
-            if trunk.proxy.id != own.proxy.id:
+            if trunk.proxy.id != plain.proxy.id:
                 roles[f"proxy ({name})"] = (trunk.proxy, trunk.opponents.inputs["labels"], self.base.tests_of(trunk))
         return {role: self._quality(role, *cells) for role, cells in roles.items()}
 
@@ -214,15 +214,15 @@ class _Builder:
             "opponents": trunk.opponents,
         }
         beta = arm.beta[0] if arm is not None and arm.beta else None
-        found: list[Measured] = []
+        measured: list[Measured] = []
         for step in steps:
             spec = {"step": step, "seed": 0, "pairs": PAIRS, "panel": self.base.panel, **self.small}
             spec |= {"responses": self.study.measurement.responses}
             label, grows = f"measure {run.label} step {step}", (*PANEL, "responses")
             cell = Cell("evaluation", spec, inputs, label, grows=grows, follows=("policy", "opponents"))
             lr = arm.lr[0] if arm is not None and arm.lr else None
-            found.append(Measured(cell, name, setting, beta, lr, seed, step, run=None if arm is None else run))
-        return found
+            measured.append(Measured(cell, name, setting, beta, lr, seed, step, run=None if arm is None else run))
+        return measured
 
     def _streams(self) -> list[Streamed]:
         """The streams that a hypothesis asks about, each classified by all the arms that any contrast names."""
@@ -231,13 +231,15 @@ class _Builder:
         for contrast in contrasts:
             named = [name for name in (contrast.first, contrast.second) if name != PROXY]
             classifiers.setdefault(contrast.stream, {}).update(dict.fromkeys(named))
-        found: list[Streamed] = []
+        streamed: list[Streamed] = []
         for name, others in classifiers.items():
             arm = self.study.arms[name]
             for setting, single in settings_of(arm):
                 for seed in self._seeds([name, *others]):
-                    found.append(Streamed(self._stream(name, single, setting, seed, list(others)), name, setting, seed))
-        return found
+                    streamed.append(
+                        Streamed(self._stream(name, single, setting, seed, list(others)), name, setting, seed)
+                    )
+        return streamed
 
     def _stream(self, name: str, arm: Arm, setting: str, seed: int, others: list[str]) -> Cell:
         trunk = self.trunks[arm.variant]
@@ -254,26 +256,26 @@ class _Builder:
 
     def _best_of(self) -> list[Measured]:
         """The rows of best-of-n, one arm for each judge; its step is n."""
-        best, own = self.study.best_of, self.trunks[""]
+        best, plain = self.study.best_of, self.trunks[""]
         if not best.samples:
             return []
-        inputs = {"sft": own.sft, "prompts": self.prompts, "labels": own.labels, "golden": own.golden}
-        inputs |= {"proxy": own.proxy, "opponents": own.opponents}
-        found: list[Measured] = []
+        inputs = {"sft": plain.sft, "prompts": self.prompts, "labels": plain.labels, "golden": plain.golden}
+        inputs |= {"proxy": plain.proxy, "opponents": plain.opponents}
+        measured: list[Measured] = []
         for seed in self.study.seeds[: max(len(self._seeds([best_of_arm(judge)])) for judge in best.judges)]:
             spec = {"best_of": best, "seed": seed, "panel": self.base.panel, **self.small}
             cell = Cell("best of n", spec, inputs, f"best of n seed {seed}")
-            found += [
+            measured += [
                 Measured(
                     cell, best_of_arm(judge), "best of n", None, None, seed, n, rows=f"{judge}-{n}.parquet", pairs=""
                 )
                 for judge in best.judges
                 for n in best.n
             ]
-        return found
+        return measured
 
 
 def anchors(study: Study, graph: Graph) -> dict[str, str]:
     """The name of the SFT policy that each arm starts from."""
-    own = {name: graph.trunks[arm.variant].anchor for name, arm in study.arms.items()}
-    return {name: own.get(name, SFT) for name in study.all_arms}
+    by_arm = {name: graph.trunks[arm.variant].anchor for name, arm in study.arms.items()}
+    return {name: by_arm.get(name, SFT) for name in study.all_arms}

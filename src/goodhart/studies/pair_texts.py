@@ -32,7 +32,7 @@ def write_pair_texts(study: Study, root: Path, workers: Workers, screen: Console
         raise GoodhartError("the study has a world, and its pairs have no texts", "name a study of language models")
     study = _unadopted(study)
     check_before(study, root)
-    labels = Trunks(study).own.labels
+    labels = Trunks(study).plain.labels
     _make(closure([labels.inputs["pairs"]]), study, root, workers, screen)
     rows = pair_texts(Store(root), labels, study)
     write_atomically(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -47,7 +47,7 @@ class Trunks:
         self.pairs, self.test_pairs = people or self._pool(self.sft), tests or self._test_pool(self.sft)
         """What the golden model learns from and is measured by: initial pairs, people's pairs, or marks."""
         judges = self._judges(study.golden, study.proxy)
-        self.own = self._built(judges, study.labels, self.sft, SFT)
+        self.plain = self._built(judges, study.labels, self.sft, SFT)
         self.anchors = {(self.sft.id, judges.golden.id): SFT}
         """The name of an SFT policy among the arms of a table, as one judge sees it."""
 
@@ -59,10 +59,10 @@ class Trunks:
 
     def all(self) -> dict[str, Trunk]:
         """What the arms of each variant share, by variant; the study's own has the empty name."""
-        found = {"": self.own}
+        trunks = {"": self.plain}
         for name, variant in self.study.variants.items():
-            found[name] = self._trunk(name, variant)
-        return found
+            trunks[name] = self._trunk(name, variant)
+        return trunks
 
     def _sft(self, policy: str, settings: Supervised) -> Cell:
         spec = {"sft": settings, "model": find(policy).digest, **self.small}
@@ -81,8 +81,8 @@ class Trunks:
     def _preference(self, role: str, settings: Preference, pairs: Cell) -> Cell:
         common = {"tokenizer": self.tokenizer.digest, "seed": 0}
         if settings.rule:
-            own = {"tokenizer": self.study.policy, **functions.texts_in(settings.rule.reward)}
-            return Cell("rule", {"rule": settings.rule, **common}, {"prompts": self.prompts}, f"{role} rule", own)
+            places = {"tokenizer": self.study.policy, **functions.texts_in(settings.rule.reward)}
+            return Cell("rule", {"rule": settings.rule, **common}, {"prompts": self.prompts}, f"{role} rule", places)
         spec: dict[str, Any] = {"preference": settings, "model": find(settings.model).digest, **common}
         places = {"model": settings.model, "tokenizer": self.study.policy}
         return Cell("preference", spec, {"prompts": self.prompts, "pairs": pairs}, f"{role} model", places)
@@ -109,7 +109,7 @@ class Trunks:
 
     def tests_of(self, trunk: Trunk) -> Cell:
         """Pairs that only measure, with the labels of a trunk's judge and log-probabilities of the study's own SFT."""
-        return self._test_labels(self.own.sft, trunk.golden)
+        return self._test_labels(self.plain.sft, trunk.golden)
 
     def _golden_policy(self, golden: Cell, sft: Cell) -> Cell:
         """The baseline of every win rate by a judge; its prompts are those of the study's own number of golden labels.
@@ -135,12 +135,11 @@ class Trunks:
 
     def _built(self, judges: _Judges, labels: Labels, sft: Cell, anchor: str) -> Trunk:
         """The data set, the proxy and the opponents are of the study's own SFT policy; log-probabilities of `sft`."""
-        own = self.sft
-        data = self._labels(labels, own, judges.golden)
+        data = self._labels(labels, self.sft, judges.golden)
         proxy = self._preference("proxy", judges.settings["proxy"], data)
-        opponents = self._opponents(judges, own, data, proxy)
+        opponents = self._opponents(judges, self.sft, data, proxy)
         tests = self._test_labels(sft, judges.golden)
-        if sft.id != own.id:
+        if sft.id != self.sft.id:
             data = self._labels(labels, sft, judges.golden)
         return Trunk(sft, data, tests, judges.golden, judges.golden_policy, proxy, opponents, anchor)
 

@@ -34,18 +34,18 @@ def read_labels(file: Path) -> dict[str, Given]:
     """
     if not file.name.endswith(SUFFIXES):
         raise GoodhartError(f"{file} is no file of labels", f"give one that ends in one of {', '.join(SUFFIXES)}")
-    found: dict[str, Given] = {}
+    labels: dict[str, Given] = {}
     columns: dict[str, None] = {}
     for row in file_rows(file, (PAIR, LABEL, TEXTS), (PAIR, TEXTS), columns):
         if row.values.get(LABEL) is not None:
-            _add(found, row)
+            _add(labels, row)
     for name in (PAIR, LABEL):
         if name not in columns:
             raise GoodhartError(
                 f"{file} has no column {name!r}; it has {', '.join(columns) or 'none'}",
                 "give the columns pair and label; 'goodhart pairs' writes the pairs with their texts",
             )
-    return found
+    return labels
 
 
 def file_digest(name: str) -> str:
@@ -58,14 +58,14 @@ def file_digest(name: str) -> str:
         ) from error
 
 
-def _add(found: dict[str, Given], row: Row) -> None:
+def _add(labels: dict[str, Given], row: Row) -> None:
     pair, texts = (row.values.get(name) for name in (PAIR, TEXTS))
     if not isinstance(pair, str):
         raise wrong_type(row, PAIR, pair, "the id of a pair")
     if not isinstance(texts, str | None):
         raise wrong_type(row, TEXTS, texts, "the digest of the pair's texts")
     given = Given(_label(row), texts or "", row.where)
-    before = found.setdefault(pair, given)
+    before = labels.setdefault(pair, given)
     if (before.label, before.texts) != (given.label, given.texts):
         raise GoodhartError(
             f"{row.where}: pair {pair!r} has label {given.label:g}, and on {before.where} {before.label:g}"
