@@ -19,12 +19,13 @@ lint: $(STAMP)
 check-types: $(STAMP)
 	$(BIN)/basedpyright
 
-# whole studies take twice as long where every call is checked for its types and shapes; a study with every source, runs
-# of every method and all other tests have that check
+# whole studies, and long computations, take twice as long where every call is checked for its types and shapes; a study
+# with every source, runs of every method and all other tests have that check
 WHOLE := $(patsubst %,tests/test_%.py,growth tabular_study small_study recorded league training_loop \
 	adopted adopted_labels joining publication unfinished rounds map precision init interface merging threads campaign \
 	encoder_decoder_study rule_study new_method own_functions world_file executor for_papers report report_hypotheses \
-	check notebooks together tracking study adapter_study side_by_side command_line)
+	check notebooks together tracking study adapter_study side_by_side command_line report_words printable launch \
+	wheel placement tabular_world contrasts properties large_data site)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 tests: $(STAMP)

@@ -166,7 +166,7 @@ def test_a_killed_run_goes_on_with_as_many_processes_bit_for_bit_and_with_one_to
         shutil.copytree(two.folder(needed.id), together_again.folder(needed.id))
     with local(together_again.root, 1, "default", processes=TOGETHER) as executor:
         with monkeypatch.context() as patch:
-            patch.setattr("goodhart.cells.team.together.work_together", dies_after_a_checkpoint)
+            patch.setattr("goodhart.cells.together.work_together", dies_after_a_checkpoint)
             executor.begin([cell])
             assert isinstance(ended(executor), Lost)
         begun = together_again.partial(cell.id)
@@ -337,7 +337,7 @@ def one_of_two(meeting, rank, number, root, cell):
 @pytest.mark.parametrize(("how", "found"), [("dies", None), ("fails", Failure("it broke", "mend it"))])
 def test_one_process_that_fails_ends_the_others_and_new_ones_take_their_place(studies, monkeypatch, how, found):
     cell = next(each for each in studies[2] if each.kind == "run")
-    monkeypatch.setattr("goodhart.cells.team.together.work_together", one_of_two)
+    monkeypatch.setattr("goodhart.cells.together.work_together", one_of_two)
     with started(TOGETHER, "default") as members:
         team = Team(members)
         team.make(how, cell, 1)
