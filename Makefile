@@ -20,17 +20,17 @@ check-types: $(STAMP)
 	$(BIN)/basedpyright
 
 # whole studies, and long computations, take twice as long where every call is checked for its types and shapes; a study
-# with every source, runs of every method and all other tests have that check
-WHOLE := $(patsubst %,tests/test_%.py,growth tabular_study small_study recorded league training_loop \
-	adopted adopted_labels joining publication unfinished rounds map precision init interface merging threads campaign \
-	encoder_decoder_study rule_study new_method own_functions world_file executor for_papers report report_hypotheses \
-	check notebooks together tracking study adapter_study side_by_side command_line report_words printable launch \
-	wheel placement tabular_world contrasts properties large_data site)
+# with every source, runs of every method and all other tests have that check; those that take longest come first
+WHOLE := $(patsubst %,tests/test_%.py,small_study recorded init report tabular_world properties tabular_study growth \
+	together notebooks map league adapter_study study adopted adopted_labels interface side_by_side rounds \
+	encoder_decoder_study rule_study campaign launch command_line contrasts executor joining publication \
+	training_loop report_words report_hypotheses placement printable wheel large_data tracking unfinished precision \
+	merging threads new_method own_functions world_file for_papers check site)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 tests: $(STAMP)
 	$(PYTEST) $(addprefix --ignore=,$(WHOLE))
-	$(PYTEST) --override-ini addopts="-q -rs --strict-markers" $(WHOLE)
+	$(PYTEST) --no-loadscope-reorder --override-ini addopts="-q -rs --strict-markers" $(WHOLE)
 
 # a broken link or anchor is an error
 docs: $(STAMP)
