@@ -6,6 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from goodhart.alignment.judge import ModelJudge
 from goodhart.cells import executor, local
@@ -13,6 +14,7 @@ from goodhart.cells.cell import Cell
 from goodhart.cells.local import share
 from goodhart.cells.store import Store
 from goodhart.cells.worker import Worker
+from goodhart.compute import threads
 from goodhart.compute.meter import Stopwatch
 from goodhart.compute.threads import _COPIES, descend, spread, threads_used, use_threads
 from goodhart.models.last_layer import last_layer
@@ -75,6 +77,23 @@ def test_gradients_are_added_to_those_that_are_there():
         descend(model, loss, cuts(len(PROMPTS), 2))
     for parameter, gradient in zip(model.parameters(), once, strict=True):
         torch.testing.assert_close(parameter.grad, 2 * gradient)
+
+
+def test_the_node_of_a_gradient_lives_while_threads_descend(monkeypatch):
+    # where it does not, PyTorch 2.13 can wait for ever; one thread here, because looking at a node is as dangerous
+    monkeypatch.setattr(threads, "_in_turn", lambda model, work, parts: (work(model, part) for part in parts))
+    weight = torch.nn.Parameter(torch.ones(2))
+    makers = []
+
+    def marked(model, part):
+        makers.append(get_gradient_edge(weight).node.metadata.setdefault("made by part", part))
+        return (model[0] * part).sum()
+
+    use_threads(2)
+    descend(torch.nn.ParameterList([weight]), marked, [1.0, 2.0, 3.0])
+    assert makers == [1.0] * 3
+    assert weight.grad.tolist() == [6.0, 6.0]
+    assert "made by part" not in get_gradient_edge(weight).node.metadata
 
 
 def test_a_parameter_that_no_part_reads_has_no_gradient():

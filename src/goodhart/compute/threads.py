@@ -66,6 +66,9 @@ def descend(model: Any, loss: Callable[[Any, Part], Tensor], parts: Sequence[Par
         return backward(lambda part: (loss(model, part), None), parts)[0]
     total = 0.0
     parameters = [p for p in model.parameters() if p.requires_grad]
+    # PyTorch 2.13 locks a parameter while it makes the node of its gradient, or revives one that only Python holds, and
+    # needs the interpreter for either; a thread that has the interpreter and waits for that lock then waits for ever
+    holding = [p.view_as(p) for p in parameters]
 
     def slope(mine: Any, part: Part) -> tuple[float, tuple[Tensor | None, ...]]:
         value = loss(mine, part)
@@ -75,6 +78,7 @@ def descend(model: Any, loss: Callable[[Any, Part], Tensor], parts: Sequence[Par
         total += value
         result = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
         torch.autograd.backward([p for p, _ in result], [g for _, g in result])
+    del holding
     return total
 
 
