@@ -119,6 +119,12 @@ class TestModels:
         path = write_small_study(tmp_path, write_t5)
         check(read_study(str(path), ["task.max_prompt=500"]))
 
+    @pytest.mark.parametrize("method", ["ppo", "dro-v"])
+    def test_an_encoder_decoder_has_no_value_model(self, tmp_path, method):
+        path = write_small_study(tmp_path, write_t5)
+        says = ["arm 'mine' learns a value model", "policy is an encoder-decoder", "rloo instead of ppo"]
+        refused(path, [f"arms.mine={{method: {method}, lr: [1.0e-3], steps: 2, checkpoints: 1}}"], *says)
+
     def test_a_model_without_a_tokenizer_is_named(self, micro, tmp_path):
         stand_in(tmp_path / "bare", 1000)
         refused(micro, [f"golden.model={tmp_path / 'bare'}"], "has no tokenizer", "tokenizer.save_pretrained")

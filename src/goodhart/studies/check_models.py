@@ -34,6 +34,7 @@ def check_models(study: Study, folders: Mapping[str, Path]) -> None:
     check_sizes(study, {key: parameters(folder) for key, folder in folders.items()})
     configs = {key: config(folder) for key, folder in folders.items()}
     refuse_encoder_decoders(study, configs)
+    check_value_models(study, configs)
     check_contexts(study, configs)
     check_tokenizers(folders)
     check_adapters(study, folders)
@@ -67,9 +68,13 @@ def adapters(study: Study) -> dict[str, tuple[str, Adapter]]:
     arms = {"golden_policy": study.golden_policy, **{f"arms.{name}": arm for name, arm in study.arms.items()}}
     for where, arm in arms.items():
         if arm.adapter:
-            other = arm.variant and study.variants[arm.variant].policy
-            result[where] = f"variants.{arm.variant}.policy" if other else "policy", arm.adapter
+            result[where] = _policy_of(study, arm.variant), arm.adapter
     return result
+
+
+def _policy_of(study: Study, variant: str) -> str:
+    """The key that names the policy of arms of this variant."""
+    return f"variants.{variant}.policy" if variant and study.variants[variant].policy else "policy"
 
 
 def check_sizes(study: Study, sizes: Mapping[str, int]) -> None:
@@ -99,9 +104,7 @@ def _of(study: Study, key: str) -> list[str]:
         variants = [f"variants.{n}.policy" for n, v in study.variants.items() if v.policy and not v.sft]
         return ["policy", *variants]
     if section == "arms":
-        variant = study.arms[".".join(rest[:-1])].variant
-        other = variant and study.variants[variant].policy
-        return [f"variants.{variant}.policy" if other else "policy"]
+        return [_policy_of(study, study.arms[".".join(rest[:-1])].variant)]
     for name, variant in study.variants.items():
         for judge in ("proxy", "golden"):
             if key.startswith(f"variants.{name}.{judge}."):
@@ -122,6 +125,18 @@ def _suggested(study: Study, keys: list[str]) -> str:
     }
     values = {key: next(value for ending, value in by_ending.items() if key.endswith(ending)) for key in keys}
     return " ".join(f"{key}={value}" for key, value in values.items())
+
+
+def check_value_models(study: Study, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises GoodhartError for an arm that learns values beside a policy that has no value model."""
+    for name, arm in {"the golden policy": study.golden_policy, **study.arms}.items():
+        policy = _policy_of(study, arm.variant)
+        learnt = arm.method.kind.learner in ("value", "critic")
+        if learnt and configs.get(policy, {}).get("is_encoder_decoder"):
+            raise GoodhartError(
+                f"arm {name!r} learns a value model, and {policy} is an encoder-decoder, which has none here",
+                "take a method without one, such as rloo instead of ppo, or a causal model",
+            )
 
 
 def check_contexts(study: Study, configs: Mapping[str, Mapping[str, Any]]) -> None:
