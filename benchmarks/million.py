@@ -141,7 +141,8 @@ def cells(data: Path, place: Path) -> None:
     from goodhart.cells.workplace import Workplace
     from goodhart.config import plain_data
     from goodhart.models.checkpoint import find
-    from goodhart.recipes.data import peoples_pairs, peoples_test_pairs, preference_prompts
+    from goodhart.recipes.data import preference_prompts
+    from goodhart.recipes.people_parts import peoples_pairs, peoples_test_pairs
     from goodhart.recipes.settings import Task
     from goodhart.tasks.data_digest import data_digest
 
