@@ -20,7 +20,7 @@ from goodhart.output import json_data
 from goodhart.report.cost import STAGES, cost_grid, shares
 from goodhart.report.findings import analyse
 from goodhart.report.grid import Grid, duration, flattened, interval, number
-from goodhart.report.judges import doubts, measured, quality_grid
+from goodhart.report.judges import doubts, measured, quality_grid, rules_said
 from goodhart.report.provenance import cell_grid, data_grids, settings_grid
 from goodhart.report.report import write_report
 from goodhart.report.terminal import terminal_table
@@ -243,6 +243,35 @@ def test_the_proxy_of_a_variant_is_doubted_too():
     made = record(Made(), "study")
     found = doubts({**made, "variants": {"proxy (few)": {"test": {**judged(0.49), "flips": 0.1}}}})
     assert ["the proxy (few) model" in sentence for sentence in found] == [True]
+
+
+def test_the_golden_judge_of_a_variant_is_doubted_unless_it_is_a_rule():
+    made = record(Made(), "study")
+    at_chance = {"test": {**judged(0.49), "flips": 0.1}}
+    (sentence,) = doubts({**made, "variants": {"golden (other)": at_chance}})
+    assert "every golden win rate of its variant rests on a poor judge, the golden (other) model" in sentence
+    assert doubts({**made, "variants": {"golden (other)": {**at_chance, "rule": LENGTH}}}) == []
+
+
+LENGTH = {"reward": "length", "noise": 0, "scale": 4.0}
+
+
+def test_a_rule_is_said_once_with_all_judges_that_are_it():
+    rule = {"rule": LENGTH, "meaning": "a line of 2 words", "prompts with several lines": 0}
+    noisy = {**rule, "rule": {**LENGTH, "noise": 0.5}}
+    variants = {"golden (short)": rule, "proxy (short, few)": noisy, "proxy (short, many)": noisy}
+    alone, several = rules_said({**record(Made(), "study"), "variants": variants})
+    assert alone.startswith(
+        "The golden (short) judge is a rule and was not trained: it rewards a line of 2 words; of two"
+    )
+    assert several.startswith(
+        "The judges proxy (short, few) and proxy (short, many) are a rule and were not trained: it rewards a line of 2 "
+        "words, each score with an error of standard deviation 0.5 that stays; of two"
+    )
+    assert "hidden measure" not in alone + several
+    similar = {**rule, "rule": {**LENGTH, "reward": "similarity"}}
+    (said,) = rules_said({**record(Made(), "study"), "variants": {"golden (short)": similar}})
+    assert said.endswith("so that golden is exploited cannot be seen.")
 
 
 def test_a_poor_judge_is_said_in_the_terminal_and_in_the_answer(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,23 +26,46 @@ def _of_marks(model: Mapping[str, Any]) -> bool:
 
 def is_rule(record: Mapping[str, Any], role: str) -> bool:
     """Whether a judge is a rule, of which nothing was trained."""
-    return "rule" in record[role]
+    return "rule" in _judges(record)[role]
+
+
+def _judges(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What is known of the study's two judges and of those of variants that differ from them."""
+    return {role: record[role] for role in ("golden", "proxy")} | dict(record["variants"])
 
 
 def rules_said(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each judge that is a rule."""
-    return tuple(_rule_said(role, record[role]) for role in ("golden", "proxy") if is_rule(record, role))
+    """A sentence for each rule, with the judges that are it."""
+    roles: dict[str, list[str]] = {}
+    for role, judge in _judges(record).items():
+        if is_rule(record, role):
+            roles.setdefault(_rewards(judge), []).append(role)
+    exploited = " Golden and the hidden measure are the same here, so that golden is exploited cannot be seen."
+    return tuple(
+        f"{_rule_names(names)} {rewards}" + (exploited if _hidden(record, names) else "")
+        for rewards, names in roles.items()
+    )
 
 
-def _rule_said(role: str, judge: Mapping[str, Any]) -> str:
+def _rule_names(roles: Sequence[str]) -> str:
+    if len(roles) == 1:
+        return f"The {roles[0]} judge is a rule and was not trained: it rewards"
+    return f"The judges {listed(roles)} are a rule and were not trained: it rewards"
+
+
+def _hidden(record: Mapping[str, Any], roles: Sequence[str]) -> bool:
+    """Whether a golden judge among them is the hidden measure."""
+    judges = _judges(record)
+    return any(_is_golden(role) and judges[role]["rule"]["reward"] == "similarity" for role in roles)
+
+
+def _rewards(judge: Mapping[str, Any]) -> str:
     rule, several = judge["rule"], judge["prompts with several lines"]
     noise = f", each score with an error of standard deviation {rule['noise']:g} that stays" if rule["noise"] else ""
     sentence = (
-        f"The {role} judge is a rule and was not trained: it rewards {judge['meaning']}{noise}; of two responses the "
-        f"first is preferred with probability sigmoid({rule['scale']:g} × the difference)."
+        f"{judge['meaning']}{noise}; of two responses the first is preferred with probability "
+        f"sigmoid({rule['scale']:g} × the difference)."
     )
-    if role == "golden" and rule["reward"] == "similarity":
-        sentence += " Golden and the hidden measure are the same here, so that golden is exploited cannot be seen."
     if several:
         sentence += f" {several:,} prompts have several human lines, of which the nearest counts."
     return sentence
@@ -69,13 +92,16 @@ def measured(record: Mapping[str, Any], role: str) -> dict[str, dict[str, Any]]:
 def doubts(record: Mapping[str, Any]) -> list[str]:
     """A sentence for each model that, on held-out pairs, judges no better than chance or by the order.
 
-    Golden first: every win rate rests on it. Then the proxy, and the proxies of variants. A golden rule is the truth by
+    Golden first: every win rate rests on it. Then the proxy, and the judges of variants. A golden rule is the truth by
     its definition, whatever the initial labels say.
     """
-    variants = {role: quality for role, quality in record["variants"].items() if "test" in quality}
-    models = {role: record[role] for role in ("golden", "proxy") if "test" in record[role]} | variants
-    models = {role: model for role, model in models.items() if role != "golden" or not is_rule(record, role)}
+    models = {role: judge for role, judge in _judges(record).items() if "test" in judge}
+    models = {role: model for role, model in models.items() if not (_is_golden(role) and is_rule(record, role))}
     return [sentence for role, model in models.items() if (sentence := _doubt(role, model))]
+
+
+def _is_golden(role: str) -> bool:
+    return role.partition(" (")[0] == "golden"
 
 
 def _doubt(role: str, model: Mapping[str, Any]) -> str:
@@ -93,7 +119,8 @@ def _doubt(role: str, model: Mapping[str, Any]) -> str:
         )
     if given["flips"] >= MANY_FLIPS:
         faults.append(f"{given['flips']:.0%} of its verdicts flip with the order of the two responses")
-    rests = "every golden win rate" if role == "golden" else "what online arms learn"
+    all_of = "every golden win rate" if role == "golden" else "every golden win rate of its variant"
+    rests = all_of if _is_golden(role) else "what online arms learn"
     return f"Warning: {rests} rests on a poor judge, the {role} model: {listed(faults)}." if faults else ""
 
 

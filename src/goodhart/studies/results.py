@@ -157,7 +157,7 @@ def _record(
         "test labels": result(graph.trunks[""].tests),
         "proxy": result(graph.proxy, graph.quality["proxy"]),
         "variants": {
-            role: result(cell)
+            role: result(cell.inputs["model"], cell)
             for role, cell in graph.quality.items()
             if role not in ("golden", "proxy") and cell.id in records
         },
