@@ -265,8 +265,8 @@ def test_a_rule_is_said_once_with_all_judges_that_are_it():
         "The golden (short) judge is a rule and was not trained: it rewards a line of 2 words; of two"
     )
     assert several.startswith(
-        "The judges proxy (short, few) and proxy (short, many) are a rule and were not trained: it rewards a line of 2 "
-        "words, each score with an error of standard deviation 0.5 that stays; of two"
+        "The judges proxy (short, few) and proxy (short, many) are one and the same rule, which was not trained: it "
+        "rewards a line of 2 words, each score with an error of standard deviation 0.5 that stays; of two"
     )
     assert "hidden measure" not in alone + several
     similar = {**rule, "rule": {**LENGTH, "reward": "similarity"}}

@@ -50,7 +50,7 @@ def rules_said(record: Mapping[str, Any]) -> tuple[str, ...]:
 def _rule_names(roles: Sequence[str]) -> str:
     if len(roles) == 1:
         return f"The {roles[0]} judge is a rule and was not trained: it rewards"
-    return f"The judges {listed(roles)} are a rule and were not trained: it rewards"
+    return f"The judges {listed(roles)} are one and the same rule, which was not trained: it rewards"
 
 
 def _hidden(record: Mapping[str, Any], roles: Sequence[str]) -> bool:
