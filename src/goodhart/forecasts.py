@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from goodhart import functions
-from goodhart.analysis.hypotheses import Contrast, League, implied
+from goodhart.analysis.hypotheses import Contrast, League
 from goodhart.analysis.noise import FinishedContrast
 from goodhart.analysis.power import ERROR, Design, forecast, known, sides
 from goodhart.cells.cell import closure
@@ -17,6 +17,7 @@ from goodhart.errors import GoodhartError
 from goodhart.report.contents import read_contents
 from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.hypotheses import named
+from goodhart.studies.compared import deciding, left_out
 from goodhart.studies.estimate import Costs, duration, speed
 from goodhart.studies.graph import build_graph
 from goodhart.studies.session import FUNCTIONS, Workers
@@ -93,6 +94,8 @@ class Forecast:
     contrasts: tuple[Seen, ...]
     sizes: Sizes | None
     against_found: tuple[Against, ...]
+    left_out: tuple[str, ...]
+    """Settings that a contrast does not look at."""
 
 
 def study_of(folder: Path) -> Study:
@@ -135,7 +138,7 @@ def preface(given: Forecast) -> list[str]:
             "the noise was measured with one response to each prompt, so all that responses add counts as the seeds' "
             "and prompts' interaction: what more responses bring is not in these numbers"
         )
-    return lines
+    return [*lines, *given.left_out]
 
 
 def grids(given: Forecast) -> list[Grid]:
@@ -143,12 +146,6 @@ def grids(given: Forecast) -> list[Grid]:
     sizes = [design_grid(given.sizes)] if given.sizes else []
     against = [against_grid(given.against_found)] if given.against_found else []
     return [contrast_grid(given.contrasts), *sizes, *against]
-
-
-def deciding(study: Study) -> list[Contrast]:
-    """The contrasts that decide the study's hypotheses, said or implied."""
-    hypotheses = study.hypotheses or implied(list(study.arms))
-    return [contrast for each in hypotheses.values() for contrast in each.contrasts if contrast.decides]
 
 
 def design_of(study: Study, split: str = "held_out") -> Design:
@@ -298,4 +295,5 @@ def forecast_of(study: Study, noise: Known, general: Known, minutes: Callable[[S
         seen_by(study, noise),
         sizes_of(study, noise, minutes),
         held_against(noise, general, deciding(study)),
+        tuple(left_out(study)),
     )

@@ -19,6 +19,7 @@ from goodhart.recipes.settings import Task
 from goodhart.report.grid import duration
 from goodhart.studies.check import check
 from goodhart.studies.check_models import LARGE, check_tokenizers
+from goodhart.studies.compared import deciding
 from goodhart.studies.data_fit import Limits, Sizes, choose_limits, choose_sizes, measure
 from goodhart.studies.memory_fit import Need, Room
 from goodhart.studies.session import Workers
@@ -126,7 +127,7 @@ def propose(asked: Asked, folder: Path, say: Say = unheard) -> Proposal:
     noise, minutes = variances.shipped(), forecasts.clock(asked.root, workers)
 
     def seen(study: Study) -> float | None:
-        return forecasts.visible_in(study, forecasts.deciding(study)[0], noise, forecasts.errors(study)[0])
+        return forecasts.visible_in(study, deciding(study)[0], noise, forecasts.errors(study)[0])
 
     cheapest = math.inf
     for share in _SHORTER:

@@ -15,6 +15,7 @@ from goodhart.cells.store import Store
 from goodhart.errors import GoodhartError
 from goodhart.report.findings import ruled
 from goodhart.report.grid import duration, listed
+from goodhart.studies.compared import left_out
 from goodhart.studies.engine import Engine
 from goodhart.studies.graph import Graph, build_graph
 from goodhart.studies.reach import Reach, onward, reach, undecided
@@ -78,6 +79,8 @@ def run(job: Job, *, until_decided: bool, limit: float | None) -> Outcome:
     Raises GoodhartError if not even what is asked for first would end within the limit.
     """
     began = time.monotonic()
+    for line in left_out(job.study):
+        job.say(line)
     now = _round(job, None)
     if limit is not None and now.ahead.wall > limit:
         raise GoodhartError(

@@ -44,6 +44,7 @@ def of_forecast(given: Forecast) -> Document:
         "contrasts": [asdict(each) for each in given.contrasts],
         "sizes": given.sizes and asdict(given.sizes),
         "against_found": [asdict(each) for each in given.against_found],
+        "left_out": list(given.left_out),
     }
 
 

@@ -63,10 +63,13 @@ def run(asked: arguments.Run) -> None:
 def _dry_run(study: Study, root: Path, workers: Workers, screen: Console) -> None:
     from goodhart import rounds
     from goodhart.studies import session
+    from goodhart.studies.compared import left_out
 
     study, _, cells = session.planned(study, root)
     for cell, done in cells:
         say(screen, f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}")
+    for line in left_out(study):
+        say(screen, line)
     say(screen, rounds.ahead(session.prospect(study, cells, workers, root, keep=False), len(cells), workers))
     missing = [cell for cell, done in cells if not done]
     if study.world or not missing:
