@@ -5,8 +5,8 @@ from rich.console import Console
 
 from goodhart import rounds
 from goodhart.cli import main
+from goodhart.compared import SHOWN, left_out
 from goodhart.errors import GoodhartError
-from goodhart.studies.compared import SHOWN, left_out
 from goodhart.studies.engine import Engine
 from goodhart.studies.session import Workers
 from goodhart.studies.spec import builtin_studies, read_study

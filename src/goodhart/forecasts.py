@@ -12,12 +12,12 @@ from goodhart.analysis.hypotheses import Contrast, League
 from goodhart.analysis.noise import FinishedContrast
 from goodhart.analysis.power import ERROR, Design, forecast, known, sides
 from goodhart.cells.cell import closure
+from goodhart.compared import deciding, left_out
 from goodhart.config import build
 from goodhart.errors import GoodhartError
 from goodhart.report.contents import read_contents
 from goodhart.report.grid import NONE, Grid, number
 from goodhart.report.hypotheses import named
-from goodhart.studies.compared import deciding, left_out
 from goodhart.studies.estimate import Costs, duration, speed
 from goodhart.studies.graph import build_graph
 from goodhart.studies.session import FUNCTIONS, Workers

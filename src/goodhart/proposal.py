@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from goodhart import forecasts, variances
+from goodhart.compared import deciding
 from goodhart.errors import GoodhartError
 from goodhart.models.checkpoint import find, load_tokenizer
 from goodhart.models.model_files import config, context, parameters
@@ -19,7 +20,6 @@ from goodhart.recipes.settings import Task
 from goodhart.report.grid import duration
 from goodhart.studies.check import check
 from goodhart.studies.check_models import LARGE, check_tokenizers
-from goodhart.studies.compared import deciding
 from goodhart.studies.data_fit import Limits, Sizes, choose_limits, choose_sizes, measure
 from goodhart.studies.memory_fit import Need, Room
 from goodhart.studies.session import Workers

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from goodhart.cells.cell import Cell
 from goodhart.cells.store import Store
+from goodhart.compared import left_out
 from goodhart.errors import GoodhartError
 from goodhart.report.findings import ruled
 from goodhart.report.grid import duration, listed
-from goodhart.studies.compared import left_out
 from goodhart.studies.engine import Engine
 from goodhart.studies.graph import Graph, build_graph
 from goodhart.studies.reach import Reach, onward, reach, undecided

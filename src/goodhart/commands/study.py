@@ -62,8 +62,8 @@ def run(asked: arguments.Run) -> None:
 
 def _dry_run(study: Study, root: Path, workers: Workers, screen: Console) -> None:
     from goodhart import rounds
+    from goodhart.compared import left_out
     from goodhart.studies import session
-    from goodhart.studies.compared import left_out
 
     study, _, cells = session.planned(study, root)
     for cell, done in cells:
