@@ -5,7 +5,7 @@ from rich.console import Console
 
 from goodhart import rounds
 from goodhart.cli import main
-from goodhart.compared import SHOWN, left_out
+from goodhart.compared import SHOWN, left_out, left_out_in_short
 from goodhart.errors import GoodhartError
 from goodhart.studies.engine import Engine
 from goodhart.studies.session import Workers
@@ -63,7 +63,8 @@ def test_of_many_some_are_named(tmp_path):
     contrasts = [{**CONTRAST, "second": name} for name in arms if name != "online"]
     hypotheses = {"gap": {"statement": "So it is.", "contrasts": contrasts}}
     study = read_study(str(write_micro_study(tmp_path, arms=arms, hypotheses=hypotheses, axes={}, variants={})), [])
-    assert left_out(study)[SHOWN:] == ["and 2 more contrasts leave settings out"]
+    assert len(left_out(study)) == SHOWN + 2
+    assert left_out_in_short(study) == [*left_out(study)[:SHOWN], "and 2 more contrasts leave settings out"]
 
 
 def test_a_dry_run_and_power_say_it(tmp_path, capfd):

@@ -8,7 +8,7 @@ from goodhart.report.grid import listed
 from goodhart.studies.spec import Study
 
 SHOWN = 5
-"""How many contrasts are named; of the others the number is."""
+"""How many contrasts are named at the start of a run; of the others the number is."""
 
 
 def deciding(study: Study) -> list[Contrast]:
@@ -19,10 +19,14 @@ def deciding(study: Study) -> list[Contrast]:
 
 def left_out(study: Study) -> list[str]:
     """A line for each deciding contrast of arms that share some settings but not all: what it leaves out."""
-    lines = dict.fromkeys(line for contrast in deciding(study) if (line := _left_out(study, contrast)))
-    said = list(lines)
-    more = len(said) - SHOWN
-    return said if more <= 0 else [*said[:SHOWN], f"and {more} more contrasts leave settings out"]
+    return list(dict.fromkeys(line for contrast in deciding(study) if (line := _left_out(study, contrast))))
+
+
+def left_out_in_short(study: Study) -> list[str]:
+    """The same, at most `SHOWN` of them, and how many more there are."""
+    lines = left_out(study)
+    more = len(lines) - SHOWN
+    return lines if more <= 0 else [*lines[:SHOWN], f"and {more} more contrasts leave settings out"]
 
 
 def _left_out(study: Study, contrast: Contrast) -> str:

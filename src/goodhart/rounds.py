@@ -12,7 +12,7 @@ from rich.console import Console
 
 from goodhart.cells.cell import Cell
 from goodhart.cells.store import Store
-from goodhart.compared import left_out
+from goodhart.compared import left_out_in_short
 from goodhart.errors import GoodhartError
 from goodhart.report.findings import ruled
 from goodhart.report.grid import duration, listed
@@ -79,7 +79,7 @@ def run(job: Job, *, until_decided: bool, limit: float | None) -> Outcome:
     Raises GoodhartError if not even what is asked for first would end within the limit.
     """
     began = time.monotonic()
-    for line in left_out(job.study):
+    for line in left_out_in_short(job.study):
         job.say(line)
     now = _round(job, None)
     if limit is not None and now.ahead.wall > limit:

@@ -62,13 +62,13 @@ def run(asked: arguments.Run) -> None:
 
 def _dry_run(study: Study, root: Path, workers: Workers, screen: Console) -> None:
     from goodhart import rounds
-    from goodhart.compared import left_out
+    from goodhart.compared import left_out_in_short
     from goodhart.studies import session
 
     study, _, cells = session.planned(study, root)
     for cell, done in cells:
         say(screen, f"{'done   ' if done else 'missing'} {cell.id}  {cell.label}")
-    for line in left_out(study):
+    for line in left_out_in_short(study):
         say(screen, line)
     say(screen, rounds.ahead(session.prospect(study, cells, workers, root, keep=False), len(cells), workers))
     missing = [cell for cell, done in cells if not done]
